@@ -1,0 +1,1 @@
+"""The benchmark against torchrun: `python -m tests.bench`, or `make bench`."""

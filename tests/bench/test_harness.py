@@ -1,0 +1,114 @@
+"""The harness does what it says: a table of figures, errors that name the job, and nothing left running."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .__main__ import Row
+from .job import REPOSITORY, BenchError, Launcher, running
+from .measures import Measure
+
+#: starts the worker in a session of its own and dies without it, as a launcher that is killed would
+CARELESS = Launcher(
+    "careless",
+    (
+        sys.executable,
+        "-c",
+        "import os, signal, subprocess, sys\n"
+        "env = os.environ | {'RANK': '0', 'TORCHELASTIC_RESTART_COUNT': '0'}\n"
+        "subprocess.Popen([sys.executable, sys.argv[1]], env=env, start_new_session=True)\n"
+        "signal.pause()\n",
+    ),
+)
+BROKEN = Launcher("broken", (sys.executable, "-c", "import sys; sys.exit('no such thing')"))
+
+
+def test_a_worker_that_its_launcher_left_behind_is_ended_and_its_files_are_removed(tmp_path: Path) -> None:
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    with running(CARELESS, (), "steady.py", environ) as job:
+        worker = psutil.Process(job.next_lines("ready", 1)[0].pid)
+        folder = Path(worker.environ()["TMPDIR"])
+        assert folder.is_dir()
+    assert_ends(worker)
+    assert not folder.exists()
+
+
+def test_a_job_that_ends_without_its_line_is_an_error_with_its_stderr() -> None:
+    with pytest.raises(BenchError, match="no such thing"), running(BROKEN, (), "hello.py", os.environ) as job:
+        job.next_lines("ready", 1)
+
+
+def test_a_line_that_does_not_come_is_an_error_in_time() -> None:
+    with (
+        pytest.raises(BenchError, match="did not come in time"),
+        running(CARELESS, (), "steady.py", os.environ) as job,
+    ):
+        job.next_lines("told", 1, timeout_s=0.1)
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [((1.0, 2.0, 9.0), "met"), ((3.0, 2.5, 2.1), "missed")])
+def test_the_verdict_compares_the_ratio_of_medians_with_the_goal(
+    ours: tuple[float, ...], verdict: str
+) -> None:
+    row = Row(Measure("name", "title", "s", goal=0.5), theirs=(4.0, 1.0, 100.0), ours=ours)
+    assert row.verdict == verdict
+
+
+def test_a_measure_without_a_goal_has_no_verdict() -> None:
+    assert Row(Measure("name", "title", "s", goal=None), theirs=(1.0,), ours=(2.0,)).verdict == ""
+
+
+@pytest.mark.torch
+def test_one_measure_is_taken_by_turns_and_shown() -> None:
+    pytest.importorskip("torch")
+    done, mark = bench("--runs", "1", "--only", "cold-start")
+    assert done.returncode == 0, done.stderr
+    assert "first line" in done.stdout and "≤ 0.25" in done.stdout
+    assert_nothing_carries(mark)
+
+
+@pytest.mark.torch
+def test_json_holds_every_sample() -> None:
+    pytest.importorskip("torch")
+    done, mark = bench("--runs", "1", "--only", "notice", "--json")
+    assert done.returncode == 0, done.stderr
+    (measure,) = json.loads(done.stdout)["measures"]
+    assert measure["name"] == "notice"
+    assert [len(measure[side]["samples"]) for side in ("torchrun", "ours")] == [1, 1]
+    assert_nothing_carries(mark)
+
+
+def bench(*options: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run the benchmark; all its processes inherit the mark that is returned with its output."""
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "tests.bench", *options]
+    environ = os.environ | {"TEST_MARK": mark}
+    done = subprocess.run(
+        command, env=environ, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done, mark
+
+
+def assert_nothing_carries(mark: str) -> None:
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_MARK") == mark:
+                left.append(process)
+        except (psutil.Error, OSError):
+            continue
+    assert not left
+
+
+def assert_ends(process: psutil.Process) -> None:
+    """Gone, or dead and waiting for a parent that never asks."""
+    try:
+        process.wait(5)
+    except psutil.TimeoutExpired:
+        assert process.status() == psutil.STATUS_ZOMBIE

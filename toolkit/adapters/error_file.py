@@ -1,0 +1,41 @@
+"""Reading torch's error file (`TORCHELASTIC_ERROR_FILE`). Written by a dying process, it may be anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any
+
+#: a larger file is not read; torch's own are a few kB
+SIZE_MAX = 4 << 20
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """The content of a worker's error file.
+
+    Returns:
+        None if there is no such file. For a file that can't be used (truncated, too large, no JSON object) a dict
+        whose message says so: a broken error file is reported, never raised.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        raw = file.read(SIZE_MAX + 1)
+    if len(raw) > SIZE_MAX:
+        return _unusable(path, f"is larger than {SIZE_MAX} bytes")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        return _unusable(path, "is truncated or no JSON")
+    if not isinstance(data, dict) or not isinstance(data.get("message"), str | dict):
+        return _unusable(path, "has no message")
+    return data
+
+
+def _unusable(path: str, why: str) -> dict[str, Any]:
+    return {"message": f"the worker failed, and its error file {path} {why}"}

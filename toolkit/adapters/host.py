@@ -1,0 +1,99 @@
+"""This machine: its names, its ports, the environment that workers inherit."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from functools import cache
+
+from toolkit.core.errors import ConfigurationError
+
+
+class PortReservation:
+    """A port that is bound but not listened on.
+
+    A worker can listen on it all the same, because both set SO_REUSEADDR, as libuv and with it torch's TCPStore do;
+    the kernel gives it to nobody who asks for any free port.
+    """
+
+    def __init__(self) -> None:
+        self._socket = _bound_socket()
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self._socket.getsockname()[1])
+
+    def release(self) -> None:
+        """Give it back. Harmless the second time."""
+        self._socket.close()
+
+
+def _bound_socket() -> socket.socket:
+    # Both families at once where there is IPv6, so that a listener of either kind finds the port free.
+    if socket.has_ipv6:
+        try:
+            return _bind(socket.AF_INET6, "::")
+        except OSError:
+            pass  # compiled in, but switched off on this machine
+    try:
+        return _bind(socket.AF_INET, "")
+    except OSError as error:
+        raise ConfigurationError(
+            f"no free TCP port: {error.strerror}; see net.ipv4.ip_local_port_range"
+        ) from error
+
+
+def _bind(family: socket.AddressFamily, address: str) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((address, 0))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@cache
+def fq_hostname() -> str:
+    """The fully qualified name of this machine. Asks the name service, once per process."""
+    return socket.getfqdn(socket.gethostname())
+
+
+class LocalHost:
+    """Implements `toolkit.ports.Host`.
+
+    Args:
+        environment: what workers inherit; kept by reference, so later changes count.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def hostname(self) -> str:
+        """The short name; asks no name service."""
+        return socket.gethostname()
+
+    def fq_hostname(self) -> str:
+        """The fully qualified name."""
+        return fq_hostname()
+
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def environment(self) -> Mapping[str, str]:
+        """What workers inherit."""
+        return self._environment
+
+    def reserve_port(self) -> PortReservation:
+        """A free port, kept until it is released.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        return PortReservation()

@@ -1,0 +1,147 @@
+"""One stream's bytes as lines: on the console with a prefix, and in a filtered file.
+
+Whole chunks at a time; only carriage returns and filters cost a loop over lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from toolkit.adapters.console import Console, Stream
+
+#: a longer line is split
+LINE_MAX_BYTES = 1024 * 1024
+#: an unfinished line is shown after this time: it may be a prompt or a progress bar
+HOLD_S = 0.5
+
+
+class ConsoleLines:
+    """What one stream shows on the console.
+
+    Lines of different streams never mix: an unfinished line is held until its end comes, or for half a
+    second. Once it is on the screen it goes on there, until somebody else writes.
+
+    Args:
+        console: where to.
+        stream: which of its two.
+        prefix: what each line begins with.
+        verbatim: nothing is prefixed or left out; for what a worker believes to be a terminal.
+    """
+
+    def __init__(self, console: Console, stream: Stream, prefix: bytes, *, verbatim: bool = False) -> None:
+        self._console = console
+        self.stream = stream
+        self._prefix = prefix
+        self._verbatim = verbatim
+        self._held = b""
+        #: when an unfinished line is to be shown, on the caller's clock; None if there is none
+        self.due: float | None = None
+
+    def show(self, data: bytes, now: float, *, alone: bool = False) -> None:
+        """Show the whole lines in `data`; hold the rest.
+
+        Args:
+            now: seconds.
+            alone: no other stream is open, so that a terminal's unfinished line needs no hold.
+        """
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._write(self._held + data[:end])
+            self._held, self.due = data[end:], None
+        else:
+            self._held += data
+        if self._held:
+            self._hold(now, at_once=alone and self._verbatim)
+
+    def tick(self, now: float) -> None:
+        """Show the unfinished line if it has been held long enough."""
+        if self.due is not None and now >= self.due:
+            self._show_held()
+
+    def finish(self) -> None:
+        """The stream has ended: show what is held."""
+        self._show_held()
+        self._console.release(self.stream, self)
+
+    def _hold(self, now: float, *, at_once: bool) -> None:
+        if not self._verbatim and b"\r" in self._held:
+            self._held = _last_update(self._held)
+        if len(self._held) > LINE_MAX_BYTES:
+            self._write(self._held if self._verbatim else self._held + b"\n")
+            self._held, self.due = b"", None
+        elif at_once or self._console.owns(self.stream, self):
+            self._show_held()
+        elif self.due is None and self._held.strip(b"\r"):
+            self.due = now + HOLD_S
+
+    def _show_held(self) -> None:
+        # A trailing "\r" waits for what overwrites the line: it must also overwrite the prefix.
+        text = self._held if self._verbatim else self._held.rstrip(b"\r")
+        if text:
+            self._write(text)
+        self._held, self.due = self._held[len(text) :][:1], None
+
+    def _write(self, text: bytes) -> None:
+        """Write lines, or one unfinished line; `text` is not empty."""
+        if self._verbatim:
+            self._console.write(self.stream, text, owner=self)
+            return
+        again = False
+        if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
+            text, again = _last_updates(text)
+        body = text[:-1].replace(b"\n", b"\n" + self._prefix) + text[-1:]
+        fresh = self._prefix + body
+        self._console.write(self.stream, fresh, owner=self, resume=b"\r" + fresh if again else body)
+
+
+class FilteredLines:
+    """Copies the lines of one stream that contain one of the words.
+
+    Args:
+        words: not empty.
+        append: takes whole lines.
+        prefix: what each copied line begins with.
+    """
+
+    def __init__(self, words: tuple[bytes, ...], append: Callable[[bytes], object], prefix: bytes) -> None:
+        self._words = words
+        self._append = append
+        self._prefix = prefix
+        self._held = b""
+
+    def feed(self, data: bytes) -> None:
+        """Copy the whole lines in `data` that are wanted; hold the rest."""
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._copy(self._held + data[:end])
+            self._held = data[end:]
+        else:
+            self._held += data
+        if len(self._held) > LINE_MAX_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Treat what is held as a line."""
+        if self._held:
+            self._copy(self._held + b"\n")
+        self._held = b""
+
+    def _copy(self, text: bytes) -> None:
+        if not any(word in text for word in self._words):
+            return
+        wanted = [line for line in text.split(b"\n")[:-1] if any(word in line for word in self._words)]
+        if wanted:
+            self._append(b"".join(self._prefix + line + b"\n" for line in wanted))
+
+
+def _last_update(line: bytes) -> bytes:
+    """What a line shows in the end: from the last carriage return on that something follows."""
+    start = line.rstrip(b"\r").rfind(b"\r")
+    return line if start < 0 else line[start:]
+
+
+def _last_updates(text: bytes) -> tuple[bytes, bool]:
+    """The same for each line, without the returns; and whether the first overwrites what is before it."""
+    lines = [_last_update(line) for line in text.split(b"\n")]
+    again = lines[0].startswith(b"\r")
+    return b"\n".join(line.removeprefix(b"\r") for line in lines), again

@@ -1,0 +1,202 @@
+"""The agent whose workers come from a Launcher: the four hooks of `SimpleElasticAgent`.
+
+It is the agent of production (`toolkit.wiring.LocalElasticAgent`) and of the simulator; only the ports differ.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from toolkit.agent.base import SimpleElasticAgent
+from toolkit.agent.reporting import profiled
+from toolkit.agent.stopping import stop, stop_signal_name
+from toolkit.core import events
+from toolkit.core.failures import failure_of, result_of, signal_name
+from toolkit.core.launch_plan import (
+    IncarnationLogs,
+    LaunchPlan,
+    LaunchSettings,
+    LogsSpecs,
+    WorkerExit,
+    plan_launch,
+)
+from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from toolkit.ports import Ports, Workers
+
+#: how much of a traceback goes into an event, in characters from its end
+TRACEBACK_MAX = 8_000
+
+
+class LaunchedAgent(SimpleElasticAgent):
+    """Runs the workers that its launcher starts.
+
+    Args:
+        spec: what to run.
+        logs_specs: where the workers' streams go: ours, or any of torch's `LogsSpecs`.
+        start_method: of multiprocessing, for function entrypoints.
+        exit_barrier_timeout: seconds that finished workers wait for those of other nodes.
+        log_line_prefix_template: `string.Template` with role_name, rank and local_rank; None is "[role rank]:".
+        shutdown_timeout: seconds between a death signal to the workers and SIGKILL.
+        ports: the outside world.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs_specs: LogsSpecs | IncarnationLogs,
+        start_method: str = "spawn",
+        exit_barrier_timeout: float = 300,
+        log_line_prefix_template: str | None = None,
+        shutdown_timeout: float = 30,
+        *,
+        ports: Ports,
+    ) -> None:
+        super().__init__(spec, exit_barrier_timeout, shutdown_timeout, ports=ports)
+        self._logs_specs = logs_specs
+        self._start_method = start_method
+        self._log_line_prefix_template = log_line_prefix_template
+        self._incarnation = -1
+        self._workers: Workers | None = None
+        self._exits_told = 0
+        self._stopping = False
+
+    def _patience_s(self) -> float | None:
+        handler = self._worker_group.spec.rdzv_handler
+        # Exits, signals and, where the rendezvous can, arrivals ring the bell: then there is nothing to poll for.
+        return None if getattr(handler, "rings_bell", False) is True else super()._patience_s()
+
+    @profiled("LocalElasticAgent._start_workers")
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        """Start the workers; return their pids by local rank.
+
+        Raises:
+            LaunchError: one could not be started; the others are gone again.
+            ConfigurationError: the plan can't be made.
+        """
+        assert self._workers is None, "workers of the last incarnation must be stopped before new ones start"
+        self._incarnation += 1
+        plan = self._plan(worker_group)
+        self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
+        self._workers = self._ports.launcher.start(plan, self._ports.bell)
+        self._exits_told, self._stopping = 0, False
+        ids = dict(self._workers.ids())
+        self._say_workers_started(worker_group, plan, ids)
+        return ids
+
+    def _plan(self, worker_group: WorkerGroup) -> LaunchPlan:
+        spec = worker_group.spec
+        settings = LaunchSettings(
+            run_id=spec.rdzv_handler.get_run_id(),
+            restart_count=spec.max_restarts - self._remaining_restarts,
+            incarnation=self._incarnation,
+            use_agent_store=bool(spec.rdzv_handler.use_agent_store),
+            start_method=self._start_method,
+            prefix_template=self._log_line_prefix_template,
+        )
+        return plan_launch(worker_group, settings, self._logs_specs, self._ports.host.environment())
+
+    @profiled("LocalElasticAgent._monitor_workers")
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """HEALTHY while all run, FAILED as soon as one failed, SUCCEEDED when all ended well.
+
+        UNKNOWN if the group's ids are not those of the processes: somebody replaced the group.
+        """
+        if self._workers is None:
+            return RunResult(WorkerState.UNKNOWN)
+        if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
+            return RunResult(WorkerState.UNKNOWN)
+        ends = self._workers.exits()
+        result = result_of(worker_group.workers, ends)
+        self._say_exits(worker_group, ends)
+        return result
+
+    @profiled("LocalElasticAgent._stop_workers")
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        """Stop the workers with SIGTERM, and SIGKILL after the shutdown timeout. Nothing to do without workers."""
+        self._shutdown(signal.SIGTERM, self._shutdown_timeout)  # type: ignore[arg-type]
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """Stop the workers and release what they held. Does nothing the second time."""
+        workers = self._workers
+        if workers is None:
+            return
+        self._say_exits(self._worker_group, workers.exits())
+        self._stopping = True
+        running = list(workers.running())
+        if running:
+            self._reporter.say(
+                events.WorkersStopping,
+                signal=stop_signal_name(death_sig),
+                grace_s=timeout,
+                local_ranks=running,
+            )
+        try:
+            stopped = stop(workers, self._ports, death_sig, timeout)
+            self._say_exits(self._worker_group, workers.exits())
+            self._reporter.say(
+                events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
+            )
+        finally:
+            self._workers = None
+            workers.close()
+
+    # -- events ---------------------------------------------------------------------------------------------
+
+    def _say_workers_started(self, group: WorkerGroup, plan: LaunchPlan, ids: dict[int, Any]) -> None:
+        for planned in plan.workers:
+            worker, worker_id = group.workers[planned.local_rank], ids[planned.local_rank]
+            self._reporter.say(
+                events.WorkerStarted,
+                incarnation=self._incarnation,
+                local_rank=worker.local_rank,
+                global_rank=worker.global_rank,
+                role_rank=worker.role_rank,
+                world_size=worker.world_size,
+                worker_id=str(worker_id),
+                pid=worker_id if isinstance(worker_id, int) else 0,
+                stdout=planned.stdout,
+                stderr=planned.stderr,
+            )
+        self._reporter.say(events.WorkersStarted, incarnation=self._incarnation)
+
+    def _say_exits(self, group: WorkerGroup, ends: Any) -> None:
+        """Tell of the exits that were not told yet, in their order."""
+        new = list(ends)[self._exits_told :]
+        failed_before = any(end.failed for end in list(ends)[: self._exits_told])
+        self._exits_told += len(new)
+        for end in new:
+            self._say_exit(group, end)
+            if end.failed and not self._stopping:
+                self._say_failure(group, end, first=not failed_before)
+                failed_before = True
+
+    def _say_exit(self, group: WorkerGroup, end: WorkerExit) -> None:
+        self._reporter.say(
+            events.WorkerExited,
+            incarnation=self._incarnation,
+            local_rank=end.local_rank,
+            global_rank=group.workers[end.local_rank].global_rank,
+            pid=end.pid,
+            exit_code=None if end.exit_code < 0 else end.exit_code,
+            signal=signal_name(end.exit_code),
+            stopped_by_agent=self._stopping,
+        )
+
+    def _say_failure(self, group: WorkerGroup, end: WorkerExit, *, first: bool) -> None:
+        global_rank = group.workers[end.local_rank].global_rank
+        failure = failure_of(end)
+        self._reporter.say(
+            events.FailureRecorded,
+            incarnation=self._incarnation,
+            local_rank=end.local_rank,
+            global_rank=global_rank,
+            pid=end.pid,
+            hostname=self._ports.host.hostname(),
+            exit_code=None if end.exit_code < 0 else end.exit_code,
+            signal=signal_name(end.exit_code),
+            message=failure.summary(),
+            traceback=failure.traceback()[-TRACEBACK_MAX:],
+            error_file=failure.error_file if end.error_data is not None else "",
+            first=first,
+        )

@@ -1,0 +1,254 @@
+"""The typed events and their codec: what both worlds say and every view reads.
+
+One JSON object a line. `type` tells the kind. The first fields are the same in all of them (`Event`). Within
+version 1 fields are only added, each with a default, so that old recordings stay readable; a line of an unknown
+type decodes to None and is counted by the reader. Times: `mono_ns` is the node's own monotonic clock, which
+orders the events of one node and is never compared between nodes; `wall_ns` is for people.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every event carries.
+
+    Args:
+        v: version of the format.
+        run_id: the job.
+        node: the agent that says it; unique in the job.
+        seq: counts the events of this node, from 1, without gaps save for dropped ones.
+        mono_ns: nanoseconds of the node's monotonic clock.
+        wall_ns: nanoseconds since the Unix epoch of the node's wall clock.
+        round: rendezvous rounds this agent has been part of; 0 before the first.
+        epoch: coordinator epoch; 0 where the rendezvous has none.
+        restart_count: restarts that spent the budget so far.
+    """
+
+    v: int = VERSION
+    run_id: str = ""
+    node: str = ""
+    seq: int = 0
+    mono_ns: int = 0
+    wall_ns: int = 0
+    round: int = 0
+    epoch: int = 0
+    restart_count: int = 0
+
+
+class AgentStarted(Event, frozen=True, kw_only=True, tag="agent_started"):
+    """An agent began to run."""
+
+    pid: int
+    hostname: str
+    role: str
+    local_world_size: int
+    restarts_max: int
+    backend: str
+    entrypoint: str
+
+
+class AgentFinished(Event, frozen=True, kw_only=True, tag="agent_finished"):
+    """An agent ended. `result` is a WorkerState, or "ERROR", or "SIGNAL"; `reason` is in words."""
+
+    result: str
+    reason: str
+    duration_s: float
+    failed_ranks: list[int] = []
+
+
+class RendezvousStarted(Event, frozen=True, kw_only=True, tag="rendezvous_started"):
+    """The agent waits for its group to form."""
+
+    backend: str
+
+
+class RendezvousCompleted(Event, frozen=True, kw_only=True, tag="rendezvous_completed"):
+    """The group has formed and ranks are assigned. `global_ranks` has the shape `[local_world_size]`."""
+
+    group_rank: int
+    group_world_size: int
+    world_size: int
+    role_world_size: int
+    master_addr: str
+    master_port: int
+    global_ranks: list[int]
+
+
+class RendezvousFailed(Event, frozen=True, kw_only=True, tag="rendezvous_failed"):
+    """The group did not form."""
+
+    error: str
+
+
+class WorkersStarting(Event, frozen=True, kw_only=True, tag="workers_starting"):
+    """The agent begins to start its workers. `incarnation` counts such starts on this node, from 0."""
+
+    incarnation: int
+    count: int
+
+
+class WorkerStarted(Event, frozen=True, kw_only=True, tag="worker_started"):
+    """One worker runs. `pid` is 0 for workers that are no local processes; paths are empty for the console."""
+
+    incarnation: int
+    local_rank: int
+    global_rank: int
+    role_rank: int
+    world_size: int
+    worker_id: str
+    pid: int = 0
+    stdout: str = ""
+    stderr: str = ""
+
+
+class WorkersStarted(Event, frozen=True, kw_only=True, tag="workers_started"):
+    """All workers of this node have been started."""
+
+    incarnation: int
+
+
+class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
+    """One worker ended.
+
+    Args:
+        exit_code: its exit code, or None when a signal ended it.
+        signal: name of the signal that ended it, or empty.
+        stopped_by_agent: whether the agent had told it to stop before.
+    """
+
+    incarnation: int
+    local_rank: int
+    global_rank: int
+    pid: int
+    exit_code: int | None
+    signal: str = ""
+    stopped_by_agent: bool = False
+
+
+class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
+    """One worker failed by itself. `first` marks the failure that this agent saw first in this incarnation."""
+
+    incarnation: int
+    local_rank: int
+    global_rank: int
+    pid: int
+    hostname: str
+    exit_code: int | None
+    signal: str
+    message: str
+    traceback: str = ""
+    error_file: str = ""
+    first: bool = False
+
+
+class GroupStateChanged(Event, frozen=True, kw_only=True, tag="group_state_changed"):
+    """The state of the worker group changed; both are WorkerState values."""
+
+    before: str
+    after: str
+
+
+class MembershipChanged(Event, frozen=True, kw_only=True, tag="membership_changed"):
+    """Nodes wait to join the job."""
+
+    nodes_waiting: int
+
+
+class DecisionMade(Event, frozen=True, kw_only=True, tag="decision_made"):
+    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort"."""
+
+    action: str
+    reason: str
+    spends_budget: bool = False
+    delay_s: float = 0.0
+    restarts_left: int = 0
+
+
+class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
+    """The agent stops the workers that still run: `signal`, then SIGKILL after `grace_s` seconds."""
+
+    signal: str
+    grace_s: float
+    local_ranks: list[int]
+
+
+class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
+    """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL."""
+
+    killed: list[int] = []
+    unkillable: list[int] = []
+
+
+class BarrierEntered(Event, frozen=True, kw_only=True, tag="barrier_entered"):
+    """The agent waits at the exit barrier for `members` agents, itself included."""
+
+    members: int
+    timeout_s: float
+
+
+class BarrierLeft(Event, frozen=True, kw_only=True, tag="barrier_left"):
+    """`outcome` is "complete", "timeout", "interrupted" or "error"."""
+
+    outcome: str
+    waited_s: float
+    detail: str = ""
+
+
+class SignalReceived(Event, frozen=True, kw_only=True, tag="signal_received"):
+    """The agent received a death signal; `count` counts them."""
+
+    signal: str
+    count: int
+
+
+class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
+    """Events that could not be written, since the last one that was."""
+
+    count: int
+    reason: str
+
+
+AnyEvent = (
+    AgentStarted
+    | AgentFinished
+    | RendezvousStarted
+    | RendezvousCompleted
+    | RendezvousFailed
+    | WorkersStarting
+    | WorkerStarted
+    | WorkersStarted
+    | WorkerExited
+    | FailureRecorded
+    | GroupStateChanged
+    | MembershipChanged
+    | DecisionMade
+    | WorkersStopping
+    | WorkersStopped
+    | BarrierEntered
+    | BarrierLeft
+    | SignalReceived
+    | EventsDropped
+)
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: Event) -> bytes:
+    """One line without its newline."""
+    return _encoder.encode(event)
+
+
+def decode(line: bytes) -> AnyEvent | None:
+    """The event in `line`, or None if it is torn, of an unknown type, or breaks the schema."""
+    try:
+        event: AnyEvent = _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return event

@@ -1,0 +1,364 @@
+"""The live status line under the workers' output: a sink that keeps what the line says, and draws it.
+
+It says what the agent does, or what it waits for and for how long. All drawing goes through `Console`, which
+keeps it apart from the output.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from toolkit.adapters.console import Console
+from toolkit.core import events as ev
+from toolkit.ports import Clock
+
+#: the least time between two redraws
+REDRAW_S = 0.1
+
+#: for each mood: style, glyph, glyph of terminals without Unicode
+_MOODS = {
+    "run": ("bold green", "●", "*"),
+    "wait": ("bold yellow", "◌", "."),
+    "stop": ("bold magenta", "■", "#"),
+    "fail": ("bold red", "✗", "x"),
+}
+
+
+class StatusLine:
+    """One line at the bottom of the terminal, from the events of one agent.
+
+    Does nothing, and starts no thread, where it would be of no use: no terminal, `quiet`, a terminal that
+    can't move its cursor.
+
+    Args:
+        console: where to; also what the workers' output goes through.
+        clock: the agent's clock.
+        quiet: show nothing.
+        term: the value of TERM.
+        no_color: the line without colours, as NO_COLOR asks.
+        unicode: whether the terminal shows more than ASCII.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        clock: Clock,
+        *,
+        quiet: bool = False,
+        term: str = "",
+        no_color: bool = False,
+        unicode: bool = True,
+    ) -> None:
+        self._console = console
+        self._clock = clock
+        self._color = not no_color
+        self._unicode = unicode
+        self._stream = None if quiet or term == "dumb" else console.status_stream()
+        self._news = News()
+        self._changed = threading.Condition()
+        self._is_dirty = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a line at all."""
+        return self._stream is not None
+
+    def emit(self, event: ev.Event) -> None:
+        """Take in what happened; the line follows within a tenth of a second."""
+        if self._stream is None or self._stop.is_set():
+            return
+        with self._changed:
+            self._news.take(event, self._now_s())
+            if self._news.is_over:
+                self._console.set_status(b"")
+            self._is_dirty = True
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="rally-status", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Remove the line for good. May be called again."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(1.0)
+        if self._stream is not None:
+            self._console.set_status(b"")
+
+    def _now_s(self) -> float:
+        return self._clock.now_ns() / 1e9
+
+    def _run(self) -> None:
+        # 20 ms of import that nobody has to wait for here.
+        from rich.color import ColorSystem
+        from rich.style import Style
+
+        def styled(text: str, style: str) -> str:
+            return Style.parse(style).render(text, color_system=ColorSystem.STANDARD if self._color else None)
+
+        while not self._stop.is_set():
+            with self._changed:
+                if not self._is_dirty:
+                    self._changed.wait(1.0 - self._news.elapsed_s(self._now_s()) % 1.0)
+                if self._stop.is_set():
+                    return
+                self._is_dirty = False
+                self._draw(styled)
+            self._stop.wait(REDRAW_S)
+
+    def _draw(self, styled: Callable[[str, str], str]) -> None:
+        if self._news.is_over or self._stream is None:
+            return
+        line = compose(self._news, self._now_s(), unicode=self._unicode)
+        # One column stays free: a full line would leave the cursor between two lines.
+        columns = self._console.size(self._stream).columns - 1
+        self._console.set_status(paint(line.fitted(columns), styled))
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What the agent is at.
+
+    Args:
+        mood: a key of `_MOODS`.
+        text: in words.
+        since_s: since when.
+        waits: whether to say for how long already.
+        until_s: when `then` comes, or None.
+        then: what comes then, and what it is called when it has come.
+    """
+
+    mood: str
+    text: str
+    since_s: float
+    waits: bool = False
+    until_s: float | None = None
+    then: tuple[str, str] = ("", "")
+
+    def words(self, now_s: float) -> str:
+        """In words, with the time."""
+        if self.until_s is not None:
+            left_s = self.until_s - now_s
+            if left_s > 0:
+                # Rounded up: at "1 s" there is still time.
+                return f"{self.text}{self.then[0]} {span(left_s + 0.999)}"
+            return f"{self.text}{self.then[1]}{_waited(now_s - self.until_s)}"
+        return self.text + _waited(now_s - self.since_s) if self.waits else self.text
+
+
+@dataclass
+class News:
+    """What the events have said so far, as far as the line needs it."""
+
+    run_id: str = ""
+    started_s: float | None = None
+    round: int = 0
+    restarts: int = 0
+    restarts_max: int | None = None
+    alive: int = 0
+    count: int = 0
+    nodes: int = 0
+    world_size: int = 0
+    is_over: bool = False
+    doing: Doing = field(default_factory=lambda: Doing("wait", "starting", 0.0))
+    #: what comes after the workers are stopped
+    _next: Doing | None = None
+    _delay_s: float = 0.0
+    _blame: str = ""
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Since the first event."""
+        return 0.0 if self.started_s is None else max(0.0, now_s - self.started_s)
+
+    def take(self, event: ev.Event, now_s: float) -> None:
+        """Fold one event in."""
+        if self.started_s is None:
+            self.started_s = now_s
+        self.run_id = event.run_id or self.run_id
+        self.round = event.round or self.round
+        self.restarts = event.restart_count
+        self._count(event)
+        self.doing = self._after(event, now_s) or self.doing
+
+    def _count(self, event: ev.Event) -> None:
+        match event:
+            case ev.AgentStarted():
+                self.count, self.restarts_max, self.is_over = (
+                    event.local_world_size,
+                    event.restarts_max,
+                    False,
+                )
+            case ev.RendezvousCompleted():
+                self.nodes, self.world_size = event.group_world_size, event.world_size
+            case ev.WorkersStarting():
+                self.alive, self.count = 0, event.count
+            case ev.WorkerStarted():
+                self.alive += 1
+            case ev.WorkerExited():
+                self.alive = max(0, self.alive - 1)
+            case ev.AgentFinished():
+                self.is_over = True
+
+    def _after(self, event: ev.Event, now_s: float) -> Doing | None:
+        match event:
+            case ev.AgentStarted():
+                return Doing("wait", "starting", now_s, waits=True)
+            case ev.RendezvousStarted():
+                self._next, self._blame = None, ""
+                text = "forming the group" if event.backend == "solo" else "waiting for other nodes to join"
+                return Doing("wait", text, now_s, waits=True)
+            case ev.WorkersStarting():
+                return Doing("wait", f"starting {_number(event.count, 'worker')}", now_s, waits=True)
+            case ev.WorkersStarted():
+                return Doing("run", "running", now_s)
+            case ev.FailureRecorded() if event.first:
+                self._blame = f"rank {event.global_rank} {_ended(event)}"
+                return Doing("fail", self._blame, now_s)
+            case ev.DecisionMade():
+                return self._decided(event, now_s)
+            case ev.WorkersStopping():
+                return self._stopping(event, now_s)
+            case ev.WorkersStopped():
+                return self._stopped(now_s)
+            case ev.BarrierEntered() if event.members > 1:
+                others = _number(event.members - 1, "other agent")
+                return Doing("wait", f"waiting for {others} to finish", now_s, waits=True)
+            case ev.SignalReceived():
+                return Doing("stop", f"{event.signal} received, ending", now_s, waits=True)
+        return None
+
+    def _decided(self, event: ev.DecisionMade, now_s: float) -> Doing | None:
+        because = f": {self._blame}" if self._blame else ""
+        self._delay_s = event.delay_s
+        match event.action:
+            case "restart":
+                membership = "" if event.spends_budget else " for new members"
+                self._next = Doing("wait", f"restarting{membership}{because}", now_s, waits=True)
+            case "finish":
+                self._next = Doing("run", "workers are done", now_s)
+            case _:
+                self._next = Doing("fail", f"failed{because or ': ' + event.reason}", now_s)
+        return self._next
+
+    def _stopping(self, event: ev.WorkersStopping, now_s: float) -> Doing:
+        return Doing(
+            "stop",
+            f"stopping {_number(len(event.local_ranks), 'worker')}",
+            now_s,
+            until_s=now_s + event.grace_s,
+            then=(f": {event.signal} sent, SIGKILL in", ": SIGKILL sent"),
+        )
+
+    def _stopped(self, now_s: float) -> Doing | None:
+        self.alive = 0
+        after, self._next = self._next, None
+        if after is not None and self._delay_s > 0:
+            return Doing("wait", after.text, now_s, until_s=now_s + self._delay_s, then=(", in", ""))
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The line as pieces, the ones to keep first.
+
+    Args:
+        style: of the first piece.
+        pieces: not empty; printable.
+        separator: between them.
+    """
+
+    style: str
+    pieces: tuple[str, ...]
+    separator: str = " · "
+
+    def fitted(self, columns: int) -> Line:
+        """What of it fits: whole pieces, and the first one cut if need be. Wide characters count as two."""
+        from rich.cells import cell_len, set_cell_size
+
+        first, *others = self.pieces
+        if cell_len(first) > columns:
+            cut = set_cell_size(first, columns - 1).rstrip() + "…" if columns > 1 else ""
+            return Line(self.style, (cut,), self.separator)
+        kept, width = [first], cell_len(first)
+        for piece in others:
+            width += cell_len(self.separator + piece)
+            if width > columns:
+                break
+            kept.append(piece)
+        return Line(self.style, tuple(kept), self.separator)
+
+    def text(self) -> str:
+        """As plain text."""
+        return self.separator.join(self.pieces)
+
+
+def compose(news: News, now_s: float, *, unicode: bool = True) -> Line:
+    """Say `news` in one line, most important first."""
+    style, glyph, plain_glyph = _MOODS[news.doing.mood]
+    pieces = [f" {glyph if unicode else plain_glyph} {news.doing.words(now_s)}"]
+    if news.count:
+        pieces.append(f"{news.alive}/{_number(news.count, 'worker')}")
+    if news.restarts_max:
+        pieces.append(f"{news.restarts}/{_number(news.restarts_max, 'restart')}")
+    pieces.append(stopwatch(news.elapsed_s(now_s)))
+    if news.nodes > 1:
+        pieces.append(f"{news.world_size} ranks on {news.nodes} nodes")
+    if news.round > 1:
+        pieces.append(f"round {news.round}")
+    if news.run_id:
+        pieces.append(f"run {news.run_id}")
+    return Line(style, tuple(_printable(piece) for piece in pieces), " · " if unicode else " - ")
+
+
+def paint(line: Line, styled: Callable[[str, str], str]) -> bytes:
+    """What draws the line: styles and place of the cursor are as before, but for its column.
+
+    No wrapping meanwhile, should the terminal have become narrower since.
+    """
+    from rich.cells import cell_len
+
+    first, *others = line.pieces
+    text = styled(first, line.style) + "".join(styled(line.separator + piece, "dim") for piece in others)
+    # DECRC gives back a colour that a worker left on; the cursor then goes to the end, out of the way.
+    return f"\x1b7\x1b[0m\x1b[?7l{text}\x1b[?7h\x1b8\x1b[{max(1, cell_len(line.text()))}C".encode()
+
+
+def span(seconds: float) -> str:
+    """A wait in words: `47 s`, `5 min`, `3 h`."""
+    if seconds < 120:
+        return f"{int(seconds)} s"
+    return f"{int(seconds // 60)} min" if seconds < 7200 else f"{int(seconds // 3600)} h"
+
+
+def stopwatch(seconds: float) -> str:
+    """Elapsed time: `0:42`, `1:02:03`, `2 d 1:02:03`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if hours == 0:
+        return f"{minute}:{second:02}"
+    return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
+
+
+def _waited(seconds: float) -> str:
+    return f" ({span(seconds)})" if seconds >= 1 else ""
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _ended(event: ev.FailureRecorded) -> str:
+    if event.signal:
+        return f"died of {event.signal}"
+    return f"exited with {event.exit_code}" if event.exit_code else "failed"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

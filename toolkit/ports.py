@@ -1,0 +1,258 @@
+"""What the agent asks of the world: one Protocol per outside thing, and one frozen value that holds them all.
+
+The agent sees nothing else. Production fills the ports from `toolkit.adapters`, the simulator from
+`simulator.adapters`; each port has a contract suite in `tests/contracts/` that all its adapters pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+from toolkit.core.events import Event
+from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+
+
+class Clock(Protocol):
+    """Time of this node. Two nodes' times are never compared."""
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the Unix epoch; may jump. For people and torch's formats only."""
+        ...
+
+
+class Bell(Protocol):
+    """Wakes the agent's loop. Rung by worker exits, signals, control; one waiter, any number of ringers."""
+
+    def ring(self) -> None:
+        """Wake the waiter, now or at its next wait. Never blocks; safe in a signal handler and any thread."""
+        ...
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until rung or until `timeout_s` has passed (None: no limit).
+
+        Returns:
+            True if it was rung since the last wait; that ring is then used up.
+        """
+        ...
+
+
+class Store(Protocol):
+    """The operations of torch's `Store` that the agent uses. torch's own stores fit as they are.
+
+    Values are bytes; a str is stored as UTF-8. Keys are str.
+    """
+
+    def set(self, key: str, value: str | bytes, /) -> None: ...
+    def get(self, key: str, /) -> bytes:
+        """The value; waits for the key up to the store's timeout."""
+        ...
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a counter that starts at 0 and return the sum."""
+        ...
+
+    def multi_get(self, keys: list[str], /) -> list[bytes]: ...
+    def multi_set(self, keys: list[str], values: list[str] | list[bytes], /) -> None: ...
+    def compare_set(self, key: str, expected: str | bytes, desired: str | bytes, /) -> bytes:
+        """Set if the value is `expected` (or, if the key is missing, if `expected` is empty)."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all keys exist; never waits."""
+        ...
+
+    def wait(self, keys: list[str], timeout: timedelta, /) -> None:
+        """Block until all keys exist. Raises an error after `timeout`."""
+        ...
+
+    def delete_key(self, key: str, /) -> bool: ...
+
+
+class Stores(Protocol):
+    """Makes waits on any store, torch's or ours, end the same way."""
+
+    def wait(self, store: Any, keys: list[str], timeout_s: float) -> None:
+        """Wait until all keys exist; a death signal ends the wait at once or within a fraction of a second.
+
+        Raises:
+            StoreTimeoutError: `timeout_s` has passed.
+            StoreError: the store failed.
+            SignalException: a death signal came.
+        """
+        ...
+
+
+class Rendezvous(Protocol):
+    """Forms the group. torch's `RendezvousHandler`s fit as they are.
+
+    `next_rendezvous` returns a value with `store`, `rank`, `world_size` and `bootstrap_store_info`
+    (`master_addr`, `master_port`). A handler may have an attribute `rings_bell`: true if it wakes the agent
+    when a node waits to join, so that nobody needs to ask `num_nodes_waiting` again and again.
+    """
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether the workers use the store that the agent hosts, at MASTER_ADDR:MASTER_PORT."""
+        ...
+
+    def get_backend(self) -> str: ...
+    def next_rendezvous(self) -> Any: ...
+    def is_closed(self) -> bool: ...
+    def set_closed(self) -> None: ...
+    def num_nodes_waiting(self) -> int: ...
+    def get_run_id(self) -> str: ...
+    def shutdown(self) -> bool: ...
+
+
+class Workers(Protocol):
+    """The processes of one incarnation of the group, from their start until they are closed."""
+
+    def ids(self) -> Mapping[int, int]:
+        """Process ids by local rank."""
+        ...
+
+    def exits(self) -> Sequence[WorkerExit]:
+        """Workers that have ended, in the order in which they did. Never blocks."""
+        ...
+
+    def running(self) -> Sequence[int]:
+        """Local ranks of those that have not."""
+        ...
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process group of each worker that still runs."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to the process group of every worker, also of those whose first process is gone."""
+        ...
+
+    def close(self) -> None:
+        """Flush logs and release what is held for these workers. Their processes must be gone or given up."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts workers."""
+
+    def start(self, plan: LaunchPlan, bell: Bell) -> Workers:
+        """Start all workers of the plan; from then on each exit rings `bell`.
+
+        Raises:
+            LaunchError: one could not be started; those that were are killed.
+        """
+        ...
+
+
+class Interrupts(Protocol):
+    """Death signals to the agent."""
+
+    def handling(self, bell: Bell) -> AbstractContextManager[None]:
+        """While entered, death signals are counted and ring the bell. Restores the old handlers on leaving.
+
+        Does nothing where handlers can't be installed (another thread than the main one). Re-entrant.
+        """
+        ...
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """While entered, a death signal raises SignalException at once: for calls into foreign code that blocks.
+
+        A signal that came before raises on entering.
+        """
+        ...
+
+    def take(self) -> int | None:
+        """The oldest signal that nobody took yet."""
+        ...
+
+    def count(self) -> int:
+        """Signals so far, taken or not."""
+        ...
+
+
+class EventSink(Protocol):
+    """Takes the typed events."""
+
+    def emit(self, event: Event) -> None:
+        """Never raises; blocks for a bounded, short time at the most."""
+        ...
+
+
+class Telemetry(Protocol):
+    """torch's event and metric handlers, where somebody uses them."""
+
+    def put_metric(self, name: str, value: int, group: str) -> None: ...
+
+    def wanted(self, destination: str) -> bool:
+        """Whether anybody receives what is recorded for this handler; if not, events need not be made."""
+        ...
+
+    def record(self, event: Any, destination: str) -> None: ...
+
+
+class Host(Protocol):
+    """This machine."""
+
+    def hostname(self) -> str:
+        """Short and cheap; no name service is asked."""
+        ...
+
+    def fq_hostname(self) -> str:
+        """Fully qualified; looked up once."""
+        ...
+
+    def pid(self) -> int: ...
+
+    def environment(self) -> Mapping[str, str]:
+        """The environment that workers inherit."""
+        ...
+
+    def reserve_port(self) -> Reservation:
+        """A free TCP port that nobody else is given until it is released."""
+        ...
+
+
+class Reservation(Protocol):
+    """A port that is kept for a worker to listen on."""
+
+    @property
+    def port(self) -> int: ...
+
+    def release(self) -> None: ...
+
+
+class Entropy(Protocol):
+    """Randomness."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def token(self) -> str:
+        """A fresh identifier: letters and digits, at least 64 bits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All ports of one agent."""
+
+    clock: Clock
+    bell: Bell
+    stores: Stores
+    launcher: Launcher
+    interrupts: Interrupts
+    events: EventSink
+    telemetry: Telemetry
+    host: Host
+    entropy: Entropy
+    new_store: Callable[[], Store]
+    """A fresh in-memory store."""

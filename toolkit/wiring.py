@@ -1,0 +1,180 @@
+"""The composition root: fills the ports from the adapters. The one reader of `os.environ` and `sys.std*`.
+
+`LocalElasticAgent` and `SimpleElasticAgent` here are the agent's own classes with this machine as their world.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from signal import SIGTERM, Signals
+from typing import Any
+
+from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.console import Console
+from toolkit.adapters.entropy import SystemEntropy
+from toolkit.adapters.host import LocalHost
+from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
+from toolkit.adapters.loop_bell import LoopBell
+from toolkit.adapters.memory_store import MemoryStore
+from toolkit.adapters.output import OutputPump
+from toolkit.adapters.processes import ProcessLauncher
+from toolkit.adapters.sinks import LoggingSink
+from toolkit.adapters.stores import InterruptibleStores
+from toolkit.adapters.telemetry import TorchTelemetry
+from toolkit.agent import base, launched
+from toolkit.core.errors import ConfigurationError
+from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
+from toolkit.core.model import WorkerSpec
+from toolkit.ports import EventSink, Ports
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this process; live."""
+    return os.environ
+
+
+def state_directory() -> Path:
+    """Where runs are recorded unless the user says otherwise (XDG base directories)."""
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "rallypoint" / "runs"
+
+
+def standard_console() -> Console:
+    """The console of this process."""
+    return Console(_descriptor(sys.stdout, 1), _descriptor(sys.stderr, 2))
+
+
+def _descriptor(stream: Any, otherwise: int) -> int:
+    # A notebook's stdout has no descriptor; workers then write to the process's own.
+    try:
+        return int(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return otherwise
+
+
+def system_ports(
+    *,
+    events: EventSink | None = None,
+    signals: Sequence[Signals] | None = None,
+    inherited: Mapping[str, str] | None = None,
+    new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
+) -> Ports:
+    """The ports of an agent on this machine.
+
+    Args:
+        events: where typed events go; None is Python's logging.
+        signals: the death signals; None is what `TORCHELASTIC_SIGNALS_TO_HANDLE` names, or torchrun's default.
+        inherited: the environment of the workers; None is that of this process.
+        new_pump: makes what carries the output of one incarnation; None writes to this process's console.
+    """
+    clock = SystemClock()
+    host = LocalHost(os.environ if inherited is None else inherited)
+    interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
+    return Ports(
+        clock=clock,
+        bell=LoopBell(),
+        stores=InterruptibleStores(interrupts, clock),
+        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump),
+        interrupts=interrupts,
+        events=events or LoggingSink(),
+        telemetry=TorchTelemetry(),
+        host=host,
+        entropy=SystemEntropy(),
+        new_store=MemoryStore,
+    )
+
+
+def _console_pump(plan: LaunchPlan) -> OutputPump:
+    return new_pump(standard_console())(plan)
+
+
+def new_pump(console: Console, *, capture_console: bool = False) -> Callable[[LaunchPlan], OutputPump]:
+    """What makes the output pump of one incarnation."""
+
+    def make(plan: LaunchPlan) -> OutputPump:
+        pump = OutputPump(console, capture_console=capture_console)
+        pump.filters(plan)
+        return pump
+
+    return make
+
+
+def _signals_from_environment() -> Sequence[Signals]:
+    names = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE")
+    if not names:
+        return DEFAULT_SIGNALS
+    return [signal_named(name.strip()) for name in names.split(",")]
+
+
+def signal_named(name: str) -> Signals:
+    """The signal of that name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        return Signals[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"{name!r} is not a signal; name signals like SIGTERM,SIGUSR1 in TORCHELASTIC_SIGNALS_TO_HANDLE"
+        ) from None
+
+
+class SimpleElasticAgent(base.SimpleElasticAgent):
+    """The agent's loop with this machine as its world; for subclasses that start workers in a way of their own.
+
+    Args and hooks are those of torch's class of the same name, plus `ports`.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        exit_barrier_timeout: float = 300,
+        shutdown_timeout: float = 30,
+        *,
+        ports: Ports | None = None,
+    ) -> None:
+        super().__init__(spec, exit_barrier_timeout, shutdown_timeout, ports=ports or system_ports())
+
+
+class LocalElasticAgent(launched.LaunchedAgent):
+    """Runs the workers as processes of this machine.
+
+    Args are those of torch's class of the same name; those that are not described in `LaunchedAgent`:
+
+    Args:
+        health_check_server: anything with `stop()`, called when the agent shuts down.
+        ports: another world.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs_specs: LogsSpecs | IncarnationLogs,
+        start_method: str = "spawn",
+        exit_barrier_timeout: float = 300,
+        log_line_prefix_template: str | None = None,
+        shutdown_timeout: float = 30,
+        health_check_server: Any | None = None,
+        *,
+        ports: Ports | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            logs_specs,
+            start_method,
+            exit_barrier_timeout,
+            log_line_prefix_template,
+            shutdown_timeout,
+            ports=ports or system_ports(),
+        )
+        self._health_check_server = health_check_server
+
+    def _shutdown(self, death_sig: Signals = SIGTERM, timeout: int = 30) -> None:
+        server, self._health_check_server = self._health_check_server, None
+        if server is not None:
+            server.stop()
+        super()._shutdown(death_sig, timeout)
