@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -40,6 +41,74 @@ def state_directory() -> Path:
     """Where runs are recorded unless the user says otherwise (XDG base directories)."""
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(home) / "rallypoint" / "runs"
+
+
+def fresh_run_id() -> str:
+    """A name for a job that nobody named: short enough to type, long enough to be alone in a state directory."""
+    return SystemEntropy().token()[:8]
+
+
+def node_name() -> str:
+    """The name of this agent in its job."""
+    return f"{LocalHost({}).hostname()}_{os.getpid()}"
+
+
+def process_id() -> int:
+    """Of this process."""
+    return os.getpid()
+
+
+def clock() -> SystemClock:
+    """The clock of this machine."""
+    return SystemClock()
+
+
+def wall_ns() -> int:
+    """Nanoseconds since the Unix epoch."""
+    return SystemClock().wall_ns()
+
+
+def fresh_log_directory(base: Path, run_name: str) -> Path:
+    """A folder for one run's logs under `base`, named as torchrun names it: the job and something unique.
+
+    Raises:
+        ConfigurationError: it can't be made.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{run_name}_", dir=base))
+    except OSError as error:
+        raise ConfigurationError(
+            f"log directory {base} can't be written ({error.strerror}); give another --log-dir"
+        ) from error
+
+
+def torch_rendezvous(**settings: Any) -> Any:
+    """torch's rendezvous handler; see `toolkit.adapters.torch_rendezvous.RendezvousSettings` for the settings.
+
+    The workers of each round get a store of their own: what torch does by default lets restarted workers read their
+    predecessors' keys. Who sets the variable keeps what was set.
+    """
+    from toolkit.adapters import torch_rendezvous as adapter
+
+    os.environ.setdefault(adapter.FRESH_WORKER_STORE, "1")
+    return adapter.make_handler(adapter.RendezvousSettings(**settings))
+
+
+def numa_options(mode: str | None) -> Any | None:
+    """torch's NUMA options for a mode, or None for none."""
+    if mode is None:
+        return None
+    from toolkit.adapters import numa
+
+    return numa.options(mode)
+
+
+def logs_specs_plugin(name: str, **settings: Any) -> Any:
+    """The `LogsSpecs` that a plug-in of the group "torchrun.logs_specs" makes."""
+    from toolkit.adapters import torch_logs
+
+    return torch_logs.plugin(name, **settings)
 
 
 def standard_console() -> Console:

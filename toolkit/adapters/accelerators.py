@@ -57,8 +57,8 @@ def count(kind: str, environ: Mapping[str, str], python: str, *, devices: Path =
     """The devices of one kind that workers started with `environ` would see; 0 if there are none.
 
     Args:
-        kind: "cpu", "gpu", "xpu", "auto" (of whatever kind torch calls the accelerator, or CPU cores if there is
-            none), or the name under which a plug-in of torch registers its device.
+        kind: "cpu", "gpu", "xpu", "auto" (of whatever kind torch calls the accelerator, or CPU cores if
+            there is none), or the name under which a plug-in of torch registers its device.
         environ: what the workers inherit, such as CUDA_VISIBLE_DEVICES.
         python: the interpreter of the workers.
         devices: where the device files are.
@@ -68,10 +68,7 @@ def count(kind: str, environ: Mapping[str, str], python: str, *, devices: Path =
     """
     if kind == "cpu":
         return _cpu_cores()
-    if not _may_be_there(kind, devices):
-        found = 0
-    else:
-        found = _ask_torch(kind, environ, python)
+    found = _ask_torch(kind, environ, python) if _may_be_there(kind, devices) else 0
     return found or (_cpu_cores() if kind == "auto" else 0)
 
 
@@ -95,15 +92,12 @@ def _ask_torch(kind: str, environ: Mapping[str, str], python: str) -> int:
     reader, writer = os.pipe()
     try:
         done = _run((python, "-c", _ASK, kind, str(writer)), environ, writer)
-        os.close(writer)
-        writer = -1
-        with open(reader, "rb", closefd=False) as pipe:
-            text = pipe.read(4096)
+        # Once it has exited well the answer is in the pipe, so that this does not wait.
+        text = os.read(reader, 4096) if done.returncode == 0 else b""
     finally:
         os.close(reader)
-        if writer >= 0:
-            os.close(writer)
-    if done.returncode != 0 or not text:
+        os.close(writer)
+    if not text:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else f"exit code {done.returncode}"
         if "No module named 'torch'" in last:
@@ -130,7 +124,7 @@ def _run(
         )
     except subprocess.TimeoutExpired as error:
         raise ConfigurationError(
-            f"torch did not count the devices within {ASK_TIMEOUT_S:.0f} s; is the driver well? (or give a number)"
+            f"torch did not count the devices within {ASK_TIMEOUT_S:.0f} s; check the driver, or give a number"
         ) from error
     except OSError as error:
         raise ConfigurationError(f"{argv[0]} can't be run: {error.strerror}; see PYTHON_EXEC") from error

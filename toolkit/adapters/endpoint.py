@@ -17,11 +17,12 @@ from typing import Any
 
 from toolkit.core.errors import ConfigurationError
 
-#: a name that nobody knows yet may still come (a cluster's name service lags behind its pods), a typo won't
-RESOLVE_TIMEOUT_S = 15.0
+#: How long to ask for a name that nobody knows. A typo never comes; the name of a node that is just starting
+#: does, once the name service has forgotten that it was not there (30 s in Kubernetes).
+RESOLVE_TIMEOUT_S = 40.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-_CONNECT_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S, _LAST_CONNECT_S = 5.0, 1.0
 _WILDCARDS = ("0.0.0.0", "::")
 _PROC = Path("/proc")
 _TCP_LISTEN = "0A"
@@ -79,11 +80,11 @@ def resolve(host: str, port: int) -> tuple[Address, ...]:
 
 def is_own(address: Address) -> bool:
     """Whether this machine has the address, on whatever interface: only then can a socket be bound to it."""
-    with closing(socket.socket(address.family, socket.SOCK_STREAM)) as sock:
-        try:
+    try:
+        with closing(socket.socket(address.family, socket.SOCK_STREAM)) as sock:
             sock.bind((address.ip, 0, *address.sockaddr[2:]))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
@@ -99,7 +100,7 @@ def check_endpoint(
     """Make sure that the nodes can meet at `host:port`: it is this machine, or it answers.
 
     Args:
-        timeout_s: how long to try; 0 tries once.
+        timeout_s: how long to try; 0 tries once. The last attempt may take a second longer for each address.
         on_wait: called after each attempt that failed.
         may_be_own: whether an agent is to listen there, so that an address of this machine needs no listener
             yet; False for a service that must already run.
@@ -109,27 +110,32 @@ def check_endpoint(
         ConfigurationError: the name has no address, or no address answered in time.
     """
     start = time.monotonic()
-    addresses = _resolve_within(host, port, min(timeout_s, resolve_timeout_s), on_wait)
+    addresses = resolve_within(host, port, min(timeout_s, resolve_timeout_s), on_wait)
     own = any(is_own(address) for address in addresses)
     for _ in _attempts(start, timeout_s):
-        remaining_s = max(timeout_s - (time.monotonic() - start), 0.2)
+        remaining_s = max(timeout_s - (time.monotonic() - start), _LAST_CONNECT_S)
         problems = {}
         for address in addresses:
             local = _local_end(address, min(_CONNECT_TIMEOUT_S, remaining_s))
             if isinstance(local, str):
-                return Reached(own, listening=True, local_addr=host if _names(own, host) else local)
+                return Reached(own, listening=True, local_addr=_own_name(host, local) if own else local)
             problems[address.ip] = local.strerror or type(local).__name__
         if own and may_be_own:
-            return Reached(own, listening=False, local_addr=_own_name(host, addresses))
+            return Reached(own, listening=False, local_addr=_own_name(host, addresses[0].ip))
         why = ", ".join(f"{ip}: {problem}" for ip, problem in problems.items())
         on_wait(time.monotonic() - start, f"{_written(host, port)} does not answer ({why})")
     raise ConfigurationError(
-        f"{_written(host, port)} can't be reached: tried {why} for {time.monotonic() - start:.1f} s; check the "
-        "address, the port, the firewall, and that the agent or the service there has been started"
+        f"{_written(host, port)} can't be reached, tried for {time.monotonic() - start:.1f} s ({why}); check "
+        "the address, the port and the firewall, and that the agent or the service there has been started"
     )
 
 
-def _resolve_within(host: str, port: int, timeout_s: float, on_wait: OnWait) -> tuple[Address, ...]:
+def resolve_within(host: str, port: int, timeout_s: float, on_wait: OnWait) -> tuple[Address, ...]:
+    """The addresses of `host`, asked for again and again for `timeout_s`.
+
+    Raises:
+        ConfigurationError: there are none in that time.
+    """
     start = time.monotonic()
     for _ in _attempts(start, timeout_s):
         try:
@@ -138,8 +144,8 @@ def _resolve_within(host: str, port: int, timeout_s: float, on_wait: OnWait) -> 
             why = error.strerror or str(error)
         on_wait(time.monotonic() - start, f"the name {host!r} has no address ({why})")
     raise ConfigurationError(
-        f"the host name {host!r} can't be resolved: {why}, tried for {time.monotonic() - start:.1f} s; check its "
-        "spelling, or give the IP address"
+        f"the host name {host!r} can't be resolved, tried for {time.monotonic() - start:.1f} s ({why}); check "
+        "its spelling, or give the IP address"
     )
 
 
@@ -155,43 +161,37 @@ def _attempts(start: float, timeout_s: float) -> Iterator[None]:
 
 def _local_end(address: Address, timeout_s: float) -> str | OSError:
     """This machine's address in a connection to `address`, or why there is none."""
-    with closing(socket.socket(address.family, socket.SOCK_STREAM)) as sock:
-        sock.settimeout(timeout_s)
-        try:
+    try:
+        with closing(socket.socket(address.family, socket.SOCK_STREAM)) as sock:
+            sock.settimeout(timeout_s)
             sock.connect(address.sockaddr)
-        except TimeoutError:
-            return TimeoutError(errno.ETIMEDOUT, f"no answer within {timeout_s:.1f} s")
-        except OSError as error:
-            return error
-        return str(sock.getsockname()[0])
+            return str(sock.getsockname()[0])
+    except TimeoutError:
+        return TimeoutError(errno.ETIMEDOUT, f"no answer within {timeout_s:.1f} s")
+    except OSError as error:
+        return error
 
 
-def _names(own: bool, host: str) -> bool:
-    """Whether peers can call this machine `host`, because that is how they reach the endpoint that it has."""
-    return own and host not in _WILDCARDS
-
-
-def _own_name(host: str, addresses: tuple[Address, ...]) -> str:
-    return host if _names(True, host) else addresses[0].ip
+def _own_name(host: str, ip: str) -> str:
+    """What peers can call the machine that has the endpoint: what they call it already."""
+    return ip if host in _WILDCARDS else host
 
 
 def local_address_towards(host: str, port: int, timeout_s: float = _CONNECT_TIMEOUT_S) -> str:
     """What peers that meet at `host:port` can call this machine.
 
-    For an endpoint of this machine that is `host` itself: peers use that name to get here. (Its address as seen
-    from here may be 127.0.1.1, an entry that many systems make for their own name.) Otherwise it is this end
-    of a connection to the endpoint. Does not retry.
+    For an endpoint of this machine that is `host` itself: peers use that name to get here. (Its address as
+    seen from here may be 127.0.1.1, an entry that many systems make for their own name.) Otherwise it is this
+    end of a connection to the endpoint.
 
     Raises:
-        ConfigurationError: the name has no address, or nothing answers there.
+        ConfigurationError: the name has no address, or nothing answers there within `timeout_s`.
     """
-    return check_endpoint(
-        host, port, 0, lambda _elapsed_s, _why: None, resolve_timeout_s=timeout_s
-    ).local_addr
+    return check_endpoint(host, port, timeout_s, lambda _elapsed_s, _why: None).local_addr
 
 
 def port_problem(port: int) -> str | None:
-    """Why nobody can listen on `port` of this machine now, with who holds it if that can be seen; None if free."""
+    """Why nobody can listen on `port` here now, with who holds it if that can be seen; None if it is free."""
     for family, wildcard in _wildcard_families():
         with closing(socket.socket(family, socket.SOCK_STREAM)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

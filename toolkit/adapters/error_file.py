@@ -39,3 +39,18 @@ def read(path: str) -> dict[str, Any] | None:
 
 def _unusable(path: str, why: str) -> dict[str, Any]:
     return {"message": f"the worker failed, and its error file {path} {why}"}
+
+
+def write(path: str, data: dict[str, Any], exit_code: int) -> None:
+    """Write `data` as an error file, with the exit code that the worker itself could not know.
+
+    A path that can't be written is left alone: the failure is reported in other ways, too.
+    """
+    message = data.get("message")
+    if isinstance(message, dict):
+        data = {**data, "message": {**message, "errorCode": exit_code}}
+    try:
+        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(data, file)
+    except OSError:
+        return

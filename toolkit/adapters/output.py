@@ -447,7 +447,8 @@ class _LogFile:
 
 
 def _append_to(path: str, mode: int) -> int:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # a file where the directory should be: open() says it better
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
 
 

@@ -160,7 +160,8 @@ def fresh_run_directory(
 
     Args:
         state_dir: made if missing, for its owner alone.
-        run: goes into `run.json`, with `run_id` and `started_wall_ns` added. Values are JSON.
+        run: goes into `run.json`, with `run_id` and `started_wall_ns` added; values that are no JSON
+            go in as their `str`.
         started_wall_ns: nanoseconds since the Unix epoch.
 
     Raises:
@@ -208,7 +209,13 @@ def _make_directory(path: Path) -> None:
 def _described(path: Path, run_id: str, run: Mapping[str, Any], started_wall_ns: int) -> RunDirectory:
     said = {**run, "format": FORMAT, "run_id": run_id, "started_wall_ns": started_wall_ns}
     try:
-        _write_once(path / RUN_FILE, msgspec.json.format(msgspec.json.encode(said), indent=2) + b"\n")
+        encoded = msgspec.json.encode(said, enc_hook=str)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"run {run_id!r} can't be described: {error.object!r} is not UTF-8"
+        ) from error
+    try:
+        _write_once(path / RUN_FILE, msgspec.json.format(encoded, indent=2) + b"\n")
     except FileExistsError:
         _check_same_run(path, run_id)
     except OSError as error:
@@ -344,9 +351,6 @@ def find_run(state_dir: Path, name: str) -> Path:
     for path, run_id in known:
         if name in (path.name, run_id):
             return path
-    begun = [
-        (path, run_id) for path, run_id in known if name and (path.name + "\0" + run_id).startswith(name)
-    ]
     begun = [(path, run_id) for path, run_id in known if name and _begins(name, path.name, run_id)]
     if begun and len({run_id for _, run_id in begun}) == 1:
         return begun[0][0]

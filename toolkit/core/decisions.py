@@ -85,9 +85,10 @@ def after_monitor(state: WorkerState, verdict: RestartVerdict | None) -> Decisio
             return Finish("all local workers succeeded")
         case WorkerState.UNHEALTHY | WorkerState.FAILED:
             assert verdict is not None, "a failed group needs the verdict of the restart policy"
+            what = "a worker failed" if state == WorkerState.FAILED else "the workers are unhealthy"
             if verdict.allowed:
-                return Restart(f"worker group {state.value}; {verdict.reason}", True, verdict.delay_s)
-            return Fail(f"worker group {state.value}; {verdict.reason}")
+                return Restart(f"{what}; {verdict.reason}", True, verdict.delay_s)
+            return Fail(f"{what}; {verdict.reason}")
         case WorkerState.INIT | WorkerState.STOPPED | WorkerState.UNKNOWN:
             return Abort(f"worker group is in state {state.value} while it should be running")
         case _:

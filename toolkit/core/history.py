@@ -145,6 +145,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         life: which start of the node's agent this belongs to, from 1.
         incarnation: the one that was given up.
+        round: the node's count of rendezvous rounds when it was decided.
         spends_budget: whether it counts against `max_restarts`; a change of membership does not.
         noticed: the first failure, or the moment at which waiting nodes were seen.
         decided: when the agent decided on it.
@@ -153,6 +154,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     life: int
     incarnation: int
+    round: int
     reason: str
     spends_budget: bool
     delay_s: float

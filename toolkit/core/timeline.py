@@ -399,6 +399,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         node=node.name,
         life=node.life,
         incarnation=node.incarnation,
+        round=event.round,
         reason=event.reason,
         spends_budget=event.spends_budget,
         delay_s=event.delay_s,

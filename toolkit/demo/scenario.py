@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
+from toolkit.adapters.recording import EventFile
 from toolkit.core import events
 from toolkit.core.errors import ConfigurationError
 
@@ -84,8 +85,9 @@ def _check_possible(workers: int) -> None:
 
 
 def _fresh_run_dir(state_dir: Path) -> Path:
-    """A name that no run has; the job makes the directory. The process id tells demos of one second apart."""
-    return state_dir / "runs" / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    """A name that no run has; the job makes the directory. Names of runs begin with their time in UTC."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return state_dir / f"{stamp}-demo-{os.getpid()}"
 
 
 def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
@@ -224,25 +226,16 @@ class _Story:
 
 
 class _EventTail:
-    """The events of a run as they are written, whole lines only."""
+    """The events of a run as they are written."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._read: dict[Path, int] = {}
+        self._files: dict[Path, EventFile] = {}
 
-    def read_new(self) -> list[events.AnyEvent]:
-        """What came since the last call; lines that are no events are skipped."""
-        lines = [
-            line for path in sorted(self._run_dir.glob("events-*.jsonl")) for line in self._new_lines(path)
-        ]
-        return [event for line in lines if (event := events.decode(line)) is not None]
-
-    def _new_lines(self, path: Path) -> list[bytes]:
-        with path.open("rb") as file:
-            file.seek(self._read.get(path, 0))
-            whole, newline, _torn = file.read().rpartition(b"\n")
-        self._read[path] = self._read.get(path, 0) + len(whole) + len(newline)
-        return whole.splitlines()
+    def read_new(self) -> Iterator[events.AnyEvent]:
+        """What came since the last call."""
+        for path in sorted(self._run_dir.glob("events-*.jsonl")):
+            yield from self._files.setdefault(path, EventFile(path)).read_new()
 
 
 class _Job:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toolkit.adapters.console import Console
 from toolkit.core import events as ev
@@ -130,8 +130,9 @@ class Doing:
         text: in words.
         since_s: since when.
         waits: whether to say for how long already.
-        until_s: when `then` comes, or None.
-        then: what comes then, and what it is called when it has come.
+        until_s: when something comes, or None.
+        before: goes behind `text` and before the time left; and what goes there once no time is left.
+        because: goes behind all that.
     """
 
     mood: str
@@ -139,17 +140,18 @@ class Doing:
     since_s: float
     waits: bool = False
     until_s: float | None = None
-    then: tuple[str, str] = ("", "")
+    before: tuple[str, str] = ("", "")
+    because: str = ""
 
     def words(self, now_s: float) -> str:
         """In words, with the time."""
-        if self.until_s is not None:
-            left_s = self.until_s - now_s
-            if left_s > 0:
-                # Rounded up: at "1 s" there is still time.
-                return f"{self.text}{self.then[0]} {span(left_s + 0.999)}"
-            return f"{self.text}{self.then[1]}{_waited(now_s - self.until_s)}"
-        return self.text + _waited(now_s - self.since_s) if self.waits else self.text
+        if self.until_s is None:
+            return self.text + (_waited(now_s - self.since_s) if self.waits else "") + self.because
+        left_s, (counting, passed) = self.until_s - now_s, self.before
+        if left_s > 0:
+            # Rounded up: at "1 s" there is still time.
+            return f"{self.text}{counting} {span(left_s + 0.999)}{self.because}"
+        return f"{self.text}{passed}{_waited(-left_s)}{self.because}"
 
 
 @dataclass
@@ -239,7 +241,7 @@ class News:
         match event.action:
             case "restart":
                 membership = "" if event.spends_budget else " for new members"
-                self._next = Doing("wait", f"restarting{membership}{because}", now_s, waits=True)
+                self._next = Doing("wait", f"restarting{membership}", now_s, waits=True, because=because)
             case "finish":
                 self._next = Doing("run", "workers are done", now_s)
             case _:
@@ -252,14 +254,15 @@ class News:
             f"stopping {_number(len(event.local_ranks), 'worker')}",
             now_s,
             until_s=now_s + event.grace_s,
-            then=(f": {event.signal} sent, SIGKILL in", ": SIGKILL sent"),
+            before=(f": {event.signal} sent, SIGKILL in", ": SIGKILL sent"),
         )
 
     def _stopped(self, now_s: float) -> Doing | None:
         self.alive = 0
         after, self._next = self._next, None
         if after is not None and self._delay_s > 0:
-            return Doing("wait", after.text, now_s, until_s=now_s + self._delay_s, then=(", in", ""))
+            until_s = now_s + self._delay_s
+            return replace(after, since_s=now_s, until_s=until_s, before=(" in", ""))
         return after
 
 
@@ -302,7 +305,7 @@ def compose(news: News, now_s: float, *, unicode: bool = True) -> Line:
     """Say `news` in one line, most important first."""
     style, glyph, plain_glyph = _MOODS[news.doing.mood]
     pieces = [f" {glyph if unicode else plain_glyph} {news.doing.words(now_s)}"]
-    if news.count:
+    if news.alive:
         pieces.append(f"{news.alive}/{_number(news.count, 'worker')}")
     if news.restarts_max:
         pieces.append(f"{news.restarts}/{_number(news.restarts_max, 'restart')}")

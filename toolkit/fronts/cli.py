@@ -1,0 +1,147 @@
+"""The command `rally`. Sub-commands are imported when they are called: `rally --help` costs milliseconds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from toolkit.core.errors import RallyError
+
+BAD_INPUT = 2
+
+_COMMANDS = {
+    "run": "run a job: what torchrun does, with the same options",
+    "show": "say what happened in a run",
+    "runs": "list recent runs",
+    "demo": "watch a real training job lose a worker and come back",
+}
+
+_HELP = """\
+usage: rally COMMAND ...
+
+The elastic agent for GPU worker groups that you can watch, break and replay.
+
+{commands}
+
+`rally COMMAND --help` says more. In place of torchrun:
+
+  rally run --standalone --nproc-per-node 4 train.py --epochs 10
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help(), end="")
+        return 0 if words else BAD_INPUT
+    if words[0] == "--version":
+        from toolkit import __version__
+
+        print(f"rally {__version__}")
+        return 0
+    try:
+        return _HANDLERS[words[0]](words[1:])
+    except KeyError:
+        if words[0] in _HANDLERS:
+            raise
+        return _unknown(words[0])
+    except RallyError as error:
+        print(f"rally {words[0]}: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _help() -> str:
+    return _HELP.format(commands="\n".join(f"  {name:<6} {text}" for name, text in _COMMANDS.items()))
+
+
+def _unknown(word: str) -> int:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, _COMMANDS, n=1)
+    remedy = f"did you mean `rally {near[0]}`?" if near else f"the commands are {', '.join(_COMMANDS)}"
+    print(f"rally: there is no command {word!r}; {remedy}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _run(argv: Sequence[str]) -> int:
+    from toolkit.fronts.run import interrupt_kills, run_command
+    from toolkit.wiring import environment
+
+    interrupt_kills()
+    return run_command(argv, environment(), Path.cwd(), sys.executable)
+
+
+def _show(argv: Sequence[str]) -> int:
+    from toolkit.fronts.show import show_command
+    from toolkit.wiring import state_directory
+
+    parser = argparse.ArgumentParser(prog="rally show", description="Say what happened in a run.")
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN", help="a run id, or a run directory; default: the latest run"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
+    args = parser.parse_args(argv)
+    return show_command(
+        args.run, as_json=args.json, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr
+    )
+
+
+def _runs(argv: Sequence[str]) -> int:
+    from toolkit.fronts.runs import runs_command
+    from toolkit.wiring import state_directory
+
+    parser = argparse.ArgumentParser(prog="rally runs", description="List recent runs, newest first.")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
+    parser.add_argument(
+        "-n", "--limit", type=int, default=20, metavar="N", help="at most N runs (default: 20)"
+    )
+    args = parser.parse_args(argv)
+    return runs_command(
+        as_json=args.json, state_dir=state_directory(), limit=args.limit, stdout=sys.stdout, stderr=sys.stderr
+    )
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from toolkit.demo.scenario import demo_command
+    from toolkit.wiring import environment, state_directory
+
+    parser = argparse.ArgumentParser(
+        prog="rally demo",
+        description="Train a small network on handwritten digits, kill a worker, watch it come back.",
+    )
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="workers (default: 4)")
+    args = parser.parse_args(argv)
+    return demo_command(
+        state_dir=state_directory(),
+        workers=args.workers,
+        environ=environment(),
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+
+
+_HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "show": _show,
+    "runs": _runs,
+    "demo": _demo,
+}
+
+
+def entry() -> None:
+    """Run `main` as a process: a reader that closed the pipe is no error."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 141
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    entry()

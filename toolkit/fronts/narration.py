@@ -1,0 +1,135 @@
+"""What `rally run` says on stderr while it runs: failures, decisions, long waits. One line each, with a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from toolkit.adapters.reminder import Reminder
+from toolkit.core import events as ev
+from toolkit.core.words import ending, plural, ranks
+
+#: lines of a traceback that are shown; the whole of it is in the recording
+TRACEBACK_LINES = 12
+
+
+class Narration:
+    """Implements `toolkit.ports.EventSink`: one agent's story for people.
+
+    Args:
+        write: takes a text of whole lines; must not raise.
+        reminders: whether long waits are repeated; a status line makes that needless.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, reminders: bool) -> None:
+        self._write = write
+        self._reminders = reminders
+        self._reminder: Reminder | None = None
+        self._restarts_max = 0
+        self._workers = 0
+        self._master = ""
+
+    def emit(self, event: ev.Event) -> None:
+        """Tell of it, if it is worth a line."""
+        match event:
+            case ev.AgentStarted():
+                self._restarts_max, self._workers = event.restarts_max, event.local_world_size
+            case ev.RendezvousStarted():
+                self._remind(f"waiting for the other nodes ({event.backend} rendezvous)")
+            case ev.RendezvousCompleted():
+                self._done_waiting()
+                self._formed(event)
+            case ev.RendezvousFailed():
+                self._done_waiting()
+            case ev.FailureRecorded():
+                self._failed(event)
+            case ev.DecisionMade():
+                self._decided(event)
+            case ev.WorkersStopping():
+                self._stopping(event)
+            case ev.WorkersStopped():
+                self._done_waiting()
+                self._stopped(event)
+            case ev.BarrierEntered() if event.members > 1:
+                self._remind(f"done; waiting for {plural(event.members - 1, 'other node')} to finish")
+            case ev.BarrierLeft():
+                self._done_waiting()
+                self._left_barrier(event)
+            case ev.SignalReceived():
+                self.say(f"got {event.signal}; stopping")
+            case _:
+                pass
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._write(f"rally: {text}\n")
+
+    def close(self) -> None:
+        """No more reminders."""
+        self._done_waiting()
+
+    def _remind(self, what: str) -> None:
+        self._done_waiting()
+        if self._reminders:
+            self._reminder = Reminder(lambda waited_s: self.say(f"{what}, {waited_s:.0f} s so far"))
+
+    def _done_waiting(self) -> None:
+        if self._reminder is not None:
+            self._reminder.stop()
+            self._reminder = None
+
+    def _formed(self, event: ev.RendezvousCompleted) -> None:
+        if event.group_world_size > 1:
+            self.say(
+                f"round {event.round}: {plural(event.group_world_size, 'node')}, this one has "
+                f"{ranks(event.global_ranks)} of {event.world_size}; "
+                f"workers meet at {event.master_addr}:{event.master_port}"
+            )
+
+    def _failed(self, event: ev.FailureRecorded) -> None:
+        how = ending(event.exit_code, event.signal)
+        told = "" if _says_no_more(event) else f": {event.message}"
+        self.say(f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}")
+        if event.first and event.traceback:
+            lines = event.traceback.rstrip().splitlines()
+            shown = lines[-TRACEBACK_LINES:]
+            left_out = f"    ({len(lines) - len(shown)} lines left out)\n" if len(lines) > len(shown) else ""
+            self._write(left_out + "".join(f"    {line}\n" for line in shown))
+
+    def _decided(self, event: ev.DecisionMade) -> None:
+        match event.action:
+            case "restart" if event.spends_budget:
+                delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
+                spent = event.restart_count
+                self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
+            case "restart":
+                self.say(f"restarting {self._all()}: {event.reason}")
+            case "fail" | "abort":
+                self.say(f"giving up: {event.reason}")
+            case _:
+                pass
+
+    def _all(self) -> str:
+        return "the worker" if self._workers == 1 else f"all {self._workers} workers"
+
+    def _stopping(self, event: ev.WorkersStopping) -> None:
+        count = plural(len(event.local_ranks), "worker")
+        self._remind(f"sent {event.signal} to {count}, SIGKILL follows after {event.grace_s:g} s")
+
+    def _stopped(self, event: ev.WorkersStopped) -> None:
+        if event.killed:
+            self.say(f"local {ranks(event.killed)} did not end in time and got SIGKILL")
+        if event.unkillable:
+            self.say(
+                f"local {ranks(event.unkillable)} can't be killed (stuck in the kernel); this machine may need a reboot"
+            )
+
+    def _left_barrier(self, event: ev.BarrierLeft) -> None:
+        if event.outcome in ("timeout", "error"):
+            self.say(
+                f"not all nodes finished ({event.outcome} after {event.waited_s:.0f} s); this node's workers succeeded"
+            )
+
+
+def _says_no_more(event: ev.FailureRecorded) -> bool:
+    """Whether the message only repeats the exit code or the signal."""
+    return event.message == f"exited with code {event.exit_code}" or bool(event.signal)

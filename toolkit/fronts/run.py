@@ -1,0 +1,324 @@
+"""`rally run`: from the command line to an exit code."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import toolkit
+from toolkit import wiring
+from toolkit.adapters import error_file
+from toolkit.adapters.console import Console
+from toolkit.adapters.recording import RunDirectory, fresh_run_directory, open_for_writing, path_safe
+from toolkit.adapters.sinks import FanOut
+from toolkit.agent.solo import SoloRendezvous
+from toolkit.core.errors import ConfigurationError, LaunchError, RallyError, SignalException
+from toolkit.core.failures import exit_code_of
+from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
+from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
+from toolkit.fronts import preflight
+from toolkit.fronts.narration import Narration
+from toolkit.fronts.options import RunOptions, parse
+from toolkit.fronts.status import StatusLine
+from toolkit.ports import Ports
+
+#: nothing was started, because what was asked for can't be
+BAD_INPUT = 2
+#: the agent itself failed
+AGENT_FAILED = 1
+
+
+def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, executable: str) -> int:
+    """Run a job to its end.
+
+    Args:
+        argv: the words behind `rally run`.
+        environ: the environment.
+        cwd: where relative paths start.
+        executable: the Python interpreter for scripts.
+
+    Returns:
+        0 if all local workers succeeded, the first failed worker's exit code, 128 + signal for a death by signal,
+        2 for what can't be run, 1 if the agent failed.
+    """
+    with ExitStack() as cleanup:
+        console = wiring.standard_console()
+        cleanup.callback(console.close)
+        say = _Voice(console)
+        try:
+            options = parse(argv, environ)
+            job = _prepare(options, environ, cwd, executable, say, argv)
+        except ConfigurationError as error:
+            say(f"rally run: {error}")
+            return BAD_INPUT
+        try:
+            return _run(job, console, say, cleanup)
+        except ConfigurationError as error:
+            say(f"rally run: {error}")
+            return BAD_INPUT
+
+
+class _Voice:
+    """Writes lines to stderr, past whatever else is on the console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, line: str) -> None:
+        self.write(line + "\n")
+
+    def write(self, text: str) -> None:
+        self._console.write("err", text.encode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A run that can be started.
+
+    Args:
+        options: as asked for.
+        nproc: workers of this node.
+        run_id: the job.
+        node: this agent.
+        local_addr: what peers call this machine, or None.
+        directory: where it is recorded.
+        environ: the environment of the agent.
+        executable: the Python interpreter for scripts.
+    """
+
+    options: RunOptions
+    nproc: int
+    run_id: str
+    directory: RunDirectory
+    local_addr: str | None
+    environ: Mapping[str, str]
+    executable: str
+
+
+def _prepare(
+    options: RunOptions,
+    environ: Mapping[str, str],
+    cwd: Path,
+    executable: str,
+    say: _Voice,
+    argv: Sequence[str],
+) -> _Job:
+    """Check everything that can be checked before anything starts, and make the run directory."""
+
+    def on_wait(waited_s: float, why: str) -> None:
+        if not options.quiet:
+            say(f"rally: waiting for the rendezvous endpoint, {waited_s:.0f} s so far: {why}")
+
+    checked = preflight.check(options, environ, cwd, executable, on_wait)
+    run_id = options.run_id or wiring.fresh_run_id()
+    directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
+    return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
+
+
+def _open_run_directory(
+    options: RunOptions, cwd: Path, run_id: str, description: Mapping[str, Any]
+) -> RunDirectory:
+    now_ns = wiring.wall_ns()
+    if options.run_dir is not None:
+        return open_for_writing(cwd / options.run_dir, run_id, description, started_wall_ns=now_ns)
+    return fresh_run_directory(wiring.state_directory(), run_id, description, started_wall_ns=now_ns)
+
+
+def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str, Any]:
+    """What `run.json` says of this run."""
+    return {
+        "argv": ["rally", "run", *argv],
+        "entrypoint": " ".join((options.script, *options.script_args)),
+        "role": options.role,
+        "local_world_size": nproc,
+        "min_nodes": options.min_nodes,
+        "max_nodes": options.max_nodes,
+        "max_restarts": options.max_restarts,
+        "backend": "solo" if options.solo else options.rdzv_backend,
+        "endpoint": "" if options.solo else options.rdzv_endpoint,
+        "host": platform.node(),
+        "pid": wiring.process_id(),
+        "versions": {"rallypoint": toolkit.__version__, "python": platform.python_version()},
+    }
+
+
+def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
+    options = job.options
+    node = wiring.node_name()
+    status = StatusLine(
+        console,
+        wiring.clock(),
+        quiet=options.quiet,
+        term=job.environ.get("TERM", ""),
+        no_color=bool(job.environ.get("NO_COLOR")),
+        unicode="utf" in (sys.stderr.encoding or "").lower(),
+    )
+    cleanup.callback(status.close)
+    narration = Narration(say.write if not options.quiet else _nothing, reminders=not status.active)
+    cleanup.callback(narration.close)
+    recording = job.directory.open_sink(node)
+    cleanup.callback(recording.close)
+    for notice in () if options.quiet else options.notices:
+        say(f"rally: note: {notice}")
+
+    ports = wiring.system_ports(
+        events=FanOut((recording, narration, status)),
+        signals=options.signals_to_handle,
+        inherited=_inherited(job, narration),
+        new_pump=wiring.new_pump(console, capture_console=status.active),
+    )
+    handler = _rendezvous(job, ports)
+    agent = wiring.LocalElasticAgent(
+        _spec(job, handler),
+        _logs(job, node),
+        start_method=options.start_method,
+        exit_barrier_timeout=options.exit_barrier_timeout_s,
+        log_line_prefix_template=options.log_line_prefix_template,
+        shutdown_timeout=options.shutdown_timeout_s,
+        ports=ports,
+    )
+    return _supervise(job, agent, handler, ports, narration)
+
+
+def _nothing(text: str) -> None:
+    """What `--quiet` says."""
+
+
+def _inherited(job: _Job, narration: Narration) -> dict[str, str]:
+    """The environment of the workers, before what each of them gets for itself."""
+    inherited = dict(job.environ)
+    threads = job.options.omp_num_threads(job.nproc)
+    if threads is not None:
+        inherited["OMP_NUM_THREADS"] = str(threads)
+    return inherited
+
+
+def _rendezvous(job: _Job, ports: Ports) -> Any:
+    options = job.options
+    if options.solo:
+        return SoloRendezvous(
+            job.run_id, ports, master_addr=options.master_addr, master_port=options.master_port or None
+        )
+    return wiring.torch_rendezvous(
+        backend=options.rdzv_backend,
+        endpoint=options.rdzv_endpoint,
+        run_id=job.run_id,
+        min_nodes=options.min_nodes,
+        max_nodes=options.max_nodes,
+        local_addr=options.local_addr or job.local_addr,
+        config=options.rdzv_conf,
+    )
+
+
+def _spec(job: _Job, handler: Any) -> WorkerSpec:
+    options = job.options
+    entrypoint, args = options.command(job.executable)
+    return WorkerSpec(
+        role=options.role,
+        local_world_size=job.nproc,
+        rdzv_handler=handler,
+        entrypoint=entrypoint,
+        args=args,
+        max_restarts=options.max_restarts,
+        monitor_interval=options.monitor_interval_s,
+        master_addr=options.master_addr if options.rdzv_backend == "static" and not options.solo else None,
+        master_port=options.master_port if options.rdzv_backend == "static" and not options.solo else None,
+        local_addr=options.local_addr,
+        event_log_handler=options.event_log_handler,
+        numa_options=wiring.numa_options(options.numa_binding),
+        duplicate_stdout_filters=list(options.stdout_filters),
+        duplicate_stderr_filters=list(options.stderr_filters),
+        virtual_local_rank=options.virtual_local_rank,
+    )
+
+
+def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
+    options = job.options
+    if options.logs_specs is not None:
+        return wiring.logs_specs_plugin(
+            options.logs_specs,
+            log_dir=options.log_dir,
+            redirects=options.redirects,
+            tee=options.tee,
+            local_ranks_filter=options.local_ranks_filter,
+        )
+    if options.log_dir is None:
+        root = job.directory.logs / path_safe(node)
+    else:
+        root = wiring.fresh_log_directory(Path(options.log_dir), path_safe(job.run_id))
+    return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
+
+
+def _supervise(
+    job: _Job, agent: wiring.LocalElasticAgent, handler: Any, ports: Ports, narration: Narration
+) -> int:
+    """Run the agent and say how it ended."""
+    destination = job.options.event_log_handler
+    try:
+        result = agent.run()
+    except SignalException as error:
+        # The rendezvous stays open: other nodes may go on, or wait for this one to come back.
+        _record(ports, agent.get_event_failed, destination)
+        narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
+        return 128 + error.sigval
+    except LaunchError as error:
+        _record(ports, agent.get_event_failed, destination)
+        handler.shutdown()
+        narration.say(f"the workers can't be started: {error}")
+        return AGENT_FAILED
+    except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details
+        _record(ports, agent.get_event_failed, destination)
+        _shut_down_quietly(handler)
+        narration.say(f"the agent failed: {_in_words(error)}; {_where(job)}")
+        return AGENT_FAILED
+    _record(ports, agent.get_event_succeeded, destination)
+    _shut_down_quietly(handler)
+    _pass_up_failure(job, result)
+    return _tell_result(job, result, narration)
+
+
+def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> None:
+    if ports.telemetry.wanted(destination):
+        ports.telemetry.record(make_event(), destination)
+
+
+def _shut_down_quietly(handler: Any) -> None:
+    try:
+        handler.shutdown()
+    except Exception:  # noqa: BLE001 - torch's and anybody's handlers; the run has its result already
+        return
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, RallyError) else f"{type(error).__name__}: {error}"
+
+
+def _where(job: _Job) -> str:
+    return f"`rally show {job.directory.path}` tells what happened"
+
+
+def _tell_result(job: _Job, result: RunResult, narration: Narration) -> int:
+    code = exit_code_of(result)
+    if code:
+        narration.say(f"failed with exit code {code}; {_where(job)}")
+    return code
+
+
+def _pass_up_failure(job: _Job, result: RunResult) -> None:
+    """An agent that is a worker itself hands the first failure on to whoever started it, as torchrun does."""
+    path = job.environ.get("TORCHELASTIC_ERROR_FILE")
+    first = next(iter(result.failures.values()), None)
+    if path and first is not None and first.error_file != NOT_AVAILABLE:
+        error_file.write(path, first.error_file_data, first.exitcode)
+
+
+def interrupt_kills() -> None:
+    """Until the agent handles signals, Ctrl-C simply ends the process: no traceback, and nothing is running yet."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

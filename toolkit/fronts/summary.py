@@ -1,0 +1,468 @@
+"""What happened in a run, as the value that `rally show --json` prints; its schema is `show.schema.json`.
+
+Fields are only added. Times of day are RFC 3339 in UTC; durations are seconds of one node's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from toolkit.adapters.recording import Recording, agent_is_alive
+from toolkit.core import timeline as tl
+
+RunState = Literal[
+    "unknown",
+    "starting",
+    "rendezvous",
+    "running",
+    "restarting",
+    "ending",
+    "succeeded",
+    "failed",
+    "stopped",
+    "error",
+    "vanished",
+]
+
+#: whether the agent with this host, pid and wall time of its start still runs; None: it can't be told from here
+IsAlive = Callable[[str, int, int], bool | None]
+
+
+class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker that failed by itself. `text` says it in words; `first` marks the likely cause of the others."""
+
+    text: str
+    node: str
+    host: str
+    pid: int
+    local_rank: int
+    global_rank: int
+    incarnation: int
+    exit_code: int | None
+    signal: str
+    message: str
+    traceback: str
+    error_file: str
+    stderr: str
+    first: bool
+    at: str
+    after_s: float | None
+
+
+class RestartSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One restart on one node. `total_s` is None if it did not come to its end; `wait_s` is the back-off."""
+
+    node: str
+    kind: Literal["failure", "membership"]
+    reason: str
+    incarnation: int
+    round: int
+    at: str
+    after_s: float | None
+    detect_s: float | None
+    stop_s: float | None
+    wait_s: float | None
+    rendezvous_s: float | None
+    start_s: float | None
+    total_s: float | None
+
+
+class RestartsSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The restarts. `used` spent the budget of `max`; `membership` did not. All counted on the worst node."""
+
+    used: int
+    max: int
+    left: int
+    membership: int
+    time_lost_s: float
+    each: list[RestartSummary]
+
+
+class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker in its latest incarnation."""
+
+    node: str
+    local_rank: int
+    global_rank: int
+    incarnation: int
+    state: str
+    pid: int
+    exit_code: int | None
+    signal: str
+    stdout: str
+    stderr: str
+
+
+class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One rendezvous as one node saw it. `took_s` is None if the group did not form."""
+
+    node: str
+    number: int
+    started: str
+    took_s: float | None
+    group_rank: int
+    group_world_size: int
+    world_size: int
+    master_addr: str
+    master_port: int
+    error: str
+
+
+class SignalSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A death signal to an agent."""
+
+    node: str
+    signal: str
+    at: str
+
+
+class BarrierSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The exit barrier as one node saw it. `outcome` is empty while it waits."""
+
+    node: str
+    members: int
+    outcome: str
+    waited_s: float
+    detail: str
+
+
+class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent. `alive` is null where it can't be told from here; `state` "vanished" means dead without a word."""
+
+    node: str
+    host: str
+    pid: int
+    role: str
+    state: str
+    group_state: str
+    alive: bool | None
+    result: str
+    reason: str
+    group_rank: int
+    local_world_size: int
+    lives: int
+    started: str
+    last_event: str
+
+
+class ReadingSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """How complete the recording is.
+
+    `missing` events are known by gaps in the numbering, `dropped` ones the agent told of; the rest counts lines.
+    """
+
+    events: int
+    missing: int
+    dropped: int
+    torn: int
+    unknown: int
+    invalid: int
+    foreign: int
+    oversized: int
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a run.
+
+    `state` "vanished" means that the recording ends without an end and that its agents are gone.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    name: str
+    path: str
+    state: RunState
+    result: str
+    reason: str
+    entrypoint: str
+    started: str
+    ended: str
+    last_event: str
+    duration_s: float
+    world_size: int
+    rounds: int
+    sessions: int
+    restarts: RestartsSummary
+    failures: list[FailureSummary]
+    nodes: list[NodeSummary]
+    ranks: list[RankSummary]
+    each_round: list[RoundSummary]
+    signals: list[SignalSummary]
+    barriers: list[BarrierSummary]
+    recording: ReadingSummary
+
+
+def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
+    """What happened in the run that `timeline` was folded of.
+
+    Args:
+        recording: read to its end.
+        is_alive: asked for agents that did not say that they ended.
+    """
+    nodes = list(timeline.nodes.values())
+    alive = {node.name: None if node.result else _ask(node, is_alive) for node in nodes}
+    state = state_of(timeline, alive)
+    return RunSummary(
+        run_id=recording.run_id or timeline.run_id,
+        name=recording.name,
+        path=str(recording.path.absolute()),
+        state=state,
+        result=timeline.result or (tl.worst_result(nodes) if state not in _GOING_ON else ""),
+        reason=_reason(timeline),
+        entrypoint=next((node.entrypoint for node in nodes if node.entrypoint), ""),
+        started=moment_text(timeline.started),
+        ended=moment_text(timeline.ended),
+        last_event=moment_text(timeline.last),
+        duration_s=duration_s(timeline),
+        world_size=max((r.world_size for node in nodes for r in node.rounds[-1:]), default=0),
+        rounds=timeline.rounds,
+        sessions=timeline.sessions,
+        restarts=_restarts(timeline),
+        failures=[_failure(failure, timeline) for failure in timeline.failures.values()],
+        nodes=[_node(node, alive[node.name]) for node in nodes],
+        ranks=sorted(_ranks(nodes), key=lambda rank: (rank.global_rank, rank.node, rank.local_rank)),
+        each_round=[_round(node, number) for node in nodes for number in node.rounds],
+        signals=[
+            SignalSummary(node=node.name, signal=signal.name, at=moment_text(signal.at))
+            for node in nodes
+            for signal in node.signals
+        ],
+        barriers=[_barrier(node, node.barrier) for node in nodes if node.barrier],
+        recording=_reading(timeline, recording),
+    )
+
+
+_GOING_ON = frozenset({"unknown", "starting", "rendezvous", "running", "restarting", "ending"})
+
+
+def _ask(node: tl.Node, is_alive: IsAlive) -> bool | None:
+    begun = node.started or node.first_event
+    return is_alive(node.host, node.pid, begun.wall_ns if begun else 0)
+
+
+def state_with(timeline: tl.Timeline, is_alive: IsAlive = agent_is_alive) -> RunState:
+    """The state of a run, where agents may have died without a word."""
+    nodes = timeline.nodes.values()
+    return state_of(timeline, {node.name: None if node.result else _ask(node, is_alive) for node in nodes})
+
+
+def state_of(timeline: tl.Timeline, alive: dict[str, bool | None]) -> RunState:
+    """The state of a run.
+
+    Args:
+        alive: by node, for those without a result.
+    """
+    unfinished = [node for node in timeline.nodes.values() if not node.result]
+    if not unfinished or any(alive[node.name] is not False for node in unfinished):
+        return timeline.state
+    # Those that could tell have told, and the others never will.
+    finished = {name: node for name, node in timeline.nodes.items() if node.result}
+    return tl.Timeline(nodes=finished).state if finished else "vanished"
+
+
+def _reason(timeline: tl.Timeline) -> str:
+    result = tl.worst_result(timeline.nodes.values())
+    return next((node.reason for node in timeline.nodes.values() if result and node.result == result), "")
+
+
+def duration_s(timeline: tl.Timeline) -> float:
+    """Seconds that the run took, or that it is recorded for so far; of the node with most of them."""
+    if timeline.duration_s is not None:
+        return timeline.duration_s
+    return max(
+        (tl.seconds_between(node.first_event, node.last_event) or 0.0 for node in timeline.nodes.values()),
+        default=0.0,
+    )
+
+
+def _restarts(timeline: tl.Timeline) -> RestartsSummary:
+    nodes = timeline.nodes.values()
+    membership = (sum(not restart.spends_budget for restart in node.restarts) for node in nodes)
+    return RestartsSummary(
+        used=timeline.restarts_used,
+        max=timeline.restarts_max,
+        left=max(timeline.restarts_max - timeline.restarts_used, 0),
+        membership=max(membership, default=0),
+        time_lost_s=timeline.time_lost_s,
+        each=[_restart(restart, timeline) for restart in timeline.restarts],
+    )
+
+
+def _restart(restart: tl.Restart, timeline: tl.Timeline) -> RestartSummary:
+    return RestartSummary(
+        node=restart.node,
+        kind="failure" if restart.spends_budget else "membership",
+        reason=restart.reason,
+        incarnation=restart.incarnation,
+        round=restart.round,
+        at=moment_text(restart.decided),
+        after_s=tl.seconds_between(timeline.nodes[restart.node].first_event, restart.decided),
+        detect_s=restart.detect_s,
+        stop_s=restart.stop_s,
+        wait_s=restart.wait_s,
+        rendezvous_s=restart.rendezvous_s,
+        start_s=restart.start_s,
+        total_s=restart.total_s,
+    )
+
+
+def _failure(failure: tl.Failure, timeline: tl.Timeline) -> FailureSummary:
+    node = timeline.nodes[failure.node]
+    return FailureSummary(
+        text=failure_in_words(failure, timeline),
+        node=failure.node,
+        host=failure.hostname,
+        pid=failure.pid,
+        local_rank=failure.local_rank,
+        global_rank=failure.global_rank,
+        incarnation=failure.incarnation,
+        exit_code=failure.exit_code,
+        signal=failure.signal,
+        message=failure.message,
+        traceback=failure.traceback,
+        error_file=failure.error_file,
+        stderr=_stderr_of(node, failure),
+        first=failure.first,
+        at=moment_text(failure.at),
+        after_s=tl.seconds_between(node.first_event, failure.at),
+    )
+
+
+def _stderr_of(node: tl.Node, failure: tl.Failure) -> str:
+    rank = node.ranks.get(failure.local_rank) if failure.life == node.life else None
+    if rank is None:
+        return ""
+    starts = (rank.now, *rank.past)
+    return next((start.stderr for start in starts if start.number == failure.incarnation), "")
+
+
+def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
+    """Who failed, and how."""
+    where = _place(failure, timeline)
+    pid = f", pid {failure.pid}" if failure.pid > 0 else ""
+    who = f"rank {failure.global_rank} (local rank {failure.local_rank} on {where}{pid})"
+    message = failure.message.strip().split("\n", 1)[0]
+    if failure.signal:
+        # What an agent makes up for want of an error file says the same once more.
+        detail = "" if failure.signal in message else message
+        how = f"was killed by {failure.signal}" + _SIGNALS_IN_WORDS.get(failure.signal, "")
+    elif failure.exit_code:
+        detail = "" if message == f"exited with code {failure.exit_code}" else message
+        how = f"exited with code {failure.exit_code}"
+    else:
+        how, detail = "failed", message
+    return f"{who} {how}: {detail}" if detail else f"{who} {how}"
+
+
+_SIGNALS_IN_WORDS = {
+    "SIGSEGV": " (segmentation fault)",
+    "SIGBUS": " (bus error: is /dev/shm full?)",
+    "SIGABRT": " (abort)",
+    "SIGFPE": " (arithmetic error)",
+    "SIGILL": " (illegal instruction)",
+}
+
+
+def _place(failure: tl.Failure, timeline: tl.Timeline) -> str:
+    """The host, or the node where several nodes are on that host or it is not known."""
+    same_host = sum(node.host == failure.hostname for node in timeline.nodes.values())
+    return f"node {failure.hostname if failure.hostname and same_host == 1 else failure.node}"
+
+
+def _node(node: tl.Node, alive: bool | None) -> NodeSummary:
+    return NodeSummary(
+        node=node.name,
+        host=node.host,
+        pid=node.pid,
+        role=node.role,
+        state="vanished" if alive is False else node.state,
+        group_state=node.group_state,
+        alive=alive,
+        result=node.result,
+        reason=node.reason,
+        group_rank=node.group_rank,
+        local_world_size=node.local_world_size,
+        lives=node.life,
+        started=moment_text(node.started),
+        last_event=moment_text(node.last_event),
+    )
+
+
+def _ranks(nodes: Iterable[tl.Node]) -> Iterable[RankSummary]:
+    for node in nodes:
+        for rank in node.ranks.values():
+            now = rank.now
+            yield RankSummary(
+                node=node.name,
+                local_rank=now.local_rank,
+                global_rank=now.global_rank,
+                incarnation=now.number,
+                state=now.state,
+                pid=now.pid,
+                exit_code=now.exit_code,
+                signal=now.signal,
+                stdout=now.stdout,
+                stderr=now.stderr,
+            )
+
+
+def _round(node: tl.Node, seen: tl.Round) -> RoundSummary:
+    return RoundSummary(
+        node=node.name,
+        number=seen.number,
+        started=moment_text(seen.started),
+        took_s=seen.took_s,
+        group_rank=seen.group_rank,
+        group_world_size=seen.group_world_size,
+        world_size=seen.world_size,
+        master_addr=seen.master_addr,
+        master_port=seen.master_port,
+        error=seen.error,
+    )
+
+
+def _barrier(node: tl.Node, barrier: tl.Barrier) -> BarrierSummary:
+    return BarrierSummary(
+        node=node.name,
+        members=barrier.members,
+        outcome=barrier.outcome,
+        waited_s=barrier.waited_s,
+        detail=barrier.detail,
+    )
+
+
+def _reading(timeline: tl.Timeline, recording: Recording) -> ReadingSummary:
+    counted = recording.counters
+    return ReadingSummary(
+        events=counted.events,
+        missing=sum(node.missing for node in timeline.nodes.values()),
+        dropped=counted.dropped,
+        torn=counted.torn,
+        unknown=counted.unknown,
+        invalid=counted.invalid,
+        foreign=counted.foreign,
+        oversized=counted.oversized,
+    )
+
+
+def moment_text(at: tl.Moment | None) -> str:
+    """RFC 3339 in UTC, or an empty string where the recording does not say."""
+    moment = moment_of_day(at.wall_ns) if at is not None else None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else ""
+
+
+def moment_of_day(wall_ns: int) -> datetime | None:
+    """The moment in UTC; None for one that no calendar has: a recording may say anything."""
+    try:
+        return datetime.fromtimestamp(wall_ns / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def json_schema() -> bytes:
+    """The JSON schema of `RunSummary`, as `show.schema.json` has it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(RunSummary)), indent=2) + b"\n"
