@@ -401,14 +401,13 @@ def test_a_closed_console_costs_console_lines_only(tmp_path: Path) -> None:
 
 
 def test_a_grandchild_that_holds_the_pipe_does_not_hold_up_close(tmp_path: Path) -> None:
-    code = (
-        "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
-        "print('bye', flush=True)\n"
-        "import os; sys.stdin.read(); os._exit(0)\n"
-    )
     hold_r, hold_w = os.pipe()
-    code = code.replace("stdin=subprocess.PIPE", f"stdin={hold_r}")
+    code = (
+        "import os, subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin={hold_r})\n"
+        "print('bye', flush=True)\n"
+        "os._exit(0)\n"
+    )
     with pipe_screen() as (screen, console):
         pump = OutputPump(console)
         worker = start(pump, plan(stdout=tmp_path / "o"), code, stdin=subprocess.DEVNULL, pass_fds=(hold_r,))

@@ -195,7 +195,16 @@ def test_states_follow_the_job() -> None:
         timeline = tl.fold(timeline, event)
         if states[-1:] != [timeline.state]:
             states.append(timeline.state)
-    assert states == ["starting", "rendezvous", "starting", "running", "restarting", "running", "ending", "succeeded"]
+    assert states == [
+        "starting",
+        "rendezvous",
+        "starting",
+        "running",
+        "restarting",
+        "running",
+        "ending",
+        "succeeded",
+    ]
 
 
 def test_a_failure_that_was_not_told_is_inferred_from_the_exit() -> None:
@@ -339,7 +348,10 @@ def test_an_agent_that_comes_back_while_the_job_goes_on_has_another_life() -> No
     second.fail(3, 1)
     timeline = tl.fold_all([*first.events, *second.events])
     assert (timeline.nodes["a"].life, timeline.nodes["a"].pid, timeline.sessions) == (2, 11, 1)
-    assert [(f.life, f.local_rank, f.first) for f in timeline.failures.values()] == [(1, 0, True), (2, 1, True)]
+    assert [(f.life, f.local_rank, f.first) for f in timeline.failures.values()] == [
+        (1, 0, True),
+        (2, 1, True),
+    ]
     # Also if the line that tells of its start is missing.
     headless = tl.fold_all([*first.events, *second.events[1:]])
     assert headless.nodes["a"].life == 2
@@ -383,7 +395,9 @@ _HEADER: dict[str, st.SearchStrategy[Any]] = {
     "round": _INT,
     "restart_count": _INT,
 }
-_WORDS = st.sampled_from(["", "restart", "fail", "HEALTHY", "FAILED", "STOPPED", "SUCCEEDED", "\x1b[31m", "SIGKILL"])
+_WORDS = st.sampled_from(
+    ["", "restart", "fail", "HEALTHY", "FAILED", "STOPPED", "SUCCEEDED", "\x1b[31m", "SIGKILL"]
+)
 
 
 def _any_event(kind: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
@@ -407,7 +421,9 @@ ANY_EVENTS = st.lists(st.one_of([_any_event(kind) for kind in ev.AnyEvent.__args
 
 @settings(deadline=None, max_examples=150)
 @given(events=ANY_EVENTS, data=st.data())
-def test_folding_never_raises_and_portions_make_no_difference(events: list[ev.Event], data: st.DataObject) -> None:
+def test_folding_never_raises_and_portions_make_no_difference(
+    events: list[ev.Event], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
     at_once, in_portions = tl.fold_all(events), tl.Timeline()
     for start, end in zip([0, *cuts], [*cuts, len(events)], strict=True):
@@ -417,7 +433,17 @@ def test_folding_never_raises_and_portions_make_no_difference(events: list[ev.Ev
         one_by_one = tl.fold(one_by_one, event)
     # As text: a duration that is not a number equals nothing, itself neither.
     assert repr(in_portions) == repr(at_once) == repr(one_by_one)
-    for name in ("state", "result", "reason", "started", "last", "ended", "duration_s", "rounds", "time_lost_s"):
+    for name in (
+        "state",
+        "result",
+        "reason",
+        "started",
+        "last",
+        "ended",
+        "duration_s",
+        "rounds",
+        "time_lost_s",
+    ):
         getattr(at_once, name)
     for restart in at_once.restarts:
         assert restart.total_s is None or restart.total_s >= 0

@@ -13,6 +13,7 @@ import msgspec
 
 from toolkit.adapters.recording import Recording, agent_is_alive
 from toolkit.core import timeline as tl
+from toolkit.core.events import DecisionMade
 
 RunState = Literal[
     "unknown",
@@ -42,6 +43,7 @@ class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
     local_rank: int
     global_rank: int
     incarnation: int
+    round: int
     exit_code: int | None
     signal: str
     message: str
@@ -72,8 +74,13 @@ class RestartSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RestartsSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The restarts. `used` spent the budget of `max`; `membership` did not. All counted on the worst node."""
+    """The restarts.
 
+    `total` and `time_lost_s` are of the node that had most; `used` spent the budget of `max`, and `membership` is
+    the rest: restarts because the set of nodes changed.
+    """
+
+    total: int
     used: int
     max: int
     left: int
@@ -128,6 +135,15 @@ class BarrierSummary(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     waited_s: float
     detail: str
+
+
+class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node decided last: `action` is "finish", "restart", "fail" or "abort"."""
+
+    node: str
+    action: str
+    reason: str
+    restarts_left: int
 
 
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +209,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     each_round: list[RoundSummary]
     signals: list[SignalSummary]
     barriers: list[BarrierSummary]
+    last_decisions: list[DecisionSummary]
     recording: ReadingSummary
 
 
@@ -211,7 +228,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         name=recording.name,
         path=str(recording.path.absolute()),
         state=state,
-        result=timeline.result or (tl.worst_result(nodes) if state not in _GOING_ON else ""),
+        result=timeline.result or (tl.worst_result(nodes) if state not in GOING_ON else ""),
         reason=_reason(timeline),
         entrypoint=next((node.entrypoint for node in nodes if node.entrypoint), ""),
         started=moment_text(timeline.started),
@@ -232,11 +249,13 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
             for signal in node.signals
         ],
         barriers=[_barrier(node, node.barrier) for node in nodes if node.barrier],
+        last_decisions=[_decision(node.name, node.decision) for node in nodes if node.decision],
         recording=_reading(timeline, recording),
     )
 
 
-_GOING_ON = frozenset({"unknown", "starting", "rendezvous", "running", "restarting", "ending"})
+#: states of runs that have not ended
+GOING_ON = frozenset({"unknown", "starting", "rendezvous", "running", "restarting", "ending"})
 
 
 def _ask(node: tl.Node, is_alive: IsAlive) -> bool | None:
@@ -280,13 +299,13 @@ def duration_s(timeline: tl.Timeline) -> float:
 
 
 def _restarts(timeline: tl.Timeline) -> RestartsSummary:
-    nodes = timeline.nodes.values()
-    membership = (sum(not restart.spends_budget for restart in node.restarts) for node in nodes)
+    total = max((node.restarts_total for node in timeline.nodes.values()), default=0)
     return RestartsSummary(
+        total=total,
         used=timeline.restarts_used,
         max=timeline.restarts_max,
         left=max(timeline.restarts_max - timeline.restarts_used, 0),
-        membership=max(membership, default=0),
+        membership=max(total - timeline.restarts_used, 0),
         time_lost_s=timeline.time_lost_s,
         each=[_restart(restart, timeline) for restart in timeline.restarts],
     )
@@ -320,6 +339,7 @@ def _failure(failure: tl.Failure, timeline: tl.Timeline) -> FailureSummary:
         local_rank=failure.local_rank,
         global_rank=failure.global_rank,
         incarnation=failure.incarnation,
+        round=failure.round,
         exit_code=failure.exit_code,
         signal=failure.signal,
         message=failure.message,
@@ -432,6 +452,12 @@ def _barrier(node: tl.Node, barrier: tl.Barrier) -> BarrierSummary:
         outcome=barrier.outcome,
         waited_s=barrier.waited_s,
         detail=barrier.detail,
+    )
+
+
+def _decision(node: str, made: DecisionMade) -> DecisionSummary:
+    return DecisionSummary(
+        node=node, action=made.action, reason=made.reason, restarts_left=made.restarts_left
     )
 
 

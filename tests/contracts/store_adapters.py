@@ -1,0 +1,173 @@
+"""The stores that the suites run over, and how torch's differ from the rest. A further store is one more entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.adapters.memory_store import MemoryStore, PrefixStore
+
+Open = Callable[[Path, timedelta], "tuple[Any, Any]"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAdapter:
+    """One kind of store.
+
+    Args:
+        name: for the test's name.
+        open: makes two handles on the same keys, with the given timeout; two connections where there are such.
+        reasons: why it differs, by the name of the field; each field that is not at its default needs one.
+        timeout_error: class of the error of a wait that takes too long, or the name of a base of it.
+        not_a_number: the same for `add` on a value that isn't one.
+        names_keys: whether the error of a wait names the keys.
+        late_s: how much longer than its timeout a wait may take, in seconds.
+        zero_looks_once: whether a wait with timeout 0 ends at once.
+        keys_at_first: keys that a fresh store counts.
+        delete_missing: what deleting a missing key returns.
+        extended: what `has_extended_api` says.
+        empty_counts_as_0: whether `add` takes an empty value for 0.
+        checks_lengths: whether `multi_set` survives that there are fewer values than keys.
+    """
+
+    name: str
+    open: Open
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    needs_torch: bool = False
+    timeout_error: str = "StoreTimeoutError"
+    not_a_number: str = "StoreError"
+    names_keys: bool = True
+    late_s: float = 1.0
+    zero_looks_once: bool = True
+    keys_at_first: int = 0
+    delete_missing: bool = False
+    extended: bool = True
+    empty_counts_as_0: bool = True
+    checks_lengths: bool = True
+
+    def differences(self) -> list[str]:
+        """Fields that are not at their defaults."""
+        plain = StoreAdapter("", self.open)
+        told = set(self.__slots__) - {"name", "open", "reasons", "needs_torch"}
+        return sorted(name for name in told if getattr(self, name) != getattr(plain, name))
+
+
+def _memory(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    store = MemoryStore(timeout)
+    return store, store.clone()
+
+
+def _tcp(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    distributed = pytest.importorskip("torch.distributed")
+    # A connection gets more time than the tests' short timeouts.
+    server = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = distributed.TCPStore("127.0.0.1", server.port, is_master=False)
+    return _with_timeout(server, client, timeout)
+
+
+def _hash(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    store = pytest.importorskip("torch.distributed").HashStore()
+    return _with_timeout(store, store, timeout)
+
+
+def _file(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    distributed = pytest.importorskip("torch.distributed")
+    path = str(directory / "store")
+    return _with_timeout(distributed.FileStore(path), distributed.FileStore(path), timeout)
+
+
+def _with_timeout(first: Any, second: Any, timeout: timedelta) -> tuple[Any, Any]:
+    first.set_timeout(timeout)
+    second.set_timeout(timeout)
+    return first, second
+
+
+def _prefixed(open_below: Open) -> Open:
+    def open_both(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+        first, second = open_below(directory, timeout)
+        return PrefixStore("job/1", first), PrefixStore("1", PrefixStore("job", second))
+
+    return open_both
+
+
+def _torch_prefixed(open_below: Open) -> Open:
+    def open_both(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+        distributed = pytest.importorskip("torch.distributed")
+        first, second = open_below(directory, timeout)
+        return distributed.PrefixStore("job", first), distributed.PrefixStore("job", second)
+
+    return open_both
+
+
+# Measured with torch 2.13.
+_TCP: dict[str, Any] = {
+    "needs_torch": True,
+    "timeout_error": "DistStoreError",
+    "not_a_number": "DistNetworkError",
+    "empty_counts_as_0": False,
+    "reasons": {
+        "timeout_error": "torch's own class",
+        "not_a_number": "the server can't read the number and closes the connection, which is dead from then on",
+        "empty_counts_as_0": "as for any value that is no number; HashStore and FileStore take it for 0",
+        "checks_lengths": "its check raises DistStoreError",
+    },
+}
+_HASH: dict[str, Any] = {
+    "needs_torch": True,
+    "timeout_error": "DistStoreError",
+    "not_a_number": "ValueError",
+    "names_keys": False,
+    "zero_looks_once": False,
+    "checks_lengths": False,
+    "reasons": {
+        "timeout_error": "torch's own class",
+        "not_a_number": "the text is that of C++'s stoll",
+        "names_keys": "the text is 'Wait timeout'",
+        "zero_looks_once": "0 means without a limit",
+        "checks_lengths": "it reads beyond the end of the list of values",
+    },
+}
+_FILE: dict[str, Any] = {
+    "needs_torch": True,
+    "timeout_error": "RuntimeError",
+    "not_a_number": "ValueError",
+    "names_keys": False,
+    "late_s": 3.0,
+    "keys_at_first": 1,
+    "delete_missing": True,
+    "extended": False,
+    "checks_lengths": False,
+    "reasons": {
+        "timeout_error": "no class of its own",
+        "not_a_number": "the text is that of C++'s stoll",
+        "names_keys": "the text is 'Wait timeout'",
+        "late_s": "it looks at the file once a second",
+        "keys_at_first": "it counts its users under a key of the file",
+        "delete_missing": "it writes a deletion to the file and doesn't look",
+        "extended": "it says no, but append, multi_get and multi_set work all the same",
+        "checks_lengths": "it reads beyond the end of the list of values",
+    },
+}
+
+ADAPTERS = [
+    StoreAdapter("memory", _memory),
+    StoreAdapter("prefix-memory", _prefixed(_memory)),
+    StoreAdapter("tcp", _tcp, **_TCP),
+    StoreAdapter("prefix-tcp", _prefixed(_tcp), **_TCP),
+    StoreAdapter("torch-prefix-tcp", _torch_prefixed(_tcp), **_TCP),
+    StoreAdapter("hash", _hash, **_HASH),
+    StoreAdapter("file", _file, **_FILE),
+]
+
+
+def parameters() -> list[Any]:
+    """What the suites are parametrised with."""
+    return [
+        pytest.param(adapter, id=adapter.name, marks=[pytest.mark.torch] if adapter.needs_torch else [])
+        for adapter in ADAPTERS
+    ]

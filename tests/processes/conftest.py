@@ -1,0 +1,95 @@
+"""Fixtures: start `rally run` or a Python program, write a worker's script; afterwards nothing is left running."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from .jobs import AFTERLIFE_S, RALLY, Job, marked, sweep, until
+
+
+class Rally(Protocol):
+    """Starts `rally run` with these words."""
+
+    def __call__(
+        self,
+        *words: str | Path,
+        env: Mapping[str, str] | None = None,
+        run_dir: Path | None = None,
+        before_exec: Callable[[], None] | None = None,
+    ) -> Job: ...
+
+
+class Python(Protocol):
+    """Starts a Python program with these words."""
+
+    def __call__(self, *words: str | Path, env: Mapping[str, str] | None = None) -> Job: ...
+
+
+class Script(Protocol):
+    """Writes a script into the test's folder."""
+
+    def __call__(self, text: str, name: str = "worker.py") -> Path: ...
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    def write(text: str, name: str = "worker.py") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def mark() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def started(mark: str) -> Iterator[list[Job]]:
+    """All jobs of the test. A job that has ended must have left no process behind."""
+    jobs: list[Job] = []
+    try:
+        yield jobs
+        if all(job.ended() for job in jobs):
+            until(f"the end of all processes, {marked(mark)}", lambda: not marked(mark), AFTERLIFE_S)
+    finally:
+        sweep(mark)
+        for job in jobs:
+            job.kill()
+
+
+@pytest.fixture
+def rally(tmp_path: Path, mark: str, started: list[Job]) -> Rally:
+    def start(
+        *words: str | Path,
+        env: Mapping[str, str] | None = None,
+        run_dir: Path | None = None,
+        before_exec: Callable[[], None] | None = None,
+    ) -> Job:
+        name = f"job{len(started)}"
+        directory = run_dir or tmp_path / f"run-{name}"
+        argv = [*RALLY, "run", "--run-dir", str(directory), *map(str, words)]
+        started.append(Job(argv, tmp_path, mark, name, env or {}, directory, before_exec))
+        return started[-1]
+
+    return start
+
+
+@pytest.fixture
+def python(tmp_path: Path, mark: str, started: list[Job]) -> Python:
+    def start(*words: str | Path, env: Mapping[str, str] | None = None) -> Job:
+        name = f"job{len(started)}"
+        argv = [sys.executable, *map(str, words)]
+        started.append(Job(argv, tmp_path, mark, name, env or {}, tmp_path / f"run-{name}"))
+        return started[-1]
+
+    return start

@@ -1,0 +1,209 @@
+"""One agent in a process of its own, with its workers and its recording. Nothing that a test started outlives it.
+
+Every process carries a mark in its environment, by which its whole tree is found even when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from toolkit.adapters.event_reader import read_run
+from toolkit.core.errors import RecordingError
+from toolkit.core.events import Event
+from toolkit.core.history import Timeline
+from toolkit.core.timeline import fold_all
+
+REPOSITORY = Path(__file__).parents[2]
+RALLY = (sys.executable, "-m", "toolkit.fronts.cli")
+#: how long a thing may take that takes well below a second on a quiet machine
+PATIENCE_S = 30.0
+#: how long a process may outlive its agent
+AFTERLIFE_S = 2.0
+_MARK = "RALLY_TEST_JOB"
+#: variables that would reach the workers, or the agent, from whoever runs the tests
+_OURS = ("PET_", "TORCHELASTIC_", "TORCH_ELASTIC_", "OMP_NUM_THREADS", "MASTER_", "CUDA_VISIBLE_DEVICES", "RANK")
+
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=Event)
+
+
+def until(what: str, look: Callable[[], _T], timeout_s: float = PATIENCE_S) -> _T:
+    """What `look` returns as soon as it is true; an AssertionError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
+        time.sleep(0.005)
+    return seen
+
+
+class Job:
+    """A process under test, its output, and the recording that it makes.
+
+    Args:
+        argv: its command line.
+        folder: where it runs; its output and, unless told otherwise, its recording go there.
+        mark: what its tree carries.
+        name: of the output files and the recording.
+        env: on top of a clean environment.
+        run_dir: the recording.
+        before_exec: called in the new process.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        mark: str,
+        name: str,
+        env: Mapping[str, str],
+        run_dir: Path,
+        before_exec: Callable[[], None] | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                argv,
+                cwd=folder,
+                env={**clean_environment(folder), _MARK: mark, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=before_exec,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text(errors="replace")
+
+    @property
+    def lines(self) -> list[str]:
+        """Whole lines of stdout so far."""
+        return self.stdout.split("\n")[:-1]
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """The exit code as a shell sees it; -N for death by signal N."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {timeout_s:g} s; {self.told()}") from None
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def told(self) -> str:
+        """All that it said, for a failing test."""
+        return f"stdout:\n{self.stdout}\nstderr:\n{self.stderr}"
+
+    def signal(self, signum: int) -> None:
+        self._process.send_signal(signum)
+
+    def wait_for_lines(self, word: str, count: int = 1, timeout_s: float = PATIENCE_S) -> list[str]:
+        """Wait until `count` lines of stdout begin with `word`; returns those there are."""
+
+        def look() -> list[str]:
+            over = self.ended()  # asked first: what it said before its end must count
+            found = [line for line in self.lines if line.startswith(word)]
+            assert len(found) >= count or not over, f"ended without {count} lines {word!r}; {self.told()}"
+            return found if len(found) >= count else []
+
+        return until(f"{count} lines {word!r}", look, timeout_s)
+
+    # -- the recording --------------------------------------------------------------------------------------
+
+    def events(self, kind: type[_E]) -> list[_E]:
+        """The events of one kind so far; of all nodes, if they share a run directory."""
+        with suppress(RecordingError):
+            return [event for event in read_run(self.run_dir).events() if isinstance(event, kind)]
+        return []
+
+    def wait_for_events(self, kind: type[_E], count: int = 1, timeout_s: float = PATIENCE_S) -> list[_E]:
+        """Wait until there are `count` events of a kind."""
+
+        def look() -> list[_E]:
+            found = self.events(kind)
+            return found if len(found) >= count else []
+
+        return until(f"{count} events {kind.__name__}; {self.told()}", look, timeout_s)
+
+    def timeline(self) -> Timeline:
+        """The recording, which must be whole, folded."""
+        recording = read_run(self.run_dir)
+        timeline = fold_all(recording.events())
+        assert recording.counters.left_out == 0, recording.counters
+        assert timeline.ignored == 0
+        return timeline
+
+    def kill(self) -> None:
+        """End the first process at once; the tree is the fixture's business."""
+        self._process.kill()
+        self._process.wait()
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """The environment of a user who has set nothing."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
+    return {**inherited, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(REPOSITORY)}
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Processes that run with `mark` in their environment: pid -> command line. Zombies have no environment."""
+    needle = f"{_MARK}={mark}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Children of a process, zombies too."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def sweep(mark: str) -> None:
+    """SIGKILL to whatever carries `mark`, until nothing does."""
+
+    def look() -> bool:
+        left = marked(mark)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    until("the end of the test's processes", look)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def counted(words: Iterable[str]) -> dict[str, int]:
+    """How often each comes."""
+    return dict(Counter(words))

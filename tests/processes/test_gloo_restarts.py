@@ -1,0 +1,96 @@
+"""Workers that have formed a process group crash, and one restart brings all of them back: 30 times out of 30.
+
+torchrun 2.13 manages 5 of 20: its restarted workers read the last attempt's keys from the agent's store. Here each
+round has a store, and a port, of its own.
+"""
+
+import pytest
+
+from toolkit.core.events import RendezvousCompleted, WorkerStarted
+
+from .conftest import Python, Rally, Script
+from .jobs import Job, counted
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+RESTARTS = 30
+
+#: forms a group and uses it; rank 1 then crashes, in turn by exit code and by signal, in all incarnations but the last,
+#: while rank 0 waits for it in a collective
+GLOO = """
+import os, signal, sys
+import torch
+import torch.distributed as dist
+
+def work(crashes):
+    rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    dist.init_process_group("gloo")
+    total = torch.tensor([rank + 1])
+    dist.all_reduce(total)
+    assert total.item() == 3, total
+    print(f"init {attempt} {rank}", flush=True)
+    if attempt < crashes:
+        if rank == 1:
+            os._exit(7) if attempt % 2 else os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+        raise AssertionError("the barrier of a crashed group was passed")
+    dist.barrier()
+    dist.destroy_process_group()
+    return total.item()
+"""
+
+#: forks its workers from a server that has imported torch: 30 restarts in seconds, as fast as races like them
+WARM_DRIVER = """
+import multiprocessing, sys
+from toolkit.adapters.recording import open_for_writing
+from toolkit.api import LocalElasticAgent, WorkerSpec
+from toolkit.agent.solo import SoloRendezvous
+from toolkit.core.launch_plan import LogLayout
+from toolkit.wiring import system_ports, wall_ns
+from pathlib import Path
+import gloo_worker
+
+if __name__ == "__main__":
+    restarts, run_dir = int(sys.argv[1]), Path(sys.argv[2])
+    multiprocessing.set_forkserver_preload(["gloo_worker"])
+    directory = open_for_writing(run_dir, "warm", {}, started_wall_ns=wall_ns())
+    sink = directory.open_sink("driver")
+    ports = system_ports(events=sink)
+    spec = WorkerSpec(
+        "trainer", 2, SoloRendezvous("warm", ports), entrypoint=gloo_worker.work, args=(restarts,), max_restarts=restarts
+    )
+    result = LocalElasticAgent(spec, LogLayout(str(run_dir / "logs")), start_method="forkserver", ports=ports).run()
+    sink.close()
+    print("returned", result.return_values)
+"""
+
+
+def assert_each_restart_was_enough(job: Job, restarts: int) -> None:
+    """That all workers formed a group in each incarnation, and that no restart was spent on anything else."""
+    inits = counted(line for line in job.lines if line.startswith("init"))
+    assert inits == {f"init {attempt} {rank}": 1 for attempt in range(restarts + 1) for rank in range(2)}
+    timeline = job.timeline()
+    assert (timeline.state, timeline.restarts_used, timeline.rounds) == ("succeeded", restarts, restarts + 1)
+    first = [failure.global_rank for failure in timeline.failures.values() if failure.first]
+    assert first == [1] * restarts
+    ports = [event.master_port for event in job.events(RendezvousCompleted)]
+    assert all(before != after for before, after in zip(ports, ports[1:], strict=False))
+    assert len(job.events(WorkerStarted)) == 2 * (restarts + 1)
+
+
+def test_thirty_of_thirty_restarts_are_clean(python: Python, script: Script) -> None:
+    script(GLOO, "gloo_worker.py")
+    driver = script(WARM_DRIVER, "driver.py")
+    job = python(driver, str(RESTARTS), driver.parent / "run-job0")
+    assert job.wait(120) == 0, job.told()
+    assert "returned {0: 3, 1: 3}" in job.stdout
+    assert_each_restart_was_enough(job, RESTARTS)
+
+
+@pytest.mark.slow
+def test_scripts_that_import_torch_each_time_restart_cleanly(rally: Rally, script: Script) -> None:
+    worker = script(GLOO + "\nwork(int(sys.argv[1]))\n")
+    job = rally("--standalone", "--nproc-per-node", "2", "--max-restarts", f"{RESTARTS}", worker, f"{RESTARTS}")
+    assert job.wait(170) == 0, job.told()
+    assert_each_restart_was_enough(job, RESTARTS)
