@@ -104,11 +104,12 @@ def numa_options(mode: str | None) -> Any | None:
     return numa.options(mode)
 
 
-def logs_specs_plugin(name: str, **settings: Any) -> Any:
+def logs_specs_plugin(name: str, **settings: Any) -> LogsSpecs:
     """The `LogsSpecs` that a plug-in of the group "torchrun.logs_specs" makes."""
     from toolkit.adapters import torch_logs
 
-    return torch_logs.plugin(name, **settings)
+    made: LogsSpecs = torch_logs.plugin(name, **settings)
+    return made
 
 
 def standard_console() -> Console:

@@ -441,7 +441,7 @@ def test_what_is_not_taken_is_counted(tmp_path: Path) -> None:
     assert [event.seq for event in recording.events()] == [1, 2]
     counted = recording.counters
     assert (counted.events, counted.oversized, counted.foreign, counted.unknown) == (2, 2, 2, 1)
-    assert (counted.invalid, counted.torn) == (2, 5)
+    assert (counted.invalid, counted.torn) == (3, 4)
     assert counted.left_out == 12
 
 

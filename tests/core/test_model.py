@@ -46,6 +46,19 @@ def test_entrypoints_have_names() -> None:
     assert spec(entrypoint=Worker.__init__).get_entrypoint_name() == "Worker.__init__"
 
 
+def test_a_job_is_called_by_its_script() -> None:
+    assert (
+        spec(entrypoint="/usr/bin/python3", args=("-u", "/job/train.py", "--lr", "1")).get_script_name()
+        == "train.py"
+    )
+    assert (
+        spec(entrypoint="/usr/bin/python3", args=("-u", "-m", "pkg.train")).get_script_name() == "pkg.train"
+    )
+    assert spec(entrypoint="/usr/bin/python3").get_script_name() == "python3"
+    assert spec(entrypoint="./train.sh", args=("x",)).get_script_name() == "train.sh"
+    assert spec(entrypoint=print, args=("x",)).get_script_name() == "print"
+
+
 def test_a_new_group_has_unranked_workers() -> None:
     group = WorkerGroup(spec())
     assert [(w.local_rank, w.global_rank, w.world_size) for w in group.workers] == [(0, -1, -1), (1, -1, -1)]

@@ -22,6 +22,7 @@ def judge(
 def test_the_plain_budget_is_torchs_meaning_of_max_restarts() -> None:
     assert judge(PLAIN_BUDGET, remaining=1).allowed
     assert judge(PLAIN_BUDGET, remaining=1).delay_s == 0
+    assert judge(PLAIN_BUDGET, remaining=1).reason == "restart 3 of 3"
     spent = judge(PLAIN_BUDGET, remaining=0)
     assert not spent.allowed
     assert spent.reason == "all 3 restarts are used up"

@@ -14,6 +14,23 @@ import pytest
 from .jobs import AFTERLIFE_S, RALLY, Job, marked, sweep, until
 
 
+#: what each script begins with. One write for each line: lines of several workers share a file.
+PRELUDE = """\
+import os, signal, sys, time
+
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+
+
+"""
+
+
 class Rally(Protocol):
     """Starts `rally run` with these words."""
 
@@ -33,7 +50,7 @@ class Python(Protocol):
 
 
 class Script(Protocol):
-    """Writes a script into the test's folder."""
+    """Writes a script into the test's folder; it has `say` and `wait_for`."""
 
     def __call__(self, text: str, name: str = "worker.py") -> Path: ...
 
@@ -42,7 +59,7 @@ class Script(Protocol):
 def script(tmp_path: Path) -> Script:
     def write(text: str, name: str = "worker.py") -> Path:
         path = tmp_path / name
-        path.write_text(textwrap.dedent(text))
+        path.write_text(PRELUDE + textwrap.dedent(text))
         return path
 
     return write

@@ -19,7 +19,6 @@ RESTARTS = 30
 #: forms a group and uses it; rank 1 then crashes, in turn by exit code and by signal, in all incarnations but the last,
 #: while rank 0 waits for it in a collective
 GLOO = """
-import os, signal, sys
 import torch
 import torch.distributed as dist
 
@@ -29,7 +28,7 @@ def work(crashes):
     total = torch.tensor([rank + 1])
     dist.all_reduce(total)
     assert total.item() == 3, total
-    print(f"init {attempt} {rank}", flush=True)
+    say("init", attempt, rank)
     if attempt < crashes:
         if rank == 1:
             os._exit(7) if attempt % 2 else os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +41,7 @@ def work(crashes):
 
 #: forks its workers from a server that has imported torch: 30 restarts in seconds, as fast as races like them
 WARM_DRIVER = """
-import multiprocessing, sys
+import multiprocessing
 from toolkit.adapters.recording import open_for_writing
 from toolkit.api import LocalElasticAgent, WorkerSpec
 from toolkit.agent.solo import SoloRendezvous
@@ -62,7 +61,7 @@ if __name__ == "__main__":
     )
     result = LocalElasticAgent(spec, LogLayout(str(run_dir / "logs")), start_method="forkserver", ports=ports).run()
     sink.close()
-    print("returned", result.return_values)
+    say("returned", result.return_values)
 """
 
 

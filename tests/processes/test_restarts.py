@@ -12,9 +12,8 @@ from .jobs import counted
 
 #: says its incarnation; rank 1 then ends as RANK_1_<restart count> or, without that, RANK_1 says; others wait for it
 WORKER = """
-    import os, signal, sys
     rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
-    print("up", rank, attempt, flush=True)
+    say("up", rank, attempt)
     end = os.environ.get(f"RANK_{rank}_{attempt}") or os.environ.get(f"RANK_{rank}") or "0"
     if end == "wait":
         signal.pause()
@@ -96,7 +95,7 @@ def test_a_worker_that_fails_once_spends_one_restart(
 
 
 def test_each_incarnation_meets_at_another_port(rally: Rally, script: Script) -> None:
-    worker = script("import os, sys; print('port', os.environ['MASTER_PORT'], flush=True); sys.exit(1)")
+    worker = script("say('port', os.environ['MASTER_PORT']); sys.exit(1)")
     job = rally("--standalone", "--max-restarts", "5", worker)
     assert job.wait() == 1
     ports = [line for line in job.lines if line.startswith("port")]
@@ -118,13 +117,11 @@ def test_the_exit_code_is_that_of_the_worker_that_failed_first(
 ) -> None:
     """Rank 0 fails only when it is told to stop, with a code of its own."""
     worker = script("""
-        import os, signal, sys, time
         if os.environ["RANK"] == "0":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))
             open("ready", "w").close()
             signal.pause()
-        while not os.path.exists("ready"):
-            time.sleep(0.005)
+        wait_for("ready")
         sys.exit(17)
     """)
     job = rally("--standalone", "--nproc-per-node", "2", worker)

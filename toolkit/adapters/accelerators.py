@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from toolkit.core.errors import ConfigurationError
@@ -84,20 +83,25 @@ def _may_be_there(kind: str, devices: Path) -> bool:
         return True
     if any(next(devices.glob(pattern), None) for pattern in _DEVICE_FILES[kind]):
         return True
-    # A plug-in knows device files that we don't.
-    return kind == "auto" and bool(entry_points(group="torch.backends"))
+    return kind == "auto" and _has_device_plugins()
+
+
+def _has_device_plugins() -> bool:
+    """Whether torch would load a plug-in, which may know device files that we don't."""
+    from importlib.metadata import entry_points  # takes as long to import as all the rest of a start
+
+    return bool(entry_points(group="torch.backends"))
 
 
 def _ask_torch(kind: str, environ: Mapping[str, str], python: str) -> int:
     reader, writer = os.pipe()
     try:
         done = _run((python, "-c", _ASK, kind, str(writer)), environ, writer)
-        # Once it has exited well the answer is in the pipe, so that this does not wait.
-        text = os.read(reader, 4096) if done.returncode == 0 else b""
+        text = _waiting_in(reader)
     finally:
         os.close(reader)
         os.close(writer)
-    if not text:
+    if done.returncode != 0 or not text:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else f"exit code {done.returncode}"
         if "No module named 'torch'" in last:
@@ -106,6 +110,15 @@ def _ask_torch(kind: str, environ: Mapping[str, str], python: str) -> int:
             )
         raise ConfigurationError(f"torch could not count {kind} devices: {last}; give a number")
     return _number(json.loads(text)["answer"], kind)
+
+
+def _waiting_in(reader: int) -> bytes:
+    """What is in the pipe now. The writer has ended; its own end, kept open here, must not make this wait."""
+    os.set_blocking(reader, False)
+    try:
+        return os.read(reader, 4096)
+    except BlockingIOError:
+        return b""
 
 
 def _run(

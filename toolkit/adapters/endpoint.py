@@ -251,8 +251,9 @@ def _listening_inodes(port: int) -> Iterator[str]:
 def _open_files(process: Path) -> set[str]:
     found = set()
     try:
-        for descriptor in os.scandir(process / "fd"):
-            found.add(os.readlink(descriptor.path))  # noqa: PTH115 a string to compare, not a path to follow
+        with os.scandir(process / "fd") as descriptors:
+            for descriptor in descriptors:
+                found.add(os.readlink(descriptor.path))  # noqa: PTH115 a string to compare, not a path
     except OSError:
         pass  # ended meanwhile, or not ours to see
     return found

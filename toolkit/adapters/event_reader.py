@@ -417,5 +417,6 @@ def is_recording(path: Path) -> bool:
     """Whether the directory looks like a recording. Reads none of it."""
     try:
         return any(entry.name == RUN_FILE or _is_events_file(entry.name) for entry in path.iterdir())
-    except OSError:
+    except (OSError, ValueError):
+        # A user may ask for any text, also for one that is no path.
         return False

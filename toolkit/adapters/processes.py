@@ -43,6 +43,10 @@ class Process(Protocol):
         """-N for death by signal N, None while it runs. Does not reap, never blocks."""
         ...
 
+    def exit_code_fd(self) -> int | None:
+        """A new descriptor that is readable once the exit code is known, where that is after the process is gone."""
+        ...
+
     def outcome(self) -> tuple[Any, str]:
         """After an exit with code 0: the return value, and why the exit is a failure all the same, or ""."""
         ...
@@ -94,6 +98,9 @@ class ProgramProcess:
         if self._popen.returncode is not None:
             return self._popen.returncode
         return _ended(self._popen.pid)
+
+    def exit_code_fd(self) -> int | None:
+        return None
 
     def outcome(self) -> tuple[Any, str]:
         return None, ""
@@ -147,6 +154,10 @@ class FunctionProcess:
                 pass  # multiprocessing reaped it while it started another process
         return self._process.exitcode
 
+    def exit_code_fd(self) -> int | None:
+        # The fork server, whose child it is, tells us the code a moment after the kernel tells us of the end.
+        return None if self._is_child else os.dup(self._process.sentinel)
+
     def outcome(self) -> tuple[Any, str]:
         try:
             return pickle.loads(self._return_path.read_bytes()), ""
@@ -186,8 +197,10 @@ class ProcessWorkers:
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {}
+        #: local ranks that are gone, in that order; exits follow it, so that who failed first stays first
+        self._gone: list[int] = []
         self._exits: dict[int, WorkerExit] = {}
-        self._pidfds: dict[int, int] = {}
+        self._watched_fds: dict[int, int] = {}
         self.scratch = Path(tempfile.mkdtemp(prefix="rally-return-values-"))
 
     def add(self, plan: WorkerPlan, process: Process) -> None:
@@ -207,12 +220,16 @@ class ProcessWorkers:
             except OSError:
                 pass  # a kernel without pidfds
             else:
-                self._pidfds[local_rank] = pidfd
-                self._bell.watch(pidfd, lambda: self._note_exit(local_rank))
+                self._watch_fd(local_rank, pidfd)
                 return
         threading.Thread(
             target=_ring_at_exit, args=(pid, self._bell), name=f"exit-of-{pid}", daemon=True
         ).start()
+
+    def _watch_fd(self, local_rank: int, fd: int) -> None:
+        assert isinstance(self._bell, LoopBell), "only such a bell watches descriptors"
+        self._watched_fds[local_rank] = fd
+        self._bell.watch(fd, lambda: self._note_gone(local_rank))
 
     def ids(self) -> Mapping[int, int]:
         """Process ids by local rank."""
@@ -229,17 +246,32 @@ class ProcessWorkers:
         return [rank for rank in self._processes if rank not in self._exits]
 
     def _look(self) -> None:
-        for rank in self._processes:
-            if rank not in self._exits:
-                self._note_exit(rank)
+        for rank, process in self._processes.items():
+            if rank not in self._gone and process.exit_code() is not None:
+                self._gone.append(rank)
+        self._note_exits()
 
-    def _note_exit(self, local_rank: int) -> None:
-        process = self._processes[local_rank]
-        code = None if local_rank in self._exits else process.exit_code()
-        if code is None:
-            return
-        self._unwatch(local_rank)
-        value, problem = process.outcome() if code == 0 else (None, "")
+    def _note_gone(self, local_rank: int) -> None:
+        if local_rank not in self._gone:
+            self._gone.append(local_rank)
+        self._note_exits()
+
+    def _note_exits(self) -> None:
+        for rank in self._gone[len(self._exits) :]:
+            code = self._processes[rank].exit_code()
+            self._unwatch(rank)
+            if code is None:
+                self._watch_exit_code(rank)
+                return  # those that went after it have to wait for it
+            self._note_exit(rank, code)
+
+    def _watch_exit_code(self, local_rank: int) -> None:
+        fd = self._processes[local_rank].exit_code_fd()
+        assert fd is not None, "the exit code of a child is known when it is gone"
+        self._watch_fd(local_rank, fd)
+
+    def _note_exit(self, local_rank: int, code: int) -> None:
+        value, problem = self._processes[local_rank].outcome() if code == 0 else (None, "")
         path = self._plans[local_rank].error_file
         self._exits[local_rank] = WorkerExit(
             local_rank=local_rank,
@@ -254,11 +286,11 @@ class ProcessWorkers:
         )
 
     def _unwatch(self, local_rank: int) -> None:
-        pidfd = self._pidfds.pop(local_rank, None)
-        if pidfd is not None:
-            assert isinstance(self._bell, LoopBell), "only such a bell watches pidfds"
-            self._bell.unwatch(pidfd)
-            os.close(pidfd)
+        fd = self._watched_fds.pop(local_rank, None)
+        if fd is not None:
+            assert isinstance(self._bell, LoopBell), "only such a bell watches descriptors"
+            self._bell.unwatch(fd)
+            os.close(fd)
 
     def signal(self, signum: int) -> None:
         """Signal the process group of each worker that runs."""

@@ -345,7 +345,7 @@ def find_run(state_dir: Path, name: str) -> Path:
         ConfigurationError: there is none, or it could be several.
     """
     given = Path(name)
-    if is_recording(given):
+    if name and is_recording(given):
         return given
     known = [(path, _run_id_at(path)) for path in _run_paths(state_dir)]
     for path, run_id in known:
@@ -359,7 +359,7 @@ def find_run(state_dir: Path, name: str) -> Path:
         raise ConfigurationError(
             f"{name!r} could be any of {len(begun)} runs: {several}; give more of the name"
         )
-    if given.is_dir():
+    if name and given.is_dir():
         raise ConfigurationError(f"{name} is not a recording: it has neither {RUN_FILE} nor events")
     raise ConfigurationError(_not_found(state_dir, name, known))
 

@@ -93,6 +93,13 @@ class WorkerSpec:
         assert self.entrypoint is not None, "checked when the spec was made"
         return str(getattr(self.entrypoint, "__qualname__", repr(self.entrypoint)))
 
+    def get_script_name(self) -> str:
+        """What people call this job: the script that a Python interpreter is given, else the entrypoint's name."""
+        name = self.get_entrypoint_name()
+        if not isinstance(self.entrypoint, str) or not name.startswith("python"):
+            return name
+        return next((PurePath(arg).name for arg in map(str, self.args) if not arg.startswith("-")), name)
+
 
 class Worker:
     """One worker process, as the agent knows it.

@@ -117,7 +117,8 @@ class RestartPolicy:
         left = self._left(past, remaining, restarts_max, now_ns)
         if left <= 0:
             return RestartVerdict(False, self._exhausted(restarts_max))
-        return RestartVerdict(True, f"{left} of {restarts_max} restarts left", self._delay(past, draw))
+        number = f"restart {restarts_max - left + 1} of {restarts_max}{self._within()}"
+        return RestartVerdict(True, number, self._delay(past, draw))
 
     def _left(self, past: tuple[PastRestart, ...], remaining: int, restarts_max: int, now_ns: int) -> int:
         if self.window_s is None:
@@ -128,8 +129,10 @@ class RestartPolicy:
     def _exhausted(self, restarts_max: int) -> str:
         if restarts_max == 0:
             return "no restarts are allowed (max_restarts is 0)"
-        within = f" within {self.window_s:g} s" if self.window_s is not None else ""
-        return f"all {restarts_max} restarts are used up{within}"
+        return f"all {restarts_max} restarts are used up{self._within()}"
+
+    def _within(self) -> str:
+        return "" if self.window_s is None else f" within {self.window_s:g} s"
 
     def _crash_loop_length(self, cause: FailureCause, past: tuple[PastRestart, ...]) -> int:
         length = 1

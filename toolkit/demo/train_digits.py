@@ -21,6 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# DistributedDataParallel imports this anyway; but when that happens after init_process_group, the functions in it
+# take the group as a default argument and keep it for ever (torch 2.13). gloo's threads then outlive
+# destroy_process_group, and now and then abort a worker that has done all its work and exits.
+import torch.distributed.nn
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -188,12 +193,8 @@ def accuracy(model: nn.Module, test: TensorDataset, device: torch.device) -> flo
     return int(right) / len(test)
 
 
-def main() -> None:
-    """Train, from the newest checkpoint on."""
-    arguments = parse_arguments()
-    device = pick_device(arguments.device)
-    # Rank, world size and address come from the environment, anew in each attempt: read them nowhere else.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+def run(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Train, from the newest checkpoint on, within a process group."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
     def say(text: str) -> None:
@@ -234,8 +235,17 @@ def main() -> None:
         )
 
     say(f"final test accuracy {100 * accuracy(network, test, device):.1f} %")
-    # Only here, where all is well: after an error the other ranks may be gone, and waiting for them would
-    # keep this one from reporting it.
+
+
+def main() -> None:
+    """Join the other workers, train, and leave."""
+    arguments = parse_arguments()
+    device = pick_device(arguments.device)
+    # Rank, world size and address come from the environment, anew in each attempt: read them nowhere else.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    run(arguments, device)
+    # Only here, where all is well: after an error the other ranks may be gone, and waiting for them would keep
+    # this one from reporting it. And after `run` has let go of the model, which holds the group as well.
     dist.destroy_process_group()
 
 

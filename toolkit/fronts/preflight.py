@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -104,6 +103,8 @@ def check_plugins(options: RunOptions) -> None:
 def _check_plugin(wanted: str | None, group: str, name: str, built_in: Sequence[str]) -> None:
     if wanted is None or wanted in built_in:
         return
+    from importlib.metadata import entry_points  # takes as long to import as all the rest of a start
+
     known = [*built_in, *sorted(entry_points(group=group).names)]
     if wanted in known:
         return

@@ -5,8 +5,8 @@ torch ignores a key that it does not know, so that `join_timout=900` waits for 6
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import socket
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -170,8 +170,8 @@ def _host(host: str, text: str, name: str) -> str:
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if ":" in inner:
         try:
-            ipaddress.IPv6Address(inner.partition("%")[0])
-        except ValueError:
+            socket.inet_pton(socket.AF_INET6, inner.partition("%")[0])
+        except OSError:
             raise ConfigurationError(
                 f"{name} is {text!r}; write HOST:PORT, an IPv6 address in brackets: [::1]:29400"
             ) from None

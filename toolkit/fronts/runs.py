@@ -9,7 +9,15 @@ import msgspec
 
 from toolkit.adapters.recording import RunSummaryEntry, agent_is_alive, list_runs, wall_clock_ns
 from toolkit.fronts.show import json_text
-from toolkit.fronts.summary import GOING_ON, IsAlive, duration_s, moment_of_day, moment_text, state_with
+from toolkit.fronts.summary import (
+    GOING_ON,
+    IsAlive,
+    duration_s,
+    moment_of_day,
+    moment_text,
+    rfc3339,
+    state_with,
+)
 from toolkit.fronts.words import ago, duration_in_words, local_time, look_of, parsed, shows_unicode, visible
 
 __all__ = ["RunRow", "json_schema", "runs_command"]
@@ -81,7 +89,7 @@ def _row(entry: RunSummaryEntry, is_alive: IsAlive) -> RunRow:
         path=str(entry.path.absolute()),
         state="unreadable" if entry.problem else state_with(timeline, is_alive),
         result=timeline.result,
-        started=moment_text(timeline.started) or (known.isoformat() if known else ""),
+        started=moment_text(timeline.started) or (rfc3339(known) if known else ""),
         duration_s=duration_s(timeline),
         entrypoint=next((node.entrypoint for node in nodes if node.entrypoint), ""),
         nodes=len(nodes),

@@ -132,7 +132,7 @@ def _not_python(file: Path, head: bytes) -> str | None:
     if head.startswith(b"#!"):
         first_line = head[2:].split(b"\n", 1)[0].decode(errors="replace").strip()
         programs = [Path(word).name for word in first_line.split()]
-        runs_python = any(program.startswith(_RUN_PYTHON) for program in programs)
+        runs_python = not programs or any(program.startswith(_RUN_PYTHON) for program in programs)
         return None if runs_python else f"a script for {first_line}"
     return f"a {file.suffix} script" if file.suffix in _OTHER_SUFFIXES else None
 

@@ -478,7 +478,12 @@ def _reading(timeline: tl.Timeline, recording: Recording) -> ReadingSummary:
 def moment_text(at: tl.Moment | None) -> str:
     """RFC 3339 in UTC, or an empty string where the recording does not say."""
     moment = moment_of_day(at.wall_ns) if at is not None else None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else ""
+    return rfc3339(moment) if moment else ""
+
+
+def rfc3339(moment: datetime) -> str:
+    """Such as "2026-01-31T12:00:00.000Z"; `moment` is in UTC."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def moment_of_day(wall_ns: int) -> datetime | None:
