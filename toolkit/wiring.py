@@ -1,4 +1,4 @@
-"""The composition root: fills the ports from the adapters. The one reader of `os.environ` and `sys.std*`.
+"""The composition root: fills the ports from the adapters.
 
 `LocalElasticAgent` and `SimpleElasticAgent` here are the agent's own classes with this machine as their world.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
 
+from toolkit import surroundings
 from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.console import Console
 from toolkit.adapters.entropy import SystemEntropy
@@ -30,17 +31,6 @@ from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
 from toolkit.ports import EventSink, Ports
-
-
-def environment() -> Mapping[str, str]:
-    """The environment of this process; live."""
-    return os.environ
-
-
-def state_directory() -> Path:
-    """Where runs are recorded unless the user says otherwise (XDG base directories)."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "rallypoint" / "runs"
 
 
 def fresh_run_id() -> str:
@@ -91,7 +81,7 @@ def torch_rendezvous(**settings: Any) -> Any:
     """
     from toolkit.adapters import torch_rendezvous as adapter
 
-    os.environ.setdefault(adapter.FRESH_WORKER_STORE, "1")
+    surroundings.set_default(adapter.FRESH_WORKER_STORE, "1")
     return adapter.make_handler(adapter.RendezvousSettings(**settings))
 
 
@@ -141,7 +131,7 @@ def system_ports(
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
     """
     clock = SystemClock()
-    host = LocalHost(os.environ if inherited is None else inherited)
+    host = LocalHost(surroundings.environment() if inherited is None else inherited)
     interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
     return Ports(
         clock=clock,
@@ -173,7 +163,7 @@ def new_pump(console: Console, *, capture_console: bool = False) -> Callable[[La
 
 
 def _signals_from_environment() -> Sequence[Signals]:
-    names = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE")
+    names = surroundings.environment().get("TORCHELASTIC_SIGNALS_TO_HANDLE")
     if not names:
         return DEFAULT_SIGNALS
     return [signal_named(name.strip()) for name in names.split(",")]

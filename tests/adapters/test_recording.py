@@ -28,6 +28,7 @@ from toolkit.adapters.recording import (
     fresh_run_directory,
     latest_run,
     list_runs,
+    note_elsewhere,
     open_for_writing,
     path_safe,
     read_run,
@@ -619,3 +620,37 @@ def test_a_process_that_has_ended_is_no_agent_even_before_it_is_reaped() -> None
     assert agent_is_alive(os.uname().nodename, child.pid, time.time_ns()) is False
     child.wait()
     assert agent_is_alive(os.uname().nodename, child.pid, time.time_ns()) is False
+
+
+# -- runs recorded elsewhere --------------------------------------------------------------------------------
+
+
+def test_a_run_recorded_elsewhere_is_listed_and_found(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    directory = open_for_writing(tmp_path / "else where", "job 7", {}, started_wall_ns=5)
+    note_elsewhere(state_dir, directory, started_wall_ns=5)
+    note_elsewhere(state_dir, directory, started_wall_ns=6_000_000_000)
+    assert [entry.path for entry in list_runs(state_dir)] == [directory.path], (
+        "once, however often it was noted"
+    )
+    assert find_run(state_dir, "job 7") == directory.path
+
+
+def test_a_note_about_a_run_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "20260101-000000-x.at").write_bytes(b"/nowhere")
+    (tmp_path / "20260101-000001-y.at").write_bytes(b"relative")
+    (tmp_path / "20260101-000002-z.at").write_bytes(b"/with/a\0nul")
+    (tmp_path / "20260101-000003-w.at").symlink_to("/etc/hostname")
+    assert list_runs(tmp_path) == []
+
+
+def test_a_run_in_the_state_directory_needs_no_note(tmp_path: Path) -> None:
+    directory = open_for_writing(tmp_path / "mine", "job", {}, started_wall_ns=5)
+    note_elsewhere(tmp_path, directory, started_wall_ns=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_state_directory_that_cannot_be_written_costs_only_the_note(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    directory = open_for_writing(tmp_path / "run", "job", {}, started_wall_ns=5)
+    note_elsewhere(tmp_path / "file" / "below", directory, started_wall_ns=5)

@@ -28,6 +28,7 @@ class StoreAdapter:
         names_keys: whether the error of a wait names the keys.
         late_s: how much longer than its timeout a wait may take, in seconds.
         zero_looks_once: whether a wait with timeout 0 ends at once.
+        unheard: operations that make a key but do not wake those that wait for it.
         keys_at_first: keys that a fresh store counts.
         delete_missing: what deleting a missing key returns.
         extended: what `has_extended_api` says.
@@ -44,6 +45,7 @@ class StoreAdapter:
     names_keys: bool = True
     late_s: float = 1.0
     zero_looks_once: bool = True
+    unheard: tuple[str, ...] = ()
     keys_at_first: int = 0
     delete_missing: bool = False
     extended: bool = True
@@ -114,7 +116,6 @@ _TCP: dict[str, Any] = {
         "timeout_error": "torch's own class",
         "not_a_number": "the server can't read the number and closes the connection, which is dead from then on",
         "empty_counts_as_0": "as for any value that is no number; HashStore and FileStore take it for 0",
-        "checks_lengths": "its check raises DistStoreError",
     },
 }
 _HASH: dict[str, Any] = {
@@ -123,11 +124,13 @@ _HASH: dict[str, Any] = {
     "not_a_number": "ValueError",
     "names_keys": False,
     "zero_looks_once": False,
+    "unheard": ("add",),
     "checks_lengths": False,
     "reasons": {
         "timeout_error": "torch's own class",
         "not_a_number": "the text is that of C++'s stoll",
         "names_keys": "the text is 'Wait timeout'",
+        "unheard": "add does not notify; the waiter sees the key when another operation wakes it",
         "zero_looks_once": "0 means without a limit",
         "checks_lengths": "it reads beyond the end of the list of values",
     },

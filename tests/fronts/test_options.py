@@ -65,6 +65,13 @@ def test_static_nodes_meet_at_the_masters_address() -> None:
     assert options("--nnodes 2 --master-addr fd00::1 t.py").endpoint_address == ("fd00::1", 29500)
 
 
+def test_the_workers_master_is_the_static_endpoint() -> None:
+    assert options("--nnodes 2 t.py").master == ("127.0.0.1", 29500)
+    assert options("--nnodes 2 --rdzv-endpoint node0:7 --master-addr node1 t.py").master == ("node0", 7)
+    assert options("--master-port 7 t.py").master is None
+    assert options("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint a:1 t.py").master is None
+
+
 @pytest.mark.parametrize(
     ("line", "port"),
     [

@@ -232,7 +232,7 @@ def test_an_agent_that_vanished_is_told(tmp_path: Path) -> None:
     node.start()
     node.bring_up(0)
     text = shown(tmp_path, is_alive=lambda *_: False)
-    assert text.startswith("✗ job has no end: the agent vanished 240 ms after the start\n")
+    assert text.startswith("✗ job has no end: the agent vanished\n")
     assert "no agent of it runs any more; last event 2026-09-2" in text
     assert "when 2 workers ran" in text
     assert as_json(tmp_path, is_alive=lambda *_: False).state == "vanished"

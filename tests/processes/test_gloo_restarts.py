@@ -71,8 +71,10 @@ def assert_each_restart_was_enough(job: Job, restarts: int) -> None:
     assert inits == {f"init {attempt} {rank}": 1 for attempt in range(restarts + 1) for rank in range(2)}
     timeline = job.timeline()
     assert (timeline.state, timeline.restarts_used, timeline.rounds) == ("succeeded", restarts, restarts + 1)
-    first = [failure.global_rank for failure in timeline.failures.values() if failure.first]
-    assert first == [1] * restarts
+    # Who is told as the first is left open: a dying process closes its sockets a moment before it is gone, and rank 0,
+    # whose collective then fails, can be faster.
+    first = [failure.incarnation for failure in timeline.failures.values() if failure.first]
+    assert first == list(range(restarts))
     ports = [event.master_port for event in job.events(RendezvousCompleted)]
     assert all(before != after for before, after in zip(ports, ports[1:], strict=False))
     assert len(job.events(WorkerStarted)) == 2 * (restarts + 1)

@@ -38,6 +38,7 @@ __all__ = [
     "RunDirectory",
     "fresh_run_directory",
     "open_for_writing",
+    "note_elsewhere",
     "JsonLinesSink",
     "Recording",
     "EventFile",
@@ -59,6 +60,9 @@ _NAME_MAX = 80
 _FOLDED_WHOLE_MAX = 2 << 20
 _HEAD_BYTES, _TAIL_BYTES = 64 << 10, 256 << 10
 _SAME_NAME_MAX = 1000
+#: a file under the state directory that holds the path of a run recorded elsewhere
+_NOTE_SUFFIX = ".at"
+_NOTE_BYTES_MAX = 4096
 #: what a wall clock may be set by while an agent runs, before it is taken for dead
 _CLOCK_SLACK_S = 60.0
 
@@ -167,9 +171,7 @@ def fresh_run_directory(
     Raises:
         ConfigurationError: it can't be written.
     """
-    # UTC: local time goes back an hour once a year, and the names would sort wrong.
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started_wall_ns / 1e9))
-    name = f"{stamp}-{path_safe(run_id)}"
+    name = _stamped_name(run_id, started_wall_ns)
     for path in (state_dir / name, *(state_dir / f"{name}.{n}" for n in range(2, _SAME_NAME_MAX))):
         try:
             _make_directory(path)
@@ -199,6 +201,26 @@ def open_for_writing(
     except OSError as error:
         raise ConfigurationError(_unwritable(path, error)) from error
     return _described(path, run_id, run, started_wall_ns)
+
+
+def note_elsewhere(state_dir: Path, directory: RunDirectory, *, started_wall_ns: int) -> None:
+    """Note under `state_dir` where a run is recorded that is not recorded there, so that lists can find it.
+
+    The run does without where that can't be written.
+    """
+    if directory.path.parent == state_dir.absolute():
+        return
+    note = state_dir / f"{_stamped_name(directory.run_id, started_wall_ns)}{_NOTE_SUFFIX}"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_once(note, os.fsencode(directory.path))
+    except OSError:
+        return
+
+
+def _stamped_name(run_id: str, started_wall_ns: int) -> str:
+    # UTC: local time goes back an hour once a year, and the names would sort wrong.
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(started_wall_ns / 1e9))}-{path_safe(run_id)}"
 
 
 def _make_directory(path: Path) -> None:
@@ -307,9 +329,20 @@ def _run_paths(state_dir: Path, limit: int | None = None) -> list[Path]:
     for name in names:
         if limit is not None and len(paths) >= limit:
             break
-        if is_recording(state_dir / name):
-            paths.append(state_dir / name)
+        path = _noted_path(state_dir / name) if name.endswith(_NOTE_SUFFIX) else state_dir / name
+        if path is not None and path not in paths and is_recording(path):
+            paths.append(path)
     return paths
+
+
+def _noted_path(note: Path) -> Path | None:
+    try:
+        fd = os.open(note, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            path = Path(os.fsdecode(file.read(_NOTE_BYTES_MAX)))
+    except OSError:
+        return None
+    return path if path.is_absolute() and "\0" not in str(path) else None
 
 
 def _entry(path: Path) -> RunSummaryEntry:

@@ -43,7 +43,13 @@ _FINAL_ACCURACY = re.compile(r"final test accuracy ([0-9.]+) %")
 
 
 def demo_command(
-    *, state_dir: Path, workers: int = 4, environ: Mapping[str, str], stdout: TextIO, stderr: TextIO
+    *,
+    state_dir: Path,
+    workers: int = 4,
+    environ: Mapping[str, str],
+    stdout: TextIO,
+    stderr: TextIO,
+    show: Callable[[Path], int],
 ) -> int:
     """Run the demo. Ctrl-C and SIGTERM stop the job and leave nothing running.
 
@@ -53,6 +59,7 @@ def demo_command(
         environ: the environment of the job.
         stdout: takes the job's stdout and the summary.
         stderr: takes the job's stderr and the narration.
+        show: prints the summary of a run directory, as `rally show` does; returns an exit code.
 
     Returns:
         The job's exit code; 1 if the job succeeded but the demo did not show what it promised.
@@ -72,7 +79,7 @@ def demo_command(
         story.say("stopped; no worker is left")
         return 128 + signal.SIGINT
     code = story.end(job.exit_code) if in_time else 1
-    return code or _summary(run_dir, state_dir, stdout, stderr)
+    return code or show(run_dir)
 
 
 def _check_possible(workers: int) -> None:
@@ -124,12 +131,6 @@ def _watch(job: _Job, tail: _EventTail, story: _Story) -> bool:
     for event in tail.read_new():
         story.see(event)
     return True
-
-
-def _summary(run_dir: Path, state_dir: Path, stdout: TextIO, stderr: TextIO) -> int:
-    from toolkit.fronts.show import show_command  # late: it brings rich, and the job comes first
-
-    return show_command(str(run_dir), as_json=False, state_dir=state_dir, stdout=stdout, stderr=stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ class _Story:
             self.say(f"rank {self.victim} (pid {pid}) is gone already")
         else:
             self.say(f"epoch {KILL_AFTER_EPOCH} is saved; rank {self.victim} (pid {pid}) killed with SIGKILL")
+            self.say("(an error of another rank now is its broken connection to that one)")
 
     def end(self, exit_code: int) -> int:
         """Say whether the demo kept its promise; returns its exit code."""

@@ -422,7 +422,8 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> Argument
     """
     words, script = _normalise(argv)
     values = argparse.Namespace(**{option.dest: None for option in OPTIONS})
-    given = build_parser().parse_args([*words, "--", *script], namespace=values)
+    given = build_parser().parse_args([*words, "--", *script[:1]], namespace=values)
+    given.training_script_args = script[1:]
     named = {word.partition("=")[0] for word in words}
     sources = {}
     for option in OPTIONS:

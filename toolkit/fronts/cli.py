@@ -69,7 +69,7 @@ def _unknown(word: str) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     from toolkit.fronts.run import interrupt_kills, run_command
-    from toolkit.wiring import environment
+    from toolkit.surroundings import environment
 
     interrupt_kills()
     return run_command(argv, environment(), Path.cwd(), sys.executable)
@@ -77,7 +77,7 @@ def _run(argv: Sequence[str]) -> int:
 
 def _show(argv: Sequence[str]) -> int:
     from toolkit.fronts.show import show_command
-    from toolkit.wiring import state_directory
+    from toolkit.surroundings import state_directory
 
     parser = argparse.ArgumentParser(prog="rally show", description="Say what happened in a run.")
     parser.add_argument(
@@ -92,7 +92,7 @@ def _show(argv: Sequence[str]) -> int:
 
 def _runs(argv: Sequence[str]) -> int:
     from toolkit.fronts.runs import runs_command
-    from toolkit.wiring import state_directory
+    from toolkit.surroundings import state_directory
 
     parser = argparse.ArgumentParser(prog="rally runs", description="List recent runs, newest first.")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
@@ -107,7 +107,8 @@ def _runs(argv: Sequence[str]) -> int:
 
 def _demo(argv: Sequence[str]) -> int:
     from toolkit.demo.scenario import demo_command
-    from toolkit.wiring import environment, state_directory
+    from toolkit.fronts.show import show_command
+    from toolkit.surroundings import environment, state_directory
 
     parser = argparse.ArgumentParser(
         prog="rally demo",
@@ -121,6 +122,9 @@ def _demo(argv: Sequence[str]) -> int:
         environ=environment(),
         stdout=sys.stdout,
         stderr=sys.stderr,
+        show=lambda run: show_command(
+            str(run), as_json=False, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr
+        ),
     )
 
 

@@ -176,6 +176,11 @@ class RunOptions:
         return _endpoint_address(self.rdzv_backend, self.rdzv_endpoint, self.rdzv_conf)
 
     @property
+    def master(self) -> Endpoint | None:
+        """MASTER_ADDR and MASTER_PORT of all workers, where they are known beforehand: with static, not solo."""
+        return self.endpoint_address if self.rdzv_backend == STATIC and not self.solo else None
+
+    @property
     def hosted_endpoint(self) -> bool | None:
         """Whether this agent serves the endpoint; None where that depends on whose address it is."""
         if self.rdzv_backend == STATIC:

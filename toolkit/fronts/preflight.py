@@ -70,7 +70,7 @@ def check_directory(path: str | None, name: str, cwd: Path) -> None:
     if path is None:
         return
     folder = cwd / path
-    while not mode_of(folder) and not folder.is_symlink():
+    while not mode_of(folder, follow_symlinks=False):
         folder = folder.parent
     if not S_ISDIR(mode_of(folder)):
         what = "a file" if mode_of(folder) else "a link to nothing"

@@ -15,7 +15,13 @@ import toolkit
 from toolkit import wiring
 from toolkit.adapters import error_file
 from toolkit.adapters.console import Console
-from toolkit.adapters.recording import RunDirectory, fresh_run_directory, open_for_writing, path_safe
+from toolkit.adapters.recording import (
+    RunDirectory,
+    fresh_run_directory,
+    note_elsewhere,
+    open_for_writing,
+    path_safe,
+)
 from toolkit.adapters.sinks import FanOut
 from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import ConfigurationError, LaunchError, RallyError, SignalException
@@ -27,6 +33,7 @@ from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.status import StatusLine
 from toolkit.ports import Ports
+from toolkit.surroundings import state_directory
 
 #: nothing was started, because what was asked for can't be
 BAD_INPUT = 2
@@ -85,7 +92,6 @@ class _Job:
         options: as asked for.
         nproc: workers of this node.
         run_id: the job.
-        node: this agent.
         local_addr: what peers call this machine, or None.
         directory: where it is recorded.
         environ: the environment of the agent.
@@ -110,15 +116,26 @@ def _prepare(
     argv: Sequence[str],
 ) -> _Job:
     """Check everything that can be checked before anything starts, and make the run directory."""
-
-    def on_wait(waited_s: float, why: str) -> None:
-        if not options.quiet:
-            say(f"rally: waiting for the rendezvous endpoint, {waited_s:.0f} s so far: {why}")
-
-    checked = preflight.check(options, environ, cwd, executable, on_wait)
+    for notice in () if options.quiet else options.notices:
+        say(f"rally: note: {notice}")
+    patience = _Patience(say if not options.quiet else _nothing)
+    checked = preflight.check(options, environ, cwd, executable, patience.on_wait)
     run_id = options.run_id or wiring.fresh_run_id()
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
     return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
+
+
+class _Patience:
+    """Tells of a wait that goes on, first after 2 s, then less and less often."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._next_s = 2.0
+
+    def on_wait(self, waited_s: float, why: str) -> None:
+        if waited_s >= self._next_s:
+            self._next_s = waited_s + min(max(waited_s, 5.0), 60.0)
+            self._say(f"rally: waiting for the rendezvous endpoint, {waited_s:.0f} s so far: {why}")
 
 
 def _open_run_directory(
@@ -126,8 +143,10 @@ def _open_run_directory(
 ) -> RunDirectory:
     now_ns = wiring.wall_ns()
     if options.run_dir is not None:
-        return open_for_writing(cwd / options.run_dir, run_id, description, started_wall_ns=now_ns)
-    return fresh_run_directory(wiring.state_directory(), run_id, description, started_wall_ns=now_ns)
+        directory = open_for_writing(cwd / options.run_dir, run_id, description, started_wall_ns=now_ns)
+        note_elsewhere(state_directory(), directory, started_wall_ns=now_ns)
+        return directory
+    return fresh_run_directory(state_directory(), run_id, description, started_wall_ns=now_ns)
 
 
 def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str, Any]:
@@ -164,9 +183,6 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
-    for notice in () if options.quiet else options.notices:
-        say(f"rally: note: {notice}")
-
     ports = wiring.system_ports(
         events=FanOut((recording, narration, status)),
         signals=options.signals_to_handle,
@@ -227,8 +243,8 @@ def _spec(job: _Job, handler: Any) -> WorkerSpec:
         args=args,
         max_restarts=options.max_restarts,
         monitor_interval=options.monitor_interval_s,
-        master_addr=options.master_addr if options.rdzv_backend == "static" and not options.solo else None,
-        master_port=options.master_port if options.rdzv_backend == "static" and not options.solo else None,
+        master_addr=options.master.host if options.master else None,
+        master_port=options.master.port if options.master else None,
         local_addr=options.local_addr,
         event_log_handler=options.event_log_handler,
         numa_options=wiring.numa_options(options.numa_binding),

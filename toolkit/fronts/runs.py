@@ -128,11 +128,18 @@ def _cells(row: RunRow, now_ns: int) -> tuple[str, ...]:
         row.name,
         local_time(moment),
         ago(age_s) if age_s is not None else "",
-        duration_in_words(age_s if row.state in GOING_ON else row.duration_s),
+        _took(row, age_s),
         str(row.nodes),
         str(row.restarts),
         row.entrypoint[:_ENTRYPOINT_MAX],
     )
+
+
+def _took(row: RunRow, age_s: float | None) -> str:
+    if row.state in GOING_ON:
+        return duration_in_words(age_s)
+    # Nobody knows how long an agent lived after its last event.
+    return duration_in_words(None if row.state in ("vanished", "unreadable") else row.duration_s)
 
 
 def _aligned(line: tuple[str, ...], widths: list[int]) -> str:

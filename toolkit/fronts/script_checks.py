@@ -49,10 +49,10 @@ def check_script(options: RunOptions, environ: Mapping[str, str], cwd: Path, exe
             _check_python_script(options, path, cwd)
 
 
-def mode_of(path: Path) -> int:
+def mode_of(path: Path, *, follow_symlinks: bool = True) -> int:
     """File type and permissions of what is there; 0 if nothing is, or nothing that we may see."""
     try:
-        return path.stat().st_mode
+        return path.stat(follow_symlinks=follow_symlinks).st_mode
     except OSError:
         return 0
 

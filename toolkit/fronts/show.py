@@ -178,7 +178,7 @@ def _headline(said: RunSummary, now_ns: int | None) -> str:
         case "error":
             return f"ended with an error in {took}{after}"
         case "vanished":
-            return f"has no end: {_who_vanished(said)} vanished {took} after the start{after}"
+            return f"has no end: {_who_vanished(said)} vanished{after}"
         case "unknown":
             return "has no events yet"
         case "rendezvous":

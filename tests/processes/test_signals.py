@@ -1,0 +1,227 @@
+"""A signal to the agent, whenever it comes and however often, ends it and all its workers within the grace."""
+
+import signal
+
+import pytest
+
+from toolkit.core.events import (
+    AgentFinished,
+    SignalReceived,
+    WorkersStarted,
+    WorkersStarting,
+    WorkersStopped,
+    WorkersStopping,
+)
+
+from .conftest import Python, Rally, Script
+from .jobs import Job, alive, until
+
+DEATH_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+
+#: ends as soon as it is told to
+MEEK = """
+    say("up", os.environ["RANK"])
+    signal.pause()
+"""
+#: lets all death signals pass
+STUBBORN = """
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(sig, signal.SIG_IGN)
+    say("up", os.environ["RANK"])
+    while True:
+        signal.pause()
+"""
+
+
+def assert_stopped_by(job: Job, sig: signal.Signals) -> None:
+    timeline = job.timeline()
+    assert timeline.state == "stopped"
+    assert timeline.reason == f"the agent got {sig.name}"
+    assert [event.result for event in job.events(AgentFinished)] == ["SIGNAL"]
+    assert f"stopped by {sig.name}" in job.stderr
+    assert timeline.failures == {}, "workers that were told to stop have not failed"
+    assert timeline.restarts_used == 0
+
+
+@pytest.mark.parametrize("sig", DEATH_SIGNALS, ids=lambda sig: sig.name)
+def test_one_signal_ends_everything_within_the_grace(rally: Rally, script: Script, sig: signal.Signals) -> None:
+    job = rally("--standalone", "--nproc-per-node", "2", "--max-restarts", "3", script(MEEK))
+    job.wait_for_lines("up", 2)
+    job.signal(sig)
+    assert job.wait(10) == 128 + sig, job.told()
+    assert_stopped_by(job, sig)
+    [stopping], [stopped] = job.events(WorkersStopping), job.events(WorkersStopped)
+    assert (stopping.signal, stopping.grace_s) == (sig.name, 30.0)
+    assert (stopped.killed, stopped.unkillable) == ([], [])
+    [node] = job.timeline().nodes.values()
+    assert {rank.now.state for rank in node.ranks.values()} == {"stopped"}
+    assert [(seen.name, seen.count) for seen in node.signals] == [(sig.name, 1)]
+
+
+def test_workers_that_do_not_listen_are_killed_when_the_grace_is_over(rally: Rally, script: Script) -> None:
+    job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "1", script(STUBBORN))
+    job.wait_for_lines("up", 2)
+    job.signal(signal.SIGTERM)
+    assert job.wait(10) == 128 + signal.SIGTERM, job.told()
+    assert_stopped_by(job, signal.SIGTERM)
+    [stopping], [stopped] = job.events(WorkersStopping), job.events(WorkersStopped)
+    assert stopped.killed == [0, 1]
+    assert 0.9 < (stopped.mono_ns - stopping.mono_ns) / 1e9 < 6
+    assert "local ranks 0-1 did not end in time and got SIGKILL" in job.stderr
+
+
+def test_the_grace_also_holds_when_a_worker_fails(rally: Rally, script: Script) -> None:
+    worker = script("if os.environ['RANK'] == '1':\n    wait_for('ready')\n    sys.exit(3)\n" + """\
+for sig in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(sig, signal.SIG_IGN)
+open('ready', 'w').close()
+while True:
+    signal.pause()
+""")
+    job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "1", worker)
+    assert job.wait(15) == 3, job.told()
+    [stopped] = job.events(WorkersStopped)
+    assert stopped.killed == [0]
+
+
+def test_the_second_signal_shortens_the_grace_and_the_third_ends_it(rally: Rally, script: Script) -> None:
+    job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "600", script(STUBBORN))
+    job.wait_for_lines("up", 2)
+    job.signal(signal.SIGTERM)
+    job.wait_for_events(WorkersStopping)
+    job.signal(signal.SIGINT)
+    job.signal(signal.SIGTERM)
+    assert job.wait(15) == 128 + signal.SIGTERM, job.told()
+    assert_stopped_by(job, signal.SIGTERM)
+    [stopped] = job.events(WorkersStopped)
+    assert stopped.killed == [0, 1]
+
+
+def test_the_second_signal_leaves_five_seconds_of_a_long_grace(rally: Rally, script: Script) -> None:
+    job = rally("--standalone", "--shutdown-timeout", "600", script(STUBBORN))
+    job.wait_for_lines("up")
+    job.signal(signal.SIGTERM)
+    [stopping] = job.wait_for_events(WorkersStopping)
+    job.signal(signal.SIGTERM)
+    assert job.wait(20) == 128 + signal.SIGTERM, job.told()
+    [stopped] = job.events(WorkersStopped)
+    assert stopped.killed == [0]
+    assert 4.9 < (stopped.mono_ns - stopping.mono_ns) / 1e9 < 10
+
+
+def test_ten_signals_never_break_the_clean_up_off(rally: Rally, script: Script) -> None:
+    job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "600", script(STUBBORN))
+    job.wait_for_lines("up", 2)
+    for sig in (DEATH_SIGNALS * 3)[:10]:
+        job.signal(sig)
+    code = job.wait(15)
+    assert code - 128 in DEATH_SIGNALS, job.told()
+    assert job.timeline().state == "stopped"
+    assert "Traceback" not in job.stderr
+
+
+def test_a_worker_s_children_die_with_it(rally: Rally, script: Script) -> None:
+    """They are in its process group: also those that let SIGTERM pass, and those whose parent is gone already."""
+    worker = script("""
+        import subprocess
+        child = ("import signal\\n"
+                 "signal.signal(signal.SIGTERM, signal.SIG_IGN)\\n"
+                 "print('child', flush=True)\\n"
+                 "while True: signal.pause()")
+        started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+        started.stdout.readline()
+        say("up", started.pid)
+        if os.environ["RANK"] == "1":
+            wait_for("crash")
+            os._exit(3)
+        signal.pause()
+    """)
+    job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "20", worker)
+    pids = [int(line.split()[1]) for line in job.wait_for_lines("up", 2)]
+    assert all(alive(pid) for pid in pids)
+    (job.run_dir.parent / "crash").touch()
+    assert job.wait(15) == 3, job.told()
+    until("the end of the workers' children", lambda: not any(alive(pid) for pid in pids), 2)
+
+
+def test_an_ignored_hangup_stays_ignored(rally: Rally, script: Script) -> None:
+    """What nohup does: neither the agent nor its workers end with the terminal."""
+    worker = script("""
+        say("up")
+        wait_for("go on")
+        sys.exit(5 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else 0)
+    """)
+
+    def nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    job = rally("--standalone", worker, before_exec=nohup)
+    job.wait_for_lines("up")
+    job.signal(signal.SIGHUP)
+    (job.run_dir.parent / "go on").touch()
+    assert job.wait() == 0, job.told()
+    [node] = job.timeline().nodes.values()
+    assert node.signals == ()
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_signal_at_any_moment_of_the_start_leaves_nothing(
+    rally: Rally, script: Script, moment: int
+) -> None:
+    """Each moment is one more step of what the agent does: files it makes, events it tells."""
+    job = rally("--standalone", "--nproc-per-node", "2", script(MEEK))
+    until(f"{moment} events", lambda: _events_told(job) >= moment or job.ended())
+    job.signal(signal.SIGTERM)
+    assert job.wait(10) in (-signal.SIGTERM, 128 + signal.SIGTERM), job.told()
+    assert "Traceback" not in job.stderr
+
+
+def _events_told(job: Job) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in job.run_dir.glob("events-*.jsonl"))
+
+
+def test_a_signal_during_a_restart_ends_the_restart(rally: Rally, script: Script) -> None:
+    worker = script("""
+        if os.environ["RANK"] == "1":
+            wait_for("ready")
+            sys.exit(3)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open("ready", "w").close()
+        while True:
+            signal.pause()
+    """)
+    job = rally(
+        "--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "--shutdown-timeout", "600", worker
+    )
+    job.wait_for_events(WorkersStopping)
+    job.signal(signal.SIGTERM)
+    for _ in range(2):
+        job.signal(signal.SIGTERM)
+    assert job.wait(15) == 128 + signal.SIGTERM, job.told()
+    assert job.timeline().state == "stopped"
+    assert len(job.events(WorkersStarting)) == len(job.events(WorkersStarted)) == 1
+    assert [event.signal for event in job.events(SignalReceived)] == ["SIGTERM"]
+
+
+def test_handlers_of_before_are_back_after_the_run(python: Python, script: Script) -> None:
+    driver = script("""
+        from toolkit.agent.solo import SoloRendezvous
+        from toolkit.api import LocalElasticAgent, WorkerSpec
+        from toolkit.core.launch_plan import LogLayout
+        from toolkit.wiring import system_ports
+
+        def mine(signum, frame):
+            say("mine")
+
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+        for sig in signals:
+            signal.signal(sig, mine)
+        ports = system_ports()
+        spec = WorkerSpec("trainer", 1, SoloRendezvous("job", ports), entrypoint="/bin/true")
+        LocalElasticAgent(spec, LogLayout("logs"), ports=ports).run()
+        assert all(signal.getsignal(sig) is mine for sig in signals)
+        os.kill(os.getpid(), signal.SIGTERM)
+    """)
+    job = python(driver)
+    assert job.wait() == 0, job.told()
+    assert job.lines == ["mine"]

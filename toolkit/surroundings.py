@@ -1,0 +1,25 @@
+"""The one reader of `os.environ`: what the user's surroundings say. Imports next to nothing, because every command
+needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this process; live."""
+    return os.environ
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable of this process that is not set. For libraries that take a setting in no other way."""
+    os.environ.setdefault(name, value)
+
+
+def state_directory() -> Path:
+    """Where runs are recorded unless the user says otherwise (XDG base directories)."""
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "rallypoint" / "runs"
