@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from toolkit.api import (
         ElasticAgent,
         LocalElasticAgent,
+        LogLayout,
         RestartPolicy,
         RunResult,
         SimpleElasticAgent,
+        SoloRendezvous,
         Worker,
         WorkerGroup,
         WorkerSpec,
@@ -26,9 +28,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ElasticAgent",
     "LocalElasticAgent",
+    "LogLayout",
     "RestartPolicy",
     "RunResult",
     "SimpleElasticAgent",
+    "SoloRendezvous",
     "Worker",
     "WorkerGroup",
     "WorkerSpec",

@@ -10,6 +10,7 @@ from toolkit.adapters.host import fq_hostname as _get_fq_hostname
 from toolkit.agent.barrier import TERMINAL_STATE_SYNC_ID as _TERMINAL_STATE_SYNC_ID
 from toolkit.agent.base import ElasticAgent
 from toolkit.core.errors import SignalException
+from toolkit.core.launch_plan import LogLayout, Std
 from toolkit.core.model import (
     DEFAULT_ROLE,
     ProcessFailure,
@@ -23,7 +24,7 @@ from toolkit.core.model import (
 from toolkit.core.restarts import RestartPolicy
 from toolkit.core.status import EventSource
 from toolkit.core.status import StatusEvent as Event
-from toolkit.wiring import LocalElasticAgent, SimpleElasticAgent
+from toolkit.wiring import LocalElasticAgent, SimpleElasticAgent, SoloRendezvous
 
 __all__ = [
     "WorkerSpec",
@@ -37,9 +38,12 @@ __all__ = [
     "DEFAULT_ROLE",
     "Event",
     "EventSource",
+    "LogLayout",
     "ProcessFailure",
     "RestartPolicy",
     "SignalException",
+    "SoloRendezvous",
+    "Std",
     "_RoleInstanceInfo",
     "_TERMINAL_STATE_SYNC_ID",
     "_get_fq_hostname",

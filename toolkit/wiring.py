@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
@@ -26,7 +27,7 @@ from toolkit.adapters.processes import ProcessLauncher
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
 from toolkit.adapters.telemetry import TorchTelemetry
-from toolkit.agent import base, launched
+from toolkit.agent import base, launched, solo
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
@@ -181,6 +182,28 @@ def signal_named(name: str) -> Signals:
         raise ConfigurationError(
             f"{name!r} is not a signal; name signals like SIGTERM,SIGUSR1 in TORCHELASTIC_SIGNALS_TO_HANDLE"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _SoloPorts:
+    host: LocalHost
+    new_store: Callable[[], MemoryStore] = MemoryStore
+
+
+class SoloRendezvous(solo.SoloRendezvous):
+    """The rendezvous of one node alone, for a `WorkerSpec`: no service, no torch, fresh ports.
+
+    Args:
+        run_id: the job; None makes a name.
+        master_addr: address that the workers use to reach each other.
+        master_port: fixed port for the workers' store; None takes a fresh one each round.
+    """
+
+    def __init__(
+        self, run_id: str | None = None, *, master_addr: str = "127.0.0.1", master_port: int | None = None
+    ) -> None:
+        ports = _SoloPorts(LocalHost(surroundings.environment()))
+        super().__init__(run_id or fresh_run_id(), ports, master_addr, master_port)
 
 
 class SimpleElasticAgent(base.SimpleElasticAgent):

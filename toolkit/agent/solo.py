@@ -5,10 +5,11 @@ Because each round has its own port, restarted workers can't read what their pre
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from toolkit.ports import Ports, Reservation
+from toolkit.ports import Host, Reservation, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,22 @@ class RoundInfo:
     bootstrap_store_info: StoreAddress
 
 
+class SoloPorts(Protocol):
+    """What this rendezvous asks of the world; `toolkit.ports.Ports` has it."""
+
+    @property
+    def host(self) -> Host: ...
+
+    @property
+    def new_store(self) -> Callable[[], Store]: ...
+
+
 class SoloRendezvous:
     """Forms a group of one.
 
     Args:
         run_id: the job.
-        ports: of the agent.
+        ports: where ports and stores come from.
         master_addr: address that the workers use to reach each other.
         master_port: fixed port for the workers' store; None takes a fresh one each round.
     """
@@ -45,7 +56,7 @@ class SoloRendezvous:
     use_agent_store = False
 
     def __init__(
-        self, run_id: str, ports: Ports, master_addr: str = "127.0.0.1", master_port: int | None = None
+        self, run_id: str, ports: SoloPorts, master_addr: str = "127.0.0.1", master_port: int | None = None
     ) -> None:
         self._run_id = run_id
         self._ports = ports
