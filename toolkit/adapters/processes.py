@@ -6,23 +6,17 @@ group, belongs to nobody else, so signalling the group can't hit a stranger.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import pickle
-import shutil
 import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
 
-from toolkit.adapters import error_file, function_worker, numa
+from toolkit.adapters import error_file
+from toolkit.adapters.child import Process
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.output import OutputPump, WorkerStreams
-from toolkit.adapters.parent_death import die_with
+from toolkit.adapters.program_process import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
 from toolkit.ports import Bell, Clock
@@ -31,160 +25,6 @@ from toolkit.ports import Bell, Clock
 DRAIN_S = 2.0
 #: how long workers of a failed start may take to vanish after SIGKILL, in seconds
 KILLED_WAIT_S = 5.0
-
-
-class Process(Protocol):
-    """One worker process."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def exit_code(self) -> int | None:
-        """-N for death by signal N, None while it runs. Does not reap, never blocks."""
-        ...
-
-    def exit_code_fd(self) -> int | None:
-        """A new descriptor that is readable once the exit code is known, where that is after the process is gone."""
-        ...
-
-    def outcome(self) -> tuple[Any, str]:
-        """After an exit with code 0: the return value, and why the exit is a failure all the same, or ""."""
-        ...
-
-    def owns_group(self) -> bool:
-        """Whether its process group can be signalled without hitting a stranger."""
-        ...
-
-    def reap(self) -> None:
-        """Collect it if it has ended. Never blocks."""
-        ...
-
-
-def _ended(pid: int) -> int | None:
-    """The exit code of a child that was not reaped, or None. Raises ChildProcessError if it was."""
-    info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if info is None:
-        return None
-    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
-
-
-class ProgramProcess:
-    """A program, started by its path."""
-
-    def __init__(
-        self,
-        plan: WorkerPlan,
-        entrypoint: str,
-        streams: WorkerStreams,
-        environment: Mapping[str, str],
-        numa_options: Any,
-    ) -> None:
-        argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
-        agent_pid = os.getpid()
-        self._popen = subprocess.Popen(
-            argv,
-            env={**environment, **plan.env},
-            stdout=streams.stdout,
-            stderr=streams.stderr,
-            start_new_session=True,
-            preexec_fn=lambda: die_with(agent_pid),  # noqa: PLW1509 - calls one C function, looked up before
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    def exit_code(self) -> int | None:
-        if self._popen.returncode is not None:
-            return self._popen.returncode
-        return _ended(self._popen.pid)
-
-    def exit_code_fd(self) -> int | None:
-        return None
-
-    def outcome(self) -> tuple[Any, str]:
-        return None, ""
-
-    def owns_group(self) -> bool:
-        return self._popen.returncode is None
-
-    def reap(self) -> None:
-        self._popen.poll()
-
-
-class FunctionProcess:
-    """A Python function, run by multiprocessing."""
-
-    def __init__(
-        self, plan: WorkerPlan, launch: LaunchPlan, streams: WorkerStreams, return_path: Path
-    ) -> None:
-        assert callable(launch.entrypoint), "a path is started as a program"
-        self._name = getattr(launch.entrypoint, "__qualname__", repr(launch.entrypoint))
-        self._return_path = return_path
-        self._reaped_code: int | None = None
-        assignment = function_worker.Assignment(
-            function=launch.entrypoint,
-            args=plan.args,
-            env=dict(plan.env),
-            agent_pid=None if launch.start_method == "forkserver" else os.getpid(),
-            return_path=str(return_path),
-            stdout=_inherited(streams.stdout),
-            stderr=_inherited(streams.stderr),
-            gpu_index=plan.local_rank,
-            numa_options=launch.numa_options,
-        )
-        context = multiprocessing.get_context(launch.start_method)
-        self._is_child = launch.start_method != "forkserver"
-        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=function_worker.run, args=(assignment,), name=f"{launch.role}{plan.local_rank}"
-        )
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        pid = self._process.pid
-        assert pid is not None, "it was started"
-        return pid
-
-    def exit_code(self) -> int | None:
-        if self._is_child:
-            try:
-                return _ended(self.pid)
-            except ChildProcessError:
-                pass  # multiprocessing reaped it while it started another process
-        return self._process.exitcode
-
-    def exit_code_fd(self) -> int | None:
-        # The fork server, whose child it is, tells us the code a moment after the kernel tells us of the end.
-        return None if self._is_child else os.dup(self._process.sentinel)
-
-    def outcome(self) -> tuple[Any, str]:
-        try:
-            return pickle.loads(self._return_path.read_bytes()), ""
-        except FileNotFoundError:
-            return None, (
-                f"{self._name} ended its process with exit code 0 before it returned (os._exit or a killed "
-                "interpreter); return from the function instead"
-            )
-        except Exception as error:  # noqa: BLE001 - unpickling runs the user's code
-            return None, f"the return value of {self._name} can't be read: {type(error).__name__}: {error}"
-
-    def owns_group(self) -> bool:
-        if not self._is_child:
-            return self._process.exitcode is None
-        try:
-            _ended(self.pid)
-        except ChildProcessError:
-            return False
-        return True
-
-    def reap(self) -> None:
-        if self._process.exitcode is not None:
-            self._process.close()
-
-
-def _inherited(fd: int | None) -> function_worker.InheritedFd | None:
-    return None if fd is None else function_worker.InheritedFd(fd)
 
 
 class ProcessWorkers:
@@ -201,7 +41,6 @@ class ProcessWorkers:
         self._gone: list[int] = []
         self._exits: dict[int, WorkerExit] = {}
         self._watched_fds: dict[int, int] = {}
-        self.scratch = Path(tempfile.mkdtemp(prefix="rally-return-values-"))
 
     def add(self, plan: WorkerPlan, process: Process) -> None:
         """Take charge of a process that was just started."""
@@ -328,7 +167,6 @@ class ProcessWorkers:
             self._unwatch(rank)
             process.reap()
         self._pump.close(DRAIN_S)
-        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def _ring_at_exit(pid: int, bell: Bell) -> None:
@@ -382,37 +220,25 @@ class ProcessLauncher:
         self, plan: LaunchPlan, worker: WorkerPlan, workers: ProcessWorkers, pump: OutputPump
     ) -> None:
         try:
-            if worker.error_file:
-                Path(worker.error_file).parent.mkdir(parents=True, exist_ok=True)
-            streams = pump.open(worker)
-            process: Process
-            if callable(plan.entrypoint):
-                return_path = workers.scratch / str(worker.local_rank)
-                process = FunctionProcess(worker, plan, streams, return_path)
-            else:
-                process = ProgramProcess(
-                    worker, plan.entrypoint, streams, self._environment, plan.numa_options
-                )
-        except (
-            OSError,
-            subprocess.SubprocessError,
-            pickle.PicklingError,
-            AttributeError,
-            TypeError,
-            RuntimeError,
-        ) as error:
-            raise LaunchError(_start_problem(plan, worker, error)) from error
+            _make_folder_of(worker.error_file)
+            process = self._process(plan, worker, pump.open(worker))
         finally:
             pump.started(worker.local_rank)
         workers.add(worker, process)
 
+    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams) -> Process:
+        if isinstance(plan.entrypoint, str):
+            return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
+        # Late: multiprocessing is a tenth of a run's start, and most runs are programs.
+        from toolkit.adapters.function_process import FunctionProcess
 
-def _start_problem(plan: LaunchPlan, worker: WorkerPlan, error: Exception) -> str:
-    if callable(plan.entrypoint):
-        name = getattr(plan.entrypoint, "__qualname__", repr(plan.entrypoint))
-        return (
-            f"local rank {worker.local_rank} can't be started: {name} or its arguments can't be sent to a new process "
-            f"({type(error).__name__}: {error}); define the function at the top level of an importable module"
-        )
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"local rank {worker.local_rank} can't be started: {plan.entrypoint}: {reason}"
+        return FunctionProcess(worker, plan, streams)
+
+
+def _make_folder_of(path: str) -> None:
+    if not path:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LaunchError(f"log folder {Path(path).parent} can't be made: {error.strerror}") from error

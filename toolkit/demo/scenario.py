@@ -293,14 +293,20 @@ class _Job:
             hear: called with each line of stdout.
         """
         if not self._selector.get_map():
-            self._process.wait(_STOP_LIMIT_S)
-            return False
+            return self._still_runs_after(timeout_s)
         ended_before = self._process.poll() is not None
         ready = self._selector.select(_TRICKLE_LIMIT_S if ended_before else timeout_s)
         for key, _ in ready:
             stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
             self._pass_on(stream, key.data, hear)
         return bool(ready) or not ended_before
+
+    def _still_runs_after(self, timeout_s: float) -> bool:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def _pass_on(self, stream: IO[bytes], sink: TextIO, hear: Callable[[str], None]) -> None:
         data = os.read(stream.fileno(), 65536)

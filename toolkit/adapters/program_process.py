@@ -1,0 +1,76 @@
+"""Programs as worker processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.adapters import numa
+from toolkit.adapters.child import exit_code_of_child
+from toolkit.adapters.output import WorkerStreams
+from toolkit.adapters.parent_death import die_with
+from toolkit.core.errors import LaunchError
+from toolkit.core.launch_plan import WorkerPlan
+
+
+class ProgramProcess:
+    """A program, started by its path. Implements `toolkit.adapters.child.Process`.
+
+    Args:
+        plan: how to start it.
+        entrypoint: its path or name.
+        streams: what it writes to.
+        environment: what it inherits.
+        numa_options: torch's `NumaOptions`, or None.
+
+    Raises:
+        LaunchError: it can't be started.
+    """
+
+    def __init__(
+        self,
+        plan: WorkerPlan,
+        entrypoint: str,
+        streams: WorkerStreams,
+        environment: Mapping[str, str],
+        numa_options: Any,
+    ) -> None:
+        argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
+        agent_pid = os.getpid()
+        try:
+            self._popen = subprocess.Popen(
+                argv,
+                env={**environment, **plan.env},
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                start_new_session=True,
+                preexec_fn=lambda: die_with(agent_pid),  # noqa: PLW1509 - calls one C function, looked up before
+            )
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise LaunchError(
+                f"local rank {plan.local_rank} can't be started: {argv[0]}: {reason}"
+            ) from error
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def exit_code(self) -> int | None:
+        if self._popen.returncode is not None:
+            return self._popen.returncode
+        return exit_code_of_child(self._popen.pid)
+
+    def exit_code_fd(self) -> int | None:
+        return None
+
+    def outcome(self) -> tuple[Any, str]:
+        return None, ""
+
+    def owns_group(self) -> bool:
+        return self._popen.returncode is None
+
+    def reap(self) -> None:
+        self._popen.poll()
