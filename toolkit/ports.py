@@ -135,8 +135,12 @@ class Workers(Protocol):
         """SIGKILL to the process group of every worker, also of those whose first process is gone."""
         ...
 
-    def close(self) -> None:
-        """Flush logs and release what is held for these workers. Their processes must be gone or given up."""
+    def close(self) -> Sequence[str]:
+        """Flush logs and release what is held for these workers. Their processes must be gone or given up.
+
+        Returns:
+            A sentence for each log that lost output, for people.
+        """
         ...
 
 

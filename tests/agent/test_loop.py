@@ -246,6 +246,13 @@ def test_the_first_failure_is_marked_and_victims_are_not_failures() -> None:
     assert [e.global_rank for e in stopped] == [0, 2]
 
 
+def test_lost_logs_are_told() -> None:
+    world = World([Script()])
+    world.time.at(0.5, lambda: setattr(world.launcher.started[0], "loses_logs", True))
+    world.agent().run()
+    assert [e.problem for e in world.recorded.of(ev.LogsLost)] == ["stdout.log: disk full, 7 bytes lost"]
+
+
 def test_metrics_count_as_torch_counts() -> None:
     world = World([crashes()], [Script()])
     world.agent(max_restarts=3).run()

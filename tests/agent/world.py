@@ -165,6 +165,7 @@ class FakeWorkers:
     ends: list[WorkerExit] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
     closed: bool = False
+    loses_logs: bool = False
 
     def __post_init__(self) -> None:
         for rank, script in enumerate(self.scripts):
@@ -209,8 +210,9 @@ class FakeWorkers:
             if self.scripts[rank].killable:
                 self._end_after(0, rank, -signal.SIGKILL)
 
-    def close(self) -> None:
+    def close(self) -> Sequence[str]:
         self.closed = True
+        return ["stdout.log: disk full, 7 bytes lost"] if self.loses_logs else []
 
 
 class FakeLauncher:

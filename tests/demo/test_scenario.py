@@ -13,19 +13,19 @@ import pytest
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.demo.scenario import demo_command
+from toolkit.fronts.show import show_command
 
 REPOSITORY = Path(__file__).parents[2]
-DEMO = (
-    "import os, sys; from pathlib import Path; from toolkit.demo.scenario import demo_command; "
-    "sys.exit(demo_command(state_dir=Path(sys.argv[1]), workers=2, environ=os.environ, "
-    "stdout=sys.stdout, stderr=sys.stderr))"
-)
 
 
 def run_demo(state_dir: Path, workers: int) -> tuple[int, str, str]:
     stdout, stderr = io.StringIO(), io.StringIO()
+
+    def show(run: Path) -> int:
+        return show_command(str(run), as_json=False, state_dir=state_dir, stdout=stdout, stderr=stderr)
+
     code = demo_command(
-        state_dir=state_dir, workers=workers, environ=os.environ, stdout=stdout, stderr=stderr
+        state_dir=state_dir, workers=workers, environ=os.environ, stdout=stdout, stderr=stderr, show=show
     )
     return code, stdout.getvalue(), stderr.getvalue()
 
@@ -59,6 +59,7 @@ def test_a_killed_worker_comes_back_and_the_training_reaches_its_accuracy(
     assert "2 workers again after" in stderr
     assert "resumed from the checkpoint of epoch 3" in stdout
     assert "final test accuracy" in stdout
+    assert "was killed by SIGKILL" in stdout, "the summary of `rally show`"
 
 
 @pytest.mark.torch
@@ -68,13 +69,13 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path, signum: signal.Signals) 
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-c", DEMO, str(tmp_path)]
+    command = [sys.executable, "-m", "toolkit.fronts.cli", "demo", "--workers", "2"]
     with (
         (tmp_path / "stderr").open("wb") as stderr,
         subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env=os.environ | {"TEST_MARK": mark},
+            env=os.environ | {"TEST_MARK": mark, "XDG_STATE_HOME": str(tmp_path)},
             stdout=subprocess.PIPE,
             stderr=stderr,
             start_new_session=True,

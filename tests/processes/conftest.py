@@ -31,6 +31,32 @@ def wait_for(path):
 """
 
 
+#: what a program with an agent in it begins with
+AGENT = """\
+from pathlib import Path
+
+from toolkit import LocalElasticAgent, LogLayout, SoloRendezvous, WorkerSpec
+from toolkit.adapters.recording import open_for_writing
+from toolkit.wiring import system_ports, wall_ns
+
+
+def supervise(entrypoint, *args, workers=2, restarts=0, start_method="spawn"):
+    \"\"\"Run to the end, recorded where the test looks for it.\"\"\"
+    run_dir = Path(os.environ["RUN_DIR"])
+    sink = open_for_writing(run_dir, "driven", {}, started_wall_ns=wall_ns()).open_sink("driver")
+    ports = system_ports(events=sink)
+    spec = WorkerSpec(
+        "trainer", workers, SoloRendezvous("driven"), entrypoint=entrypoint, args=args, max_restarts=restarts
+    )
+    try:
+        return LocalElasticAgent(spec, LogLayout(str(run_dir / "logs")), start_method, ports=ports).run()
+    finally:
+        sink.close()
+
+
+"""
+
+
 class Rally(Protocol):
     """Starts `rally run` with these words."""
 
@@ -50,16 +76,16 @@ class Python(Protocol):
 
 
 class Script(Protocol):
-    """Writes a script into the test's folder; it has `say` and `wait_for`."""
+    """Writes a script into the test's folder; it has `say` and `wait_for`, and `supervise` if it is to have an agent."""
 
-    def __call__(self, text: str, name: str = "worker.py") -> Path: ...
+    def __call__(self, text: str, name: str = "worker.py", *, agent: bool = False) -> Path: ...
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    def write(text: str, name: str = "worker.py") -> Path:
+    def write(text: str, name: str = "worker.py", *, agent: bool = False) -> Path:
         path = tmp_path / name
-        path.write_text(PRELUDE + textwrap.dedent(text))
+        path.write_text(PRELUDE + (AGENT if agent else "") + textwrap.dedent(text))
         return path
 
     return write
@@ -105,8 +131,11 @@ def rally(tmp_path: Path, mark: str, started: list[Job]) -> Rally:
 def python(tmp_path: Path, mark: str, started: list[Job]) -> Python:
     def start(*words: str | Path, env: Mapping[str, str] | None = None) -> Job:
         name = f"job{len(started)}"
+        directory = tmp_path / f"run-{name}"
         argv = [sys.executable, *map(str, words)]
-        started.append(Job(argv, tmp_path, mark, name, env or {}, tmp_path / f"run-{name}"))
+        started.append(
+            Job(argv, tmp_path, mark, name, {**(env or {}), "RUN_DIR": str(directory)}, directory)
+        )
         return started[-1]
 
     return start

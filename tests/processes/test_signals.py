@@ -164,7 +164,7 @@ def test_an_ignored_hangup_stays_ignored(rally: Rally, script: Script) -> None:
     assert node.signals == ()
 
 
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", range(9))
 def test_a_signal_at_any_moment_of_the_start_leaves_nothing(
     rally: Rally, script: Script, moment: int
 ) -> None:
@@ -194,34 +194,29 @@ def test_a_signal_during_a_restart_ends_the_restart(rally: Rally, script: Script
         "--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "--shutdown-timeout", "600", worker
     )
     job.wait_for_events(WorkersStopping)
-    job.signal(signal.SIGTERM)
-    for _ in range(2):
-        job.signal(signal.SIGTERM)
-    assert job.wait(15) == 128 + signal.SIGTERM, job.told()
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # of one kind they would count as one
+        job.signal(sig)
+    assert job.wait(15) - 128 in DEATH_SIGNALS, job.told()
     assert job.timeline().state == "stopped"
     assert len(job.events(WorkersStarting)) == len(job.events(WorkersStarted)) == 1
-    assert [event.signal for event in job.events(SignalReceived)] == ["SIGTERM"]
+    assert len(job.events(SignalReceived)) == 1
 
 
 def test_handlers_of_before_are_back_after_the_run(python: Python, script: Script) -> None:
-    driver = script("""
-        from toolkit.agent.solo import SoloRendezvous
-        from toolkit.api import LocalElasticAgent, WorkerSpec
-        from toolkit.core.launch_plan import LogLayout
-        from toolkit.wiring import system_ports
-
+    driver = script(
+        """
         def mine(signum, frame):
             say("mine")
 
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
         for sig in signals:
             signal.signal(sig, mine)
-        ports = system_ports()
-        spec = WorkerSpec("trainer", 1, SoloRendezvous("job", ports), entrypoint="/bin/true")
-        LocalElasticAgent(spec, LogLayout("logs"), ports=ports).run()
+        supervise("/bin/true")
         assert all(signal.getsignal(sig) is mine for sig in signals)
         os.kill(os.getpid(), signal.SIGTERM)
-    """)
+        """,
+        agent=True,
+    )
     job = python(driver)
     assert job.wait() == 0, job.told()
     assert job.lines == ["mine"]

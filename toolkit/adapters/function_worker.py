@@ -49,7 +49,7 @@ class Assignment:
         function: the user's function.
         args: its arguments.
         env: added to the environment.
-        agent_pid: the process to die with; None if the agent is not the parent (start method forkserver).
+        agent_pid: the process to die with; None for the parent if that is not the agent (start method forkserver).
         return_path: where the pickled return value goes.
         stdout: a path, a descriptor, or None for the console.
         stderr: the same.
@@ -83,8 +83,8 @@ def run(assignment: Assignment) -> None:
 def _become_own_session(agent_pid: int | None) -> None:
     if hasattr(os, "setsid") and os.getpid() != os.getsid(0):
         os.setsid()
-    if agent_pid is not None:
-        die_with(agent_pid)
+    # A fork server ends with its agent, so its child may die with either.
+    die_with(os.getppid() if agent_pid is None else agent_pid)
     # A forked worker would otherwise run the agent's handlers.
     for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if callable(signal.getsignal(sig)):

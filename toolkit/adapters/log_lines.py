@@ -89,9 +89,18 @@ class ConsoleLines:
         again = False
         if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
             text, again = _last_updates(text)
-        body = text[:-1].replace(b"\n", b"\n" + self._prefix) + text[-1:]
-        fresh = self._prefix + body
-        self._console.write(self.stream, fresh, owner=self, resume=b"\r" + fresh if again else body)
+        fresh = self._prefixed(text)
+        resume = None
+        if self._console.owns(self.stream, self):
+            resume = b"\r" + fresh if again else fresh[len(self._prefix) :]
+        self._console.write(self.stream, fresh, owner=self, resume=resume)
+
+    def _prefixed(self, text: bytes) -> bytes:
+        # One pass and one copy over the chunk: most of the agent's own time goes here.
+        lines = text.replace(b"\n", b"\n" + self._prefix)
+        if not text.endswith(b"\n"):
+            return self._prefix + lines
+        return b"".join((self._prefix, memoryview(lines)[: len(lines) - len(self._prefix)]))
 
 
 class FilteredLines:

@@ -54,7 +54,8 @@ class ProcessWorkers:
             try:
                 pidfd = os.pidfd_open(pid)
             except ProcessLookupError:
-                self._bell.ring()  # gone and reaped already
+                self._note_gone(local_rank)  # and reaped, by multiprocessing or by its fork server
+                self._bell.ring()
                 return
             except OSError:
                 pass  # a kernel without pidfds
@@ -161,12 +162,13 @@ class ProcessWorkers:
         except ProcessLookupError:
             pass
 
-    def close(self) -> None:
+    def close(self) -> Sequence[str]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
         for rank, process in self._processes.items():
             self._unwatch(rank)
             process.reap()
         self._pump.close(DRAIN_S)
+        return self._pump.problems
 
 
 def _ring_at_exit(pid: int, bell: Bell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Mapping
@@ -49,9 +50,8 @@ class ProgramProcess:
                 preexec_fn=lambda: die_with(agent_pid),  # noqa: PLW1509 - calls one C function, looked up before
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise LaunchError(
-                f"local rank {plan.local_rank} can't be started: {argv[0]}: {reason}"
+                f"local rank {plan.local_rank} can't be started: {argv[0]}: {_reason(error)}"
             ) from error
 
     @property
@@ -74,3 +74,15 @@ class ProgramProcess:
 
     def reap(self) -> None:
         self._popen.poll()
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            return "too many open files; raise the limit (ulimit -n) or start fewer workers"
+        case OSError(errno=errno.EAGAIN):
+            return "too many processes; raise the limit (ulimit -u, or that of the container) or start fewer workers"
+        case OSError(strerror=str(reason)):
+            return reason
+        case _:
+            return str(error)

@@ -139,7 +139,8 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         finally:
             self._workers = None
-            workers.close()
+            for problem in workers.close():
+                self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
 
     # -- events ---------------------------------------------------------------------------------------------
 

@@ -185,6 +185,13 @@ class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
     unkillable: list[int] = []
 
 
+class LogsLost(Event, frozen=True, kw_only=True, tag="logs_lost"):
+    """Output of workers that did not reach a log or the console, and why, in a sentence."""
+
+    incarnation: int
+    problem: str
+
+
 class BarrierEntered(Event, frozen=True, kw_only=True, tag="barrier_entered"):
     """The agent waits at the exit barrier for `members` agents, itself included."""
 
@@ -230,6 +237,7 @@ AnyEvent = (
     | DecisionMade
     | WorkersStopping
     | WorkersStopped
+    | LogsLost
     | BarrierEntered
     | BarrierLeft
     | SignalReceived

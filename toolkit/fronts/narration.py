@@ -54,6 +54,8 @@ class Narration:
             case ev.BarrierLeft():
                 self._done_waiting()
                 self._left_barrier(event)
+            case ev.LogsLost():
+                self.say(event.problem)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case _:

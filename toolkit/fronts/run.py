@@ -39,6 +39,8 @@ from toolkit.surroundings import state_directory
 BAD_INPUT = 2
 #: the agent itself failed
 AGENT_FAILED = 1
+#: how long the console may take for what is left at the end, in seconds
+FLUSH_S = 1.0
 
 
 def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, executable: str) -> int:
@@ -57,6 +59,7 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, exec
     with ExitStack() as cleanup:
         console = wiring.standard_console()
         cleanup.callback(console.close)
+        cleanup.callback(console.flush, FLUSH_S)
         say = _Voice(console)
         try:
             options = parse(argv, environ)
