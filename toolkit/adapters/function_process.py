@@ -39,7 +39,7 @@ class FunctionProcess:
             function=launch.entrypoint,
             args=plan.args,
             env=dict(plan.env),
-            agent_pid=None if launch.start_method == "forkserver" else os.getpid(),
+            agent_pid=os.getpid(),
             return_path=str(self._return_path),
             stdout=_inherited(streams.stdout),
             stderr=_inherited(streams.stderr),

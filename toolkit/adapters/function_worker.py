@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters import numa
-from toolkit.adapters.parent_death import die_with
+from toolkit.adapters.parent_death import die_after, die_with
 
 
 class InheritedFd:
@@ -49,7 +49,7 @@ class Assignment:
         function: the user's function.
         args: its arguments.
         env: added to the environment.
-        agent_pid: the process to die with; None for the parent if that is not the agent (start method forkserver).
+        agent_pid: the process to die with; the parent, unless a fork server is.
         return_path: where the pickled return value goes.
         stdout: a path, a descriptor, or None for the console.
         stderr: the same.
@@ -60,7 +60,7 @@ class Assignment:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     env: Mapping[str, str]
-    agent_pid: int | None
+    agent_pid: int
     return_path: str
     stdout: InheritedFd | None
     stderr: InheritedFd | None
@@ -80,11 +80,13 @@ def run(assignment: Assignment) -> None:
     _save(value, assignment)
 
 
-def _become_own_session(agent_pid: int | None) -> None:
+def _become_own_session(agent_pid: int) -> None:
     if hasattr(os, "setsid") and os.getpid() != os.getsid(0):
         os.setsid()
-    # A fork server ends with its agent, so its child may die with either.
-    die_with(os.getppid() if agent_pid is None else agent_pid)
+    if os.getppid() == agent_pid:
+        die_with(agent_pid)
+    else:  # the child of a fork server, which outlives the agent as long as it has children
+        die_after(agent_pid)
     # A forked worker would otherwise run the agent's handlers.
     for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if callable(signal.getsignal(sig)):

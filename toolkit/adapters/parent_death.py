@@ -1,11 +1,13 @@
-"""A worker dies with its agent: the kernel's parent-death signal."""
+"""A worker dies with its agent: by the kernel's parent-death signal, or by a thread where the agent is no parent."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
@@ -38,3 +40,26 @@ def die_with(parent_pid: int) -> None:
     _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent_pid:  # it died before the kernel was told
         os._exit(1)
+
+
+def die_after(pid: int) -> None:
+    """Have a thread SIGKILL this process's group when a process that is not its parent is gone.
+
+    To be called in a session of its own. Does nothing where the kernel has no pidfds.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os._exit(1)
+    except OSError:
+        return
+    threading.Thread(target=_kill_group_after, args=(pidfd,), name="rally-agent-watch", daemon=True).start()
+
+
+def _kill_group_after(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)

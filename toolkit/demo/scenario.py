@@ -118,6 +118,15 @@ def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
     return [sys.executable, "-m", "toolkit.fronts.cli", "run", *launch, str(_SCRIPT), *training]
 
 
+def _typed(word: str) -> str:
+    """A word as one would type it in a shell: paths from here or from home, where that is shorter."""
+    path = Path(word)
+    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if path.is_absolute() and path.is_relative_to(base):
+            return prefix + shlex.quote(str(path.relative_to(base)))
+    return shlex.quote(word)
+
+
 def _watch(job: _Job, tail: _EventTail, story: _Story) -> bool:
     """Follow the job to its end; False if it took too long and was stopped."""
     deadline_s = time.monotonic() + _JOB_LIMIT_S
@@ -167,8 +176,8 @@ class _Story:
         self.say(
             f"Each epoch leaves a checkpoint. After epoch {KILL_AFTER_EPOCH}, rank {self.victim} is killed."
         )
-        self.say(f"$ rally {shlex.join(command[3:])}")
-        self.say(f"(from another terminal, at any time: rally show {run_dir})")
+        self.say(f"$ rally {' '.join(_typed(word) for word in command[3:])}")
+        self.say(f"(from another terminal, at any time: rally show {_typed(str(run_dir))})")
 
     def see(self, event: events.Event) -> None:
         match event:
