@@ -43,7 +43,7 @@ def as_svg(content: str, title: str) -> str:
     console = Console(record=True, width=COLUMNS, file=open("/dev/null", "w"), color_system="truecolor")
     console.print(f"[bold]$ {title}[/bold]")
     for line in lines:
-        console.print(Text.from_ansi(line, no_wrap=True), soft_wrap=True)
+        console.print(Text.from_ansi("\x1b[0m" + line, no_wrap=True), soft_wrap=True)
     svg = console.export_svg(title=title)
     # The fonts that rich names are fetched from the network; the reader's own monospace font will do.
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)

@@ -43,7 +43,7 @@ class StoreAdapter:
     timeout_error: str = "StoreTimeoutError"
     not_a_number: str = "StoreError"
     names_keys: bool = True
-    late_s: float = 1.0
+    late_s: float = 5.0
     zero_looks_once: bool = True
     unheard: tuple[str, ...] = ()
     keys_at_first: int = 0
@@ -140,7 +140,8 @@ _FILE: dict[str, Any] = {
     "timeout_error": "RuntimeError",
     "not_a_number": "ValueError",
     "names_keys": False,
-    "late_s": 3.0,
+    "late_s": 8.0,
+    "zero_looks_once": False,
     "keys_at_first": 1,
     "delete_missing": True,
     "extended": False,
@@ -150,6 +151,7 @@ _FILE: dict[str, Any] = {
         "not_a_number": "the text is that of C++'s stoll",
         "names_keys": "the text is 'Wait timeout'",
         "late_s": "it looks at the file once a second",
+        "zero_looks_once": "0 means without a limit",
         "keys_at_first": "it counts its users under a key of the file",
         "delete_missing": "it writes a deletion to the file and doesn't look",
         "extended": "it says no, but append, multi_get and multi_set work all the same",

@@ -106,6 +106,11 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
     def _run_id(self) -> str:
         return str(self._worker_group.spec.rdzv_handler.get_run_id())
 
+    @property
+    def restarts(self) -> int:
+        """Restarts so far that spent the budget."""
+        return self._worker_group.spec.max_restarts - self._remaining_restarts
+
     # -- hooks ----------------------------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,7 +70,12 @@ def demo_command(
     """
     _check_possible(workers)
     run_dir = _fresh_run_dir(state_dir)
-    story = _Story(workers=workers, checkpoints=run_dir / "checkpoints", stderr=stderr)
+    story = _Story(
+        workers=workers,
+        checkpoints=run_dir / "checkpoints",
+        stderr=stderr,
+        colour=_wants_colour(stderr, environ),
+    )
     command = _job_command(workers, run_dir, story.checkpoints)
     story.begin(run_dir, command)
     try:
@@ -118,6 +124,10 @@ def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
     return [sys.executable, "-m", "toolkit.fronts.cli", "run", *launch, str(_SCRIPT), *training]
 
 
+def _wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
 def _typed(word: str) -> str:
     """A word as one would type it in a shell: paths from here or from home, where that is shorter."""
     path = Path(word)
@@ -125,6 +135,14 @@ def _typed(word: str) -> str:
         if path.is_absolute() and path.is_relative_to(base):
             return prefix + shlex.quote(str(path.relative_to(base)))
     return shlex.quote(word)
+
+
+def _command_line(words: Sequence[str]) -> str:
+    """A command over several lines, as one would type it."""
+    lines = textwrap.wrap(
+        " ".join(_typed(word) for word in words), width=96, break_long_words=False, break_on_hyphens=False
+    )
+    return "$ " + " \\\n         ".join(lines)
 
 
 def _watch(job: _Job, tail: _EventTail, story: _Story) -> bool:
@@ -158,6 +176,7 @@ class _Story:
     workers: int
     checkpoints: Path
     stderr: TextIO
+    colour: bool = False
     incarnation: int = 0
     pids: dict[int, int] = field(default_factory=dict)
     kill: _Kill | None = None
@@ -169,14 +188,15 @@ class _Story:
         return min(VICTIM_RANK, self.workers - 1)
 
     def say(self, text: str) -> None:
-        print(f"[demo] {text}", file=self.stderr, flush=True)
+        label = "\x1b[1;36m[demo]\x1b[0m" if self.colour else "[demo]"
+        print(f"{label} {text}", file=self.stderr, flush=True)
 
     def begin(self, run_dir: Path, command: Sequence[str]) -> None:
         self.say(f"{self.workers} workers train a small network on handwritten digits for {EPOCHS} epochs.")
         self.say(
             f"Each epoch leaves a checkpoint. After epoch {KILL_AFTER_EPOCH}, rank {self.victim} is killed."
         )
-        self.say(f"$ rally {' '.join(_typed(word) for word in command[3:])}")
+        self.say(_command_line(["rally", *command[3:]]))
         self.say(f"(from another terminal, at any time: rally show {_typed(str(run_dir))})")
 
     def see(self, event: events.Event) -> None:

@@ -18,10 +18,12 @@ class Narration:
     Args:
         write: takes a text of whole lines; must not raise.
         reminders: whether long waits are repeated; a status line makes that needless.
+        colour: whether the prefix stands out.
     """
 
-    def __init__(self, write: Callable[[str], None], *, reminders: bool) -> None:
+    def __init__(self, write: Callable[[str], None], *, reminders: bool, colour: bool = False) -> None:
         self._write = write
+        self._prefix = "\x1b[1;33mrally:\x1b[0m" if colour else "rally:"
         self._reminders = reminders
         self._reminder: Reminder | None = None
         self._restarts_max = 0
@@ -63,7 +65,7 @@ class Narration:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._write(f"rally: {text}\n")
+        self._write(f"{self._prefix} {text}\n")
 
     def close(self) -> None:
         """No more reminders."""

@@ -196,7 +196,8 @@ def check_rendezvous(options: RunOptions, nproc: int, on_wait: OnWait) -> Checke
             # Not whether it is an address of this machine: behind a cluster's service it is not, and works.
             resolve_within(address.host, address.port, RESOLVE_TIMEOUT_S, on_wait)
             return Checked(nproc, True, address.host)
-        may_be_own = options.rdzv_backend not in (ETCD, ETCD_V2)
+        # An address of this machine needs no listener yet where this agent may be the one that is to listen.
+        may_be_own = options.hosted_endpoint is None
         reached = check_endpoint(
             address.host, address.port, options.endpoint_timeout_s, on_wait, may_be_own=may_be_own
         )

@@ -28,6 +28,7 @@ from toolkit.core.errors import ConfigurationError, LaunchError, RallyError, Sig
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
+from toolkit.core.words import plural
 from toolkit.fronts import preflight
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
@@ -173,16 +174,21 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
 def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     options = job.options
     node = wiring.node_name()
+    no_color = bool(job.environ.get("NO_COLOR"))
     status = StatusLine(
         console,
         wiring.clock(),
         quiet=options.quiet,
         term=job.environ.get("TERM", ""),
-        no_color=bool(job.environ.get("NO_COLOR")),
+        no_color=no_color,
         unicode="utf" in (sys.stderr.encoding or "").lower(),
     )
     cleanup.callback(status.close)
-    narration = Narration(say.write if not options.quiet else _nothing, reminders=not status.active)
+    narration = Narration(
+        say.write if not options.quiet else _nothing,
+        reminders=not status.active,
+        colour=console.is_tty("err") and not no_color and job.environ.get("TERM") != "dumb",
+    )
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
@@ -299,7 +305,7 @@ def _supervise(
     _record(ports, agent.get_event_succeeded, destination)
     _shut_down_quietly(handler)
     _pass_up_failure(job, result)
-    return _tell_result(job, result, narration)
+    return _tell_result(job, result, agent.restarts, narration)
 
 
 def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> None:
@@ -322,10 +328,12 @@ def _where(job: _Job) -> str:
     return f"`rally show {job.directory.path}` tells what happened"
 
 
-def _tell_result(job: _Job, result: RunResult, narration: Narration) -> int:
+def _tell_result(job: _Job, result: RunResult, restarts: int, narration: Narration) -> int:
     code = exit_code_of(result)
     if code:
         narration.say(f"failed with exit code {code}; {_where(job)}")
+    elif restarts:
+        narration.say(f"succeeded after {plural(restarts, 'restart')}; {_where(job)}")
     return code
 
 

@@ -1,0 +1,186 @@
+"""What can't be run: one clear message on stderr, exit code 2, nothing started and nothing left behind."""
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit.adapters.event_reader import RUN_FILE
+
+from .conftest import Rally, Script
+from .jobs import RALLY, Job, clean_environment
+
+torch_needed = pytest.mark.torch
+
+
+@pytest.fixture
+def worker(script: Script) -> Path:
+    return script("open('started', 'w').close()")
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def silent() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def assert_refused(job: Job, *words: str, begins: str = "rally run: ") -> None:
+    """That it was refused in one line, which has all of `words`."""
+    assert job.wait() == 2, job.told()
+    assert job.stdout == ""
+    [line] = job.stderr.splitlines()
+    assert line.startswith(begins), line
+    for word in words:
+        assert word in line, line
+    folder = job.run_dir.parent
+    assert not (folder / "started").exists()
+    assert not (job.run_dir / RUN_FILE).exists(), "no run directory is left of what was never run"
+    assert not (folder / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--nnodes 3:1 {worker}", ["--nnodes is '3:1'", "1:3"]),
+        ("--nnodes 0 {worker}", ["--nnodes is '0'", "at least 1 node"]),
+        ("--nnodes two {worker}", ["--nnodes is 'two'"]),
+        ("--standalone --nproc-per-node 0 {worker}", ["--nproc-per-node is 0", "at least 1 worker"]),
+        ("--standalone --nproc-per-node -2 {worker}", ["--nproc-per-node is -2"]),
+        ("--standalone --max-restarts -1 {worker}", ["--max-restarts is -1"]),
+        ("--standalone --monitor-interval 0 {worker}", ["--monitor-interval is 0"]),
+        ("--standalone --redirects 9 {worker}", ["--redirects is '9'"]),
+        ("--standalone --signals-to-handle SIGTREM {worker}", ["SIGTREM", "SIGTERM"]),
+        ("--standalone --signals-to-handle SIGKILL {worker}", ["SIGKILL", "no process can handle"]),
+        ("--standalone no_such_script.py", ["there is no script", "no_such_script.py"]),
+        ("--standalone workr.py", ["there is no script", "did you mean worker.py?"]),
+        ("--standalone script.sh", ["script.sh", "not a Python script", "--no-python"]),
+        ("--standalone --no-python script.sh", ["no program 'script.sh'", "./script.sh"]),
+        ("--standalone --no-python ./script.sh", ["./script.sh is not executable", "chmod +x"]),
+        ("--standalone -m no_such_module", ["there is no module 'no_such_module'"]),
+        ("--standalone --run-path worker.py", ["--run-path needs an absolute path"]),
+        ("--standalone --no-such-option 1 {worker}", ["--no-such-option"]),
+        ("--standalone --nproc-per-nose 2 {worker}", ["--nproc-per-nose", "--nproc-per-node"]),
+        ("--standalone --max-restarts many {worker}", ["--max-restarts", "many"]),
+        ("--standalone", ["SCRIPT"]),
+    ],
+)
+def test_a_command_line_that_cannot_be(
+    rally: Rally, worker: Path, words: str, expected: list[str]
+) -> None:
+    (worker.parent / "script.sh").write_text("#!/bin/sh\ntouch started\n")
+    assert_refused(rally(*words.format(worker=worker).split()), *expected)
+
+
+@torch_needed
+def test_gpu_without_one(rally: Rally, worker: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    job = rally("--standalone", "--nproc-per-node", "gpu", worker)
+    assert_refused(job, "--nproc-per-node is gpu", "no GPU", "give a number, cpu or auto")
+
+
+def test_a_program_among_the_scripts(rally: Rally, worker: Path) -> None:
+    assert_refused(rally("--standalone", "/bin/ls"), "/bin/ls is a program, not a Python script", "--no-python")
+
+
+def test_a_port_in_use(rally: Rally, worker: Path, listening: int) -> None:
+    job = rally("--standalone", "--master-port", f"{listening}", worker)
+    assert_refused(job, f"port {listening} of --master-port is in use by", "give another port")
+
+
+@torch_needed
+def test_an_endpoint_whose_port_is_in_use(rally: Rally, worker: Path, listening: int) -> None:
+    pytest.importorskip("torch")
+    job = rally("--nnodes", "2", "--master-port", f"{listening}", worker)
+    assert_refused(job, f"port {listening}", "in use by")
+
+
+@torch_needed
+def test_an_endpoint_that_cannot_be_resolved(rally: Rally, worker: Path) -> None:
+    pytest.importorskip("torch")
+    job = rally(
+        "--quiet",
+        *("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "nowhere.invalid:29400"),
+        *("--rdzv-conf", "read_timeout=1", worker),
+    )
+    assert_refused(job, "'nowhere.invalid' can't be resolved", "tried for 1.", "check")
+
+
+@torch_needed
+def test_an_endpoint_that_does_not_answer(rally: Rally, worker: Path, silent: int) -> None:
+    pytest.importorskip("torch")
+    job = rally(
+        "--quiet",
+        *("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{silent}"),
+        *("--rdzv-conf", "is_host=0,read_timeout=1", worker),
+    )
+    assert_refused(job, f"127.0.0.1:{silent} can't be reached", "tried for", "refused")
+
+
+@torch_needed
+def test_a_wait_for_the_endpoint_is_told(rally: Rally, worker: Path, silent: int) -> None:
+    pytest.importorskip("torch")
+    job = rally(
+        *("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{silent}"),
+        *("--rdzv-conf", "is_host=0,read_timeout=1", worker),
+    )
+    assert job.wait() == 2, job.told()
+    *waits, last = job.stderr.splitlines()
+    assert waits
+    assert all("waiting for the rendezvous endpoint" in wait for wait in waits)
+    assert "can't be reached" in last
+
+
+@torch_needed
+def test_a_static_endpoint_that_does_not_answer(rally: Rally, worker: Path, silent: int) -> None:
+    pytest.importorskip("torch")
+    job = rally(
+        "--quiet",
+        *("--nnodes", "2", "--node-rank", "1", "--master-addr", "127.0.0.1", "--master-port", f"{silent}"),
+        *("--rdzv-conf", "timeout=1", worker),
+    )
+    assert_refused(job, f"127.0.0.1:{silent} can't be reached", "tried for")
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--log-dir"])
+def test_a_folder_that_cannot_be_made(rally: Rally, worker: Path, tmp_path: Path, option: str) -> None:
+    """The path goes through a file; permissions would not stop root."""
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "run"
+    job = rally("--standalone", option, inside, worker)
+    assert_refused(job, f"{option} is {inside}", f"{tmp_path / 'file'} is a file")
+
+
+def test_a_run_directory_of_another_run(rally: Rally, worker: Path, tmp_path: Path) -> None:
+    first = rally("--standalone", worker)
+    assert first.wait() == 0, first.told()
+    (tmp_path / "started").unlink()
+    second = rally("--standalone", worker, run_dir=first.run_dir)
+    assert second.wait() == 2, second.told()
+    [line] = second.stderr.splitlines()
+    assert str(first.run_dir) in line
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("rnu", "did you mean `rally run`?"), ("fly", "the commands are run, show")]
+)
+def test_an_unknown_command(tmp_path: Path, word: str, expected: str) -> None:
+    ended = subprocess.run(
+        [*RALLY, word], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(rf"rally: there is no command '{word}'; .*\n", ended.stderr)
+    assert expected in ended.stderr
