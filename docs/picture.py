@@ -46,7 +46,8 @@ def as_svg(content: str, title: str) -> str:
         console.print(Text.from_ansi("\x1b[0m" + line, no_wrap=True), soft_wrap=True)
     svg = console.export_svg(title=title)
     # The fonts that rich names are fetched from the network; the reader's own monospace font will do.
-    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("<svg ", '<svg xml:space="preserve" ', 1)
 
 
 def main() -> None:

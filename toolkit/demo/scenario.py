@@ -139,10 +139,10 @@ def _typed(word: str) -> str:
 
 def _command_line(words: Sequence[str]) -> str:
     """A command over several lines, as one would type it."""
-    lines = textwrap.wrap(
-        " ".join(_typed(word) for word in words), width=96, break_long_words=False, break_on_hyphens=False
-    )
-    return "$ " + " \\\n         ".join(lines)
+    text = " ".join(_typed(word) for word in words)
+    together = re.sub(r"(--[\w-]+) (?!--)", "\\1\0", text)  # an option and its value stay on one line
+    lines = textwrap.wrap(together, width=92, break_long_words=False, break_on_hyphens=False)
+    return "$ " + " \\\n           ".join(lines).replace("\0", " ")
 
 
 def _watch(job: _Job, tail: _EventTail, story: _Story) -> bool:
@@ -197,7 +197,7 @@ class _Story:
             f"Each epoch leaves a checkpoint. After epoch {KILL_AFTER_EPOCH}, rank {self.victim} is killed."
         )
         self.say(_command_line(["rally", *command[3:]]))
-        self.say(f"(from another terminal, at any time: rally show {_typed(str(run_dir))})")
+        self.say(f"from another terminal, at any time: rally show {run_dir.name}")
 
     def see(self, event: events.Event) -> None:
         match event:
