@@ -134,7 +134,7 @@ def test_a_wait_for_the_endpoint_is_told(rally: Rally, worker: Path, silent: int
     pytest.importorskip("torch")
     job = rally(
         *("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{silent}"),
-        *("--rdzv-conf", "is_host=0,read_timeout=1", worker),
+        *("--rdzv-conf", "is_host=0,read_timeout=4", worker),
     )
     assert job.wait() == 2, job.told()
     *waits, last = job.stderr.splitlines()

@@ -73,6 +73,7 @@ def demo_command(
     story = _Story(
         workers=workers,
         checkpoints=run_dir / "checkpoints",
+        logs=run_dir / "logs",
         stderr=stderr,
         colour=_wants_colour(stderr, environ),
     )
@@ -110,6 +111,9 @@ def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
         str(workers),
         "--max-restarts",
         "3",
+        # stderr to files: what the survivors say of their broken connections would bury the story.
+        "--redirects",
+        "2",
         "--run-dir",
         str(run_dir),
     ]
@@ -175,6 +179,7 @@ class _Story:
 
     workers: int
     checkpoints: Path
+    logs: Path
     stderr: TextIO
     colour: bool = False
     incarnation: int = 0
@@ -233,12 +238,11 @@ class _Story:
             self.say(f"rank {self.victim} (pid {pid}) is gone already")
         else:
             self.say(f"epoch {KILL_AFTER_EPOCH} is saved; rank {self.victim} (pid {pid}) killed with SIGKILL")
-            self.say("(an error of another rank now is its broken connection to that one)")
 
     def end(self, exit_code: int) -> int:
         """Say whether the demo kept its promise; returns its exit code."""
         if exit_code != 0:
-            self.say(f"the job failed with exit code {exit_code}")
+            self.say(f"the job failed with exit code {exit_code}; its stderr is in {self.logs}")
             return exit_code
         if self.kill is None or not self.resumed:
             self.say("the job ended, but no worker was killed and replaced on the way")
