@@ -60,9 +60,11 @@ def test_reserved_ports_are_ports_and_differ(host: Host) -> None:
         assert len(set(ports)) == 50
 
 
-def test_a_reservation_keeps_its_port(host: Host) -> None:
+def test_a_reservation_knows_its_port_from_first_to_last(host: Host) -> None:
     with reserved(host) as reservation:
-        assert reservation.port == reservation.port
+        port = reservation.port
+        assert reservation.port == port
+    assert reservation.port == port  # known, though no longer kept
 
 
 def test_releasing_twice_does_no_harm(host: Host) -> None:
@@ -100,9 +102,12 @@ class TestRealPorts:
         self, real_host: Host, family: int, address: str
     ) -> None:
         needs(family)
-        with reserved(real_host) as reservation, socket.socket(family, socket.SOCK_STREAM) as other:
-            with pytest.raises(OSError, match="already in use"):
-                other.bind((address, reservation.port))
+        with (
+            reserved(real_host) as reservation,
+            socket.socket(family, socket.SOCK_STREAM) as other,
+            pytest.raises(OSError, match="already in use"),
+        ):
+            other.bind((address, reservation.port))
 
     def test_who_asks_for_any_port_does_not_get_it(self, real_host: Host, family: int, address: str) -> None:
         needs(family)

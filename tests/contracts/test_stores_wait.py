@@ -370,3 +370,43 @@ def test_torch_is_not_imported_for_a_wait() -> None:
         "sys.exit('torch' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=LONG_S, check=False).returncode == 0
+
+
+WAITER = """
+import os, sys
+from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.interrupts import SignalInterrupts
+from toolkit.adapters.loop_bell import LoopBell
+from toolkit.adapters.memory_store import MemoryStore
+from toolkit.adapters.stores import InterruptibleStores
+from toolkit.core.errors import SignalException
+if sys.argv[1] == "memory":
+    store = MemoryStore()
+else:
+    from torch.distributed import TCPStore
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+interrupts = SignalInterrupts(os.getpid())
+with interrupts.handling(LoopBell()):
+    print("ready", flush=True)
+    try:
+        InterruptibleStores(interrupts, SystemClock()).wait(store, ["x"], 60.0)
+    except SignalException as error:
+        print(error.sigval.name, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["memory", pytest.param("tcp", marks=pytest.mark.torch)])
+def test_a_real_signal_ends_a_wait_in_the_main_thread(kind: str) -> None:
+    if kind == "tcp":
+        pytest.importorskip("torch.distributed")
+    process = subprocess.Popen([sys.executable, "-c", WAITER, kind], stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            with within(SOON_S):
+                assert process.stdout.readline() == "SIGTERM\n"
+                assert process.wait(SOON_S) == 0
+        finally:
+            process.kill()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.leaks import nothing_left
 from toolkit.adapters.console import Console
 from toolkit.core import events as ev
 from toolkit.fronts.status import Line, News, StatusLine, compose, span, stopwatch
@@ -217,15 +218,13 @@ class Terminal:
 
 @contextlib.contextmanager
 def terminal(columns: int = 100) -> Iterator[tuple[Terminal, Console]]:
-    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
-    screen = Terminal(columns)
-    try:
-        with Console(screen.fd, screen.fd) as console:
-            yield screen, console
-    finally:
-        screen.close()
-    assert len(os.listdir("/proc/self/fd")) == fds
-    assert threading.active_count() == threads
+    with nothing_left():
+        screen = Terminal(columns)
+        try:
+            with Console(screen.fd, screen.fd) as console:
+                yield screen, console
+        finally:
+            screen.close()
 
 
 def test_it_is_drawn_with_colours_and_removed_at_the_end() -> None:
@@ -293,11 +292,10 @@ def test_a_storm_of_events_is_drawn_ten_times_a_second_at_most() -> None:
 @pytest.mark.parametrize("options", [{"quiet": True}, {"term": "dumb"}])
 def test_nothing_where_it_is_not_wanted(options: dict[str, bool | str]) -> None:
     with terminal() as (screen, console):
-        threads = threading.active_count()
-        status = StatusLine(console, FakeClock(), **options)  # type: ignore[arg-type]
-        status.emit(started())
-        assert not status.active
-        assert threading.active_count() == threads
+        with nothing_left():  # not even a thread while it is open
+            status = StatusLine(console, FakeClock(), **options)  # type: ignore[arg-type]
+            status.emit(started())
+            assert not status.active
         status.close()
     assert screen.data == b""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -39,14 +40,20 @@ def expected_ranks(group: Sequence[tuple[str, int]]) -> list[Ranks]:
     return ranks
 
 
-def assigned_ranks(sides: Sequence[Subject], group: Sequence[tuple[str, int]], store: Any) -> list[Ranks]:
-    """What the agents, one thread each, assign over one store. `sides` is by node."""
+def one_for_all(store: Any) -> Callable[[int], Any]:
+    return lambda _: store
+
+
+def assigned_ranks(
+    sides: Sequence[Subject], group: Sequence[tuple[str, int]], store_of: Callable[[int], Any]
+) -> list[Ranks]:
+    """What the agents, one thread each, assign over one store. `sides` is by node, and so is `store_of`."""
 
     def one_node(group_rank: int) -> Ranks:
         side, (role, size) = sides[group_rank], group[group_rank]
         spec = side.spec(ScriptedRendezvous(), role=role, local_world_size=size)
         agent = scripted_agent(side.api.SimpleElasticAgent)(spec, side.api, monitor=[])
-        workers = agent._assign_worker_ranks(store, group_rank, len(group), spec)
+        workers = agent._assign_worker_ranks(store_of(group_rank), group_rank, len(group), spec)
         return [(w.local_rank, w.global_rank, w.role_rank, w.world_size, w.role_world_size) for w in workers]
 
     with ThreadPoolExecutor(len(group)) as pool:
@@ -58,7 +65,7 @@ def assigned_ranks(sides: Sequence[Subject], group: Sequence[tuple[str, int]], s
 @given(group=nodes)
 @example(group=[("trainer", 1), ("reader", 3), ("trainer", 2)])
 def test_ranks_for_mixed_roles_and_sizes(subject: Subject, group: list[tuple[str, int]]) -> None:
-    assert assigned_ranks([subject] * len(group), group, HashStore()) == expected_ranks(group)
+    assert assigned_ranks([subject] * len(group), group, one_for_all(HashStore())) == expected_ranks(group)
 
 
 @QUICK
@@ -66,15 +73,21 @@ def test_ranks_for_mixed_roles_and_sizes(subject: Subject, group: list[tuple[str
 def test_a_group_of_both_kinds_agrees(group: list[tuple[str, int]], data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(["torch", "rally"]), min_size=len(group), max_size=len(group)))
     sides = [subject_named(name) for name in names]
-    assert assigned_ranks(sides, group, HashStore()) == expected_ranks(group)
+    assert assigned_ranks(sides, group, one_for_all(HashStore())) == expected_ranks(group)
 
 
 @pytest.mark.parametrize("names", [("torch", "rally", "torch"), ("rally", "torch", "rally")])
 def test_over_a_tcp_store_as_the_handlers_give_it(names: tuple[str, ...]) -> None:
     group = [("trainer", 2), ("reader", 1), ("trainer", 3)]
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def connection(_: int) -> Any:
+        # One each: a connection that waits is locked for everybody else.
+        client = TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=20))
+        return PrefixStore("round_0", client)
+
     sides = [subject_named(name) for name in names]
-    assert assigned_ranks(sides, group, PrefixStore("round_0", server)) == expected_ranks(group)
+    assert assigned_ranks(sides, group, connection) == expected_ranks(group)
 
 
 @pytest.mark.parametrize("nodes_of_job", [1, 3])
@@ -84,7 +97,7 @@ def test_identical_nodes_need_no_store(
 ) -> None:
     monkeypatch.setenv("TORCH_ELASTIC_WORKER_IDENTICAL", "1")
     group = [("trainer", size)] * nodes_of_job
-    assert assigned_ranks([subject] * nodes_of_job, group, store=None) == expected_ranks(group)
+    assert assigned_ranks([subject] * nodes_of_job, group, one_for_all(None)) == expected_ranks(group)
 
 
 def test_any_other_value_of_the_variable_uses_the_store(
@@ -92,4 +105,4 @@ def test_any_other_value_of_the_variable_uses_the_store(
 ) -> None:
     monkeypatch.setenv("TORCH_ELASTIC_WORKER_IDENTICAL", "true")
     group = [("trainer", 2), ("reader", 1)]
-    assert assigned_ranks([subject] * 2, group, HashStore()) == expected_ranks(group)
+    assert assigned_ranks([subject] * 2, group, one_for_all(HashStore())) == expected_ranks(group)

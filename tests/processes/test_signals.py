@@ -144,6 +144,32 @@ def test_a_worker_s_children_die_with_it(rally: Rally, script: Script) -> None:
     until("the end of the workers' children", lambda: not any(alive(pid) for pid in pids), 2)
 
 
+@pytest.mark.parametrize("start_method", ["spawn", "fork", "forkserver"])
+def test_a_function_s_children_die_with_it(python: Python, script: Script, start_method: str) -> None:
+    driver = script(
+        f"""
+        import subprocess
+
+        def work():
+            child = subprocess.Popen(["/bin/sleep", "600"])
+            say("up", child.pid)
+            if os.environ["RANK"] == "1":
+                wait_for("crash")
+                os._exit(3)
+            signal.pause()
+
+        if __name__ == "__main__":
+            assert supervise(work, start_method={start_method!r}).failures[1].exitcode == 3
+        """,
+        agent=True,
+    )
+    job = python(driver)
+    pids = [int(line.split()[1]) for line in job.wait_for_lines("up", 2)]
+    (job.run_dir.parent / "crash").touch()
+    assert job.wait(15) == 0, job.told()
+    until("the end of the workers' children", lambda: not any(alive(pid) for pid in pids), 2)
+
+
 def test_an_ignored_hangup_stays_ignored(rally: Rally, script: Script) -> None:
     """What nohup does: neither the agent nor its workers end with the terminal."""
     worker = script("""

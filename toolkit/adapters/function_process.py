@@ -91,13 +91,16 @@ class FunctionProcess:
             return None, f"the return value of {self._name} can't be read: {type(error).__name__}: {error}"
 
     def owns_group(self) -> bool:
-        if not self._is_child:
-            return self._process.exitcode is None
-        try:
-            exit_code_of_child(self.pid)
-        except ChildProcessError:
-            return False
-        return True
+        if self._is_child:
+            try:
+                exit_code_of_child(self.pid)
+            except ChildProcessError:
+                pass  # reaped by multiprocessing
+            else:
+                return True
+        # Somebody else reaps it. The number stays its group's as long as that has members; without members it may
+        # have gone to a new process, and then there is one of that number.
+        return self._process.exitcode is None or not _exists(self.pid)
 
     def reap(self) -> None:
         if self._process.exitcode is not None:
@@ -110,3 +113,13 @@ class FunctionProcess:
 
 def _inherited(fd: int | None) -> function_worker.InheritedFd | None:
     return None if fd is None else function_worker.InheritedFd(fd)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -19,11 +19,12 @@ class PortReservation:
 
     def __init__(self) -> None:
         self._socket = _bound_socket()
+        self._port = int(self._socket.getsockname()[1])
 
     @property
     def port(self) -> int:
-        """The port."""
-        return int(self._socket.getsockname()[1])
+        """The port; still known after `release`."""
+        return self._port
 
     def release(self) -> None:
         """Give it back. Harmless the second time."""

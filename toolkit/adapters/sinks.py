@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import msgspec
+
 from toolkit.core import events
 from toolkit.ports import EventSink
 
@@ -32,4 +34,12 @@ class LoggingSink:
         if isinstance(event, events.FailureRecorded | events.RendezvousFailed | events.SignalReceived):
             level = logging.WARNING
         if logger.isEnabledFor(level):
-            logger.log(level, "%s", events.encode(event).decode())
+            logger.log(level, "%s", _line(event))
+
+
+def _line(event: events.Event) -> str:
+    try:
+        return events.encode(event).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+        # A path that is no UTF-8, a value that is no JSON: emit never raises, and the log is for people.
+        return ascii(event)

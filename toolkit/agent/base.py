@@ -153,7 +153,7 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         started_ns = self._ports.clock.now_ns()
         self._say_started()
         outcome: RunResult | BaseException | None = None
-        death_sig = signal.SIGTERM
+        death_sig: signal.Signals | None = None
         try:
             outcome = result = self._invoke_run(role)
             self._total_execution_time = self._seconds_since(started_ns)
@@ -165,13 +165,13 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             if is_graceful_exit(error):
                 outcome = RunResult(WorkerState.STOPPED)
                 return outcome
-            death_sig = self._note_death_signal(error) or death_sig
+            death_sig = self._note_death_signal(error)
             raise
         except BaseException as error:
             outcome = error
             raise
         finally:
-            self._shutdown(death_sig, timeout=self._shutdown_timeout)  # type: ignore[arg-type]
+            self._shut_down_with(death_sig)
             self._total_execution_time = self._seconds_since(started_ns)
             self._say_finished(outcome, self._ports.clock.now_ns() - started_ns)
 
@@ -182,6 +182,13 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
                 events.SignalReceived, signal=sigval.name, count=self._ports.interrupts.count()
             )
         return sigval
+
+    def _shut_down_with(self, death_sig: signal.Signals | None) -> None:
+        if death_sig is None:
+            # Not SIGTERM by name: a subclass may have a default of its own.
+            self._shutdown(timeout=self._shutdown_timeout)  # type: ignore[arg-type]
+        else:
+            self._shutdown(death_sig, timeout=self._shutdown_timeout)  # type: ignore[arg-type]
 
     def _seconds_since(self, started_ns: int) -> int:
         return (self._ports.clock.now_ns() - started_ns) // 1_000_000_000

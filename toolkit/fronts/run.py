@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -221,6 +222,8 @@ def _inherited(job: _Job, narration: Narration) -> dict[str, str]:
     threads = job.options.omp_num_threads(job.nproc)
     if threads is not None:
         inherited["OMP_NUM_THREADS"] = str(threads)
+    # For an agent inside a worker, as torchrun has it.
+    inherited["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(sig.name for sig in job.options.signals_to_handle)
     return inherited
 
 
@@ -325,7 +328,9 @@ def _in_words(error: Exception) -> str:
 
 
 def _where(job: _Job) -> str:
-    return f"`rally show {job.directory.path}` tells what happened"
+    path = job.directory.path
+    name = path.name if path.parent == state_directory().absolute() else shlex.quote(str(path))
+    return f"`rally show {name}` tells what happened"
 
 
 def _tell_result(job: _Job, result: RunResult, restarts: int, narration: Narration) -> int:
