@@ -29,6 +29,7 @@ class StoreAdapter:
         late_s: how much longer than its timeout a wait may take, in seconds.
         zero_looks_once: whether a wait with timeout 0 ends at once.
         unheard: operations that make a key but do not wake those that wait for it.
+        waits_at_once: whether several threads may wait, and others work, on one handle.
         keys_at_first: keys that a fresh store counts.
         delete_missing: what deleting a missing key returns.
         extended: what `has_extended_api` says.
@@ -46,6 +47,7 @@ class StoreAdapter:
     late_s: float = 5.0
     zero_looks_once: bool = True
     unheard: tuple[str, ...] = ()
+    waits_at_once: bool = True
     keys_at_first: int = 0
     delete_missing: bool = False
     extended: bool = True
@@ -112,10 +114,12 @@ _TCP: dict[str, Any] = {
     "timeout_error": "DistStoreError",
     "not_a_number": "DistNetworkError",
     "empty_counts_as_0": False,
+    "waits_at_once": False,
     "reasons": {
         "timeout_error": "torch's own class",
         "not_a_number": "the server can't read the number and closes the connection, which is dead from then on",
         "empty_counts_as_0": "as for any value that is no number; HashStore and FileStore take it for 0",
+        "waits_at_once": "a client is locked while one thread waits on it",
     },
 }
 _HASH: dict[str, Any] = {

@@ -22,6 +22,14 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     return subject_named(request.param)
 
 
+@pytest.fixture(params=["torch", "rally", "rebased"], scope="session")
+def local_subject(request: pytest.FixtureRequest) -> Subject:
+    """One side, or torch's LocalElasticAgent with only its import changed to `toolkit.api`."""
+    from .subjects import subject_named
+
+    return subject_named(request.param)
+
+
 @pytest.fixture(scope="session")
 def both() -> tuple[Subject, Subject]:
     """torch's classes and ours, for cases that compare what the two do."""

@@ -62,6 +62,11 @@ DIFFERENCES = {
         rally=False,
         reason="torch adds them to a dict that all failures share; nothing reads them",
     ),
+    "a program that is not there": Difference(
+        torch="FileNotFoundError",
+        rally="LaunchError",
+        reason="ours names the local rank and the program, and is one class for all that can't be started",
+    ),
     "signal handlers after a run": Difference(
         torch="replaced",
         rally="restored",
@@ -71,6 +76,12 @@ DIFFERENCES = {
         torch="Exception",
         rally="UnknownGroupState",
         reason="ours has a class that can be caught; it is an Exception all the same",
+    ),
+    "workers use the agents' store over c10d": Difference(
+        torch=True,
+        rally=False,
+        reason="restarted workers read their predecessors' keys there; a job of both kinds of agent needs "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun too, or nodes wait for an address that nobody writes",
     ),
     "a function that leaves by os._exit(0)": Difference(
         torch="waits for ever",

@@ -87,7 +87,9 @@ class ScriptedRendezvous(RendezvousHandler):
 
 def failure(local_rank: int = 0, exit_code: int = 1) -> ProcessFailure:
     """A failed worker as torch's `start_processes` reports it: subclasses hand it on as it is."""
-    return ProcessFailure(local_rank, pid=1000 + local_rank, exitcode=exit_code, error_file="/nowhere/error.json")
+    return ProcessFailure(
+        local_rank, pid=1000 + local_rank, exitcode=exit_code, error_file="/nowhere/error.json"
+    )
 
 
 def scripted_agent(base: type) -> type:

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from torch.distributed import HashStore  # noqa: E402
-from torch.distributed.elastic.multiprocessing import SignalException  # noqa: E402
-from torch.distributed.elastic.rendezvous import (  # noqa: E402
+from torch.distributed import HashStore
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousGracefulExitError,
 )
 
-from .scripted import ScriptedRendezvous, failure, scripted_agent, shutdown_signal  # noqa: E402
-from .subjects import Subject  # noqa: E402
+from .scripted import ScriptedRendezvous, failure, scripted_agent, shutdown_signal
+from .subjects import Subject
 
 pytestmark = pytest.mark.torch
 
@@ -115,7 +115,7 @@ def test_an_unhealthy_group_without_restarts_left(subject: Subject) -> None:
 @pytest.mark.parametrize("state", ["UNKNOWN", "INIT", "STOPPED"])
 def test_a_state_that_can_not_be_ends_the_run(subject: Subject, state: str) -> None:
     agent = make_agent(subject, [state], max_restarts=3)
-    with pytest.raises(Exception, match=state) as raised:  # noqa: PT011
+    with pytest.raises(Exception, match=state) as raised:
         agent.run()
     assert type(raised.value).__name__ == subject.expects("error for an unexpected state")
     assert order(agent) == ["_invoke_run", *START, LOOK, "_shutdown"]
@@ -247,7 +247,9 @@ def test_an_error_in_a_hook_ends_the_run_after_the_shutdown(subject: Subject, ho
     assert shutdown_signal(agent) == ([], 7)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__
+)
 def test_errors_that_are_no_exceptions_end_the_run_after_the_shutdown(
     subject: Subject, error: BaseException
 ) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from .differences import ABSENT_NAMES, ABSENT_PARAMETERS, OTHER_DEFAULTS  # noqa: E402
-from .scripted import ScriptedRendezvous, scripted_agent  # noqa: E402
-from .subjects import Subject, subject_named  # noqa: E402
+from .differences import ABSENT_NAMES, ABSENT_PARAMETERS, OTHER_DEFAULTS
+from .scripted import ScriptedRendezvous, scripted_agent
+from .subjects import Subject, subject_named
 
 pytestmark = pytest.mark.torch
 
@@ -80,9 +80,8 @@ def members_of(cls: type) -> list[str]:
 
 
 def _is_machinery(name: str) -> bool:
-    return name.startswith("__") and name not in ("__init__", "__post_init__", "__str__", "__repr__") or (
-        name.startswith("_abc_")
-    )
+    usable = ("__init__", "__post_init__", "__str__", "__repr__")
+    return name.startswith(("__", "_abc_")) and name not in usable
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
@@ -99,7 +98,9 @@ def assert_takes_the_same(name: str, theirs: Any, ours: Any) -> None:
             assert plain(our_default) == plain(default), f"{name}({parameter})"
         assert our_kind == kind, f"{name}({parameter})"
     for parameter, default, _ in offered[len(taken) :]:
-        assert default is not inspect.Parameter.empty, f"{name}({parameter}) is required, and torch's has no such one"
+        assert default is not inspect.Parameter.empty, (
+            f"{name}({parameter}) is required, and torch's has no such one"
+        )
 
 
 def plain(value: Any) -> Any:
@@ -180,7 +181,9 @@ def test_an_agent_starts_with_the_same_attributes(subject: Subject) -> None:
 
 def test_no_attribute_of_torchs_agent_is_missing(both: tuple[Subject, Subject]) -> None:
     theirs, ours = (
-        scripted_agent(subject.api.SimpleElasticAgent)(subject.spec(ScriptedRendezvous()), subject.api, monitor=[])
+        scripted_agent(subject.api.SimpleElasticAgent)(
+            subject.spec(ScriptedRendezvous()), subject.api, monitor=[]
+        )
         for subject in both
     )
     assert set(vars(theirs)) <= set(vars(ours))

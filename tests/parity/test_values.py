@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from .scripted import ScriptedRendezvous  # noqa: E402
-from .subjects import Subject, subject_named  # noqa: E402
+from .scripted import ScriptedRendezvous
+from .subjects import Subject, subject_named
 
 pytestmark = pytest.mark.torch
 
@@ -98,7 +98,10 @@ def test_a_worker_prints_its_ranks(subject: Subject) -> None:
 
 
 def test_a_worker_without_ranks_has_minus_one(subject: Subject) -> None:
-    assert str(subject.api.Worker(0)) == "local_rank=0,global_rank=-1,role_rank=-1,world_size=-1,role_world_size=-1"
+    assert (
+        str(subject.api.Worker(0))
+        == "local_rank=0,global_rank=-1,role_rank=-1,world_size=-1,role_world_size=-1"
+    )
 
 
 def test_workers_and_groups_take_no_other_attributes(subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,6 @@ from typing import Protocol
 import pytest
 
 from .jobs import AFTERLIFE_S, RALLY, Job, marked, sweep, until
-
 
 #: what each script begins with. One write for each line: lines of several workers share a file.
 PRELUDE = """\
@@ -76,7 +76,7 @@ class Python(Protocol):
 
 
 class Script(Protocol):
-    """Writes a script into the test's folder; it has `say` and `wait_for`, and `supervise` if it is to have an agent."""
+    """Writes a script into the test's folder. It has `say` and `wait_for`; with an agent also `supervise`."""
 
     def __call__(self, text: str, name: str = "worker.py", *, agent: bool = False) -> Path: ...
 
@@ -128,14 +128,15 @@ def rally(tmp_path: Path, mark: str, started: list[Job]) -> Rally:
 
 
 @pytest.fixture
-def python(tmp_path: Path, mark: str, started: list[Job]) -> Python:
+def python(tmp_path: Path, mark: str, started: list[Job]) -> Iterator[Python]:
     def start(*words: str | Path, env: Mapping[str, str] | None = None) -> Job:
         name = f"job{len(started)}"
         directory = tmp_path / f"run-{name}"
         argv = [sys.executable, *map(str, words)]
-        started.append(
-            Job(argv, tmp_path, mark, name, {**(env or {}), "RUN_DIR": str(directory)}, directory)
-        )
+        added = {"RUN_DIR": str(directory), "TMPDIR": scratch, **(env or {})}
+        started.append(Job(argv, tmp_path, mark, name, added, directory))
         return started[-1]
 
-    return start
+    # A killed agent leaves its scratch files. Not in `tmp_path`: a fork server's socket needs a short one.
+    with tempfile.TemporaryDirectory(prefix="rally-test-", ignore_cleanup_errors=True) as scratch:
+        yield start

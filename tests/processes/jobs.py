@@ -30,7 +30,15 @@ PATIENCE_S = 30.0
 AFTERLIFE_S = 2.0
 _MARK = "RALLY_TEST_JOB"
 #: variables that would reach the workers, or the agent, from whoever runs the tests
-_OURS = ("PET_", "TORCHELASTIC_", "TORCH_ELASTIC_", "OMP_NUM_THREADS", "MASTER_", "CUDA_VISIBLE_DEVICES", "RANK")
+_OURS = (
+    "PET_",
+    "TORCHELASTIC_",
+    "TORCH_ELASTIC_",
+    "OMP_NUM_THREADS",
+    "MASTER_",
+    "CUDA_VISIBLE_DEVICES",
+    "RANK",
+)
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=Event)
@@ -79,7 +87,7 @@ class Job:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=before_exec,
+                preexec_fn=before_exec,  # noqa: PLW1509 - a test has one thread
             )
 
     @property
@@ -179,7 +187,9 @@ def marked(mark: str) -> dict[int, str]:
 def children(pid: int) -> list[int]:
     """Children of a process, zombies too."""
     return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
     ]
 
 

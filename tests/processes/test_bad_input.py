@@ -75,9 +75,7 @@ def assert_refused(job: Job, *words: str, begins: str = "rally run: ") -> None:
         ("--standalone", ["SCRIPT"]),
     ],
 )
-def test_a_command_line_that_cannot_be(
-    rally: Rally, worker: Path, words: str, expected: list[str]
-) -> None:
+def test_a_command_line_that_cannot_be(rally: Rally, worker: Path, words: str, expected: list[str]) -> None:
     (worker.parent / "script.sh").write_text("#!/bin/sh\ntouch started\n")
     assert_refused(rally(*words.format(worker=worker).split()), *expected)
 
@@ -92,7 +90,9 @@ def test_gpu_without_one(rally: Rally, worker: Path) -> None:
 
 
 def test_a_program_among_the_scripts(rally: Rally, worker: Path) -> None:
-    assert_refused(rally("--standalone", "/bin/ls"), "/bin/ls is a program, not a Python script", "--no-python")
+    assert_refused(
+        rally("--standalone", "/bin/ls"), "/bin/ls is a program, not a Python script", "--no-python"
+    )
 
 
 def test_a_port_in_use(rally: Rally, worker: Path, listening: int) -> None:
@@ -179,7 +179,12 @@ def test_a_run_directory_of_another_run(rally: Rally, worker: Path, tmp_path: Pa
 )
 def test_an_unknown_command(tmp_path: Path, word: str, expected: str) -> None:
     ended = subprocess.run(
-        [*RALLY, word], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True, check=False
+        [*RALLY, word],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(rf"rally: there is no command '{word}'; .*\n", ended.stderr)

@@ -24,13 +24,21 @@ OWN_VALUES = (
     "TORCHELASTIC_USE_AGENT_STORE",
 )
 #: what the launchers of this test find, or set for themselves
-BESIDE_THE_POINT = (*OWN_VALUES, "RUN_DIR", "PYTHONPATH", "LC_CTYPE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+BESIDE_THE_POINT = (
+    *OWN_VALUES,
+    "RUN_DIR",
+    "TMPDIR",
+    "PYTHONPATH",
+    "LC_CTYPE",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+)
 
 
 def told(job: Job) -> list[tuple[list[str], dict[str, str]]]:
     """Arguments and environment of each worker, by RANK."""
     assert job.wait() == 0, job.told()
-    return sorted((tuple(json.loads(line)) for line in job.lines), key=lambda said: int(said[1]["RANK"]))  # type: ignore[arg-type,return-value]
+    return sorted((tuple(json.loads(line)) for line in job.lines), key=lambda said: int(said[1]["RANK"]))
 
 
 def test_the_environment_is_torchruns(rally: Rally, script: Script, tmp_path: Path) -> None:
@@ -100,9 +108,7 @@ def test_local_rank_macros(rally: Rally, script: Script) -> None:
 
 
 @pytest.mark.parametrize(("visible", "seen"), [(None, ["0", "1"]), ("7,3,5", ["7", "3"])])
-def test_virtual_local_rank(
-    rally: Rally, script: Script, visible: str | None, seen: list[str]
-) -> None:
+def test_virtual_local_rank(rally: Rally, script: Script, visible: str | None, seen: list[str]) -> None:
     env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     job = rally("--standalone", "--nproc-per-node", "2", "--virtual-local-rank", script(TOLD), env=env)
     got = [(env["RANK"], env["LOCAL_RANK"], env["CUDA_VISIBLE_DEVICES"]) for _, env in told(job)]
@@ -110,7 +116,9 @@ def test_virtual_local_rank(
 
 
 def test_a_program_that_is_not_python(rally: Rally) -> None:
-    job = rally("--standalone", "--nproc-per-node", "2", "--no-python", "/bin/sh", "-c", "echo $RANK of $WORLD_SIZE")
+    job = rally(
+        "--standalone", "--nproc-per-node", "2", "--no-python", "/bin/sh", "-c", "echo $RANK of $WORLD_SIZE"
+    )
     assert job.wait() == 0, job.told()
     assert sorted(job.lines) == ["0 of 2", "1 of 2"]
 
@@ -132,7 +140,16 @@ def test_a_script_inside_the_worker_s_interpreter(rally: Rally, script: Script) 
     assert sorted(job.lines) == ["__main__ 0 --lr 1", "__main__ 1 --lr 1"]
 
 
-@pytest.mark.parametrize(("end", "code"), [("sys.exit(0)", 0), ("sys.exit(5)", 5), ("raise ValueError", 1)])
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("sys.exit(0)", 0),
+        ("sys.exit(5)", 5),
+        ("raise ValueError", 1),
+        ("os._exit(0)", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
+    ],
+)
 def test_how_such_a_script_ends(rally: Rally, script: Script, end: str, code: int) -> None:
     job = rally("--standalone", "--run-path", script(end))
     assert job.wait() == code, job.told()

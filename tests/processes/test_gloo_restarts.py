@@ -4,6 +4,8 @@ torchrun 2.13 manages 5 of 20: its restarted workers read the last attempt's key
 round has a store, and a port, of its own.
 """
 
+from itertools import pairwise
+
 import pytest
 
 from toolkit.core.events import RendezvousCompleted, WorkerStarted
@@ -29,8 +31,10 @@ def work(crashes):
     dist.all_reduce(total)
     assert total.item() == 3, total
     say("init", attempt, rank)
+    open(f"init {attempt} {rank}", "w").close()
     if attempt < crashes:
         if rank == 1:
+            wait_for(f"init {attempt} 0")
             os._exit(7) if attempt % 2 else os.kill(os.getpid(), signal.SIGKILL)
         dist.barrier()
         raise AssertionError("the barrier of a crashed group was passed")
@@ -63,7 +67,7 @@ def assert_each_restart_was_enough(job: Job, restarts: int) -> None:
     first = [failure.incarnation for failure in timeline.failures.values() if failure.first]
     assert first == list(range(restarts))
     ports = [event.master_port for event in job.events(RendezvousCompleted)]
-    assert all(before != after for before, after in zip(ports, ports[1:], strict=False))
+    assert all(before != after for before, after in pairwise(ports))
     assert len(job.events(WorkerStarted)) == 2 * (restarts + 1)
 
 
@@ -80,6 +84,8 @@ def test_thirty_of_thirty_restarts_are_clean(python: Python, script: Script) -> 
 def test_scripts_that_import_torch_each_time_restart_cleanly(rally: Rally, script: Script) -> None:
     restarts = 7  # each costs two imports of torch; thirty of them pass as well, in 90 s
     worker = script(GLOO + "\nwork(int(sys.argv[1]))\n")
-    job = rally("--standalone", "--nproc-per-node", "2", "--max-restarts", f"{restarts}", worker, f"{restarts}")
+    job = rally(
+        "--standalone", "--nproc-per-node", "2", "--max-restarts", f"{restarts}", worker, f"{restarts}"
+    )
     assert job.wait(150) == 0, job.told()
     assert_each_restart_was_enough(job, restarts)

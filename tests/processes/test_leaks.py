@@ -32,7 +32,9 @@ def holdings(pid: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("logs", ["console", "files", "tee"])
-def test_twenty_restarts_leave_nothing_behind(rally: Rally, script: Script, tmp_path: Path, logs: str) -> None:
+def test_twenty_restarts_leave_nothing_behind(
+    rally: Rally, script: Script, tmp_path: Path, logs: str
+) -> None:
     words = {"console": (), "files": ("--redirects", "3"), "tee": ("--tee", "3")}[logs]
     job = rally("--standalone", "--max-restarts", "20", *words, script(STEP), env={"TMPDIR": str(tmp_path)})
     at_rest(job, 0)
@@ -45,7 +47,9 @@ def test_twenty_restarts_leave_nothing_behind(rally: Rally, script: Script, tmp_
     (tmp_path / "end").touch()
     assert job.wait() == 0, job.told()
     assert job.timeline().restarts_used == 20
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("rally", "tmp", "torchelastic"))] == []
+    assert [
+        path.name for path in tmp_path.iterdir() if path.name.startswith(("rally", "tmp", "torchelastic"))
+    ] == []
 
 
 def at_rest(job: Job, attempt: int) -> None:

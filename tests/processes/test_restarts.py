@@ -1,6 +1,7 @@
 """The restart budget means what it says, the exit code says who failed, and the recording tells the same story."""
 
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,11 @@ def test_a_worker_that_fails_once_spends_one_restart(
     env = {"RANK_0_0": "wait", "RANK_1_0": how}
     job = rally("--standalone", "--nproc-per-node", "2", "--max-restarts", f"{budget}", worker, env=env)
     assert job.wait() == 0, job.told()
-    assert counted(line for line in job.lines if line.startswith("up")) == {
-        f"up {rank} {attempt}": 1 for rank in range(2) for attempt in range(2)
+    # Whether rank 0 came to say its first line before it was stopped is left open.
+    assert counted(line for line in job.lines if line.startswith("up") and line != "up 0 0") == {
+        "up 1 0": 1,
+        "up 0 1": 1,
+        "up 1 1": 1,
     }
     timeline = job.timeline()
     assert (timeline.state, timeline.restarts_used, timeline.rounds) == ("succeeded", 1, 2)
@@ -100,7 +104,7 @@ def test_each_incarnation_meets_at_another_port(rally: Rally, script: Script) ->
     assert job.wait() == 1
     ports = [line for line in job.lines if line.startswith("port")]
     assert len(ports) == 6
-    assert all(before != after for before, after in zip(ports, ports[1:], strict=False))
+    assert all(before != after for before, after in pairwise(ports))
 
 
 def test_exit_code_0_only_if_all_succeeded(rally: Rally, worker: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.core.events import (
+    AgentFinished,
     BarrierEntered,
     BarrierLeft,
     MembershipChanged,
@@ -139,9 +140,46 @@ def test_a_crash_on_one_node_restarts_all(
     assert spent.node == failure.node
 
 
-def test_a_node_that_joins_later_is_taken_in(
+@pytest.mark.slow
+def test_process_groups_over_two_nodes_come_back(
     rally: Rally, script: Script, tmp_path: Path, port: int
 ) -> None:
+    """One round for each crash: none reads what the workers of the last one left in their store."""
+    crashes = 3
+    worker = script(f"""
+        import glob
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        total = torch.tensor([dist.get_rank() + 1])
+        dist.all_reduce(total)
+        assert total.item() == 3, total
+        before = len(glob.glob("crash *"))
+        dist.barrier()
+        say("init", before, dist.get_rank())
+        if before < {crashes}:
+            if dist.get_rank() == 1:
+                wait_for(f"go {{before}}")
+                open(f"crash {{before}}", "w").close()
+                os._exit(7)
+            dist.barrier()
+        dist.destroy_process_group()
+    """)
+    nodes = c10d(rally, tmp_path, "2", port)
+    for _ in range(2):
+        nodes.start("--max-restarts", "10", worker)
+    for crash in range(crashes):
+        nodes.wait_for_lines(f"init {crash}", 2)
+        (tmp_path / f"go {crash}").touch()
+    nodes.assert_all_end_with(0)
+    expected = {f"init {crash} {rank}": 1 for crash in range(crashes + 1) for rank in range(2)}
+    assert counted(nodes.lines("init")) == expected
+    timeline = nodes.jobs[0].timeline()
+    assert (timeline.state, timeline.rounds) == ("succeeded", crashes + 1)
+
+
+def test_a_node_that_joins_later_is_taken_in(rally: Rally, script: Script, tmp_path: Path, port: int) -> None:
     """With a store for each round torch's handler can; with its own default both agents end with an error."""
     nodes = c10d(rally, tmp_path, "1:2", port)
     worker = script("""
@@ -191,6 +229,19 @@ def test_a_signal_while_waiting_for_the_other_node(
     assert "Traceback" not in job.stderr
     assert job.events(WorkerStarted) == []
     assert (job.timeline().state, job.timeline().reason) == ("stopped", f"the agent got {sig.name}")
+
+
+def test_a_burst_of_signals_while_waiting_for_the_other_node(
+    rally: Rally, script: Script, tmp_path: Path, port: int
+) -> None:
+    """The second one must not break off the clean-up after the first."""
+    job = c10d(rally, tmp_path, "2", port).start(script(RANKS))
+    job.wait_for_events(RendezvousStarted)
+    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        job.signal(sig)
+    assert job.wait(10) - 128 in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT), job.told()
+    assert "Traceback" not in job.stderr
+    assert [event.result for event in job.events(AgentFinished)] == ["SIGNAL"]
 
 
 def test_a_signal_in_the_exit_barrier(rally: Rally, script: Script, tmp_path: Path, port: int) -> None:

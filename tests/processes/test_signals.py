@@ -44,7 +44,9 @@ def assert_stopped_by(job: Job, sig: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("sig", DEATH_SIGNALS, ids=lambda sig: sig.name)
-def test_one_signal_ends_everything_within_the_grace(rally: Rally, script: Script, sig: signal.Signals) -> None:
+def test_one_signal_ends_everything_within_the_grace(
+    rally: Rally, script: Script, sig: signal.Signals
+) -> None:
     job = rally("--standalone", "--nproc-per-node", "2", "--max-restarts", "3", script(MEEK))
     job.wait_for_lines("up", 2)
     job.signal(sig)
@@ -71,13 +73,16 @@ def test_workers_that_do_not_listen_are_killed_when_the_grace_is_over(rally: Ral
 
 
 def test_the_grace_also_holds_when_a_worker_fails(rally: Rally, script: Script) -> None:
-    worker = script("if os.environ['RANK'] == '1':\n    wait_for('ready')\n    sys.exit(3)\n" + """\
+    worker = script(
+        "if os.environ['RANK'] == '1':\n    wait_for('ready')\n    sys.exit(3)\n"
+        + """\
 for sig in (signal.SIGINT, signal.SIGTERM):
     signal.signal(sig, signal.SIG_IGN)
 open('ready', 'w').close()
 while True:
     signal.pause()
-""")
+"""
+    )
     job = rally("--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "1", worker)
     assert job.wait(15) == 3, job.told()
     [stopped] = job.events(WorkersStopped)
@@ -246,3 +251,77 @@ def test_handlers_of_before_are_back_after_the_run(python: Python, script: Scrip
     job = python(driver)
     assert job.wait() == 0, job.told()
     assert job.lines == ["mine"]
+
+
+def test_a_burst_of_signals_raises_once(python: Python, script: Script) -> None:
+    """Two that arrive together end a wait in foreign code; the clean-up after that is left in peace."""
+    program = script("""
+        from toolkit.adapters.interrupts import SignalInterrupts
+        from toolkit.adapters.loop_bell import LoopBell
+        from toolkit.core.errors import SignalException
+
+        pair = {signal.SIGINT, signal.SIGTERM}
+        interrupts, bell = SignalInterrupts(os.getpid()), LoopBell()
+        with interrupts.handling(bell):
+            try:
+                with interrupts.interruptible():
+                    signal.pthread_sigmask(signal.SIG_BLOCK, pair)
+                    for sig in pair:
+                        os.kill(os.getpid(), sig)
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, pair)
+                    time.sleep(60)
+            except SignalException as error:
+                os.kill(os.getpid(), signal.SIGHUP)
+                say("cleaned up after", error.sigval.name, "of", interrupts.count())
+        bell.close()
+    """)
+    job = python(program)
+    assert job.wait() == 0, job.told()
+    assert job.lines == ["cleaned up after SIGINT of 3"]
+
+
+def test_foreign_code_cannot_swallow_a_signal(python: Python, script: Script) -> None:
+    program = script("""
+        from toolkit.adapters.interrupts import SignalInterrupts
+        from toolkit.adapters.loop_bell import LoopBell
+        from toolkit.core.errors import SignalException
+
+        interrupts, bell = SignalInterrupts(os.getpid()), LoopBell()
+        with interrupts.handling(bell):
+            try:
+                with interrupts.interruptible():
+                    try:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        time.sleep(60)
+                    except Exception:
+                        pass
+            except SignalException as error:
+                say(error.sigval.name)
+        bell.close()
+    """)
+    job = python(program)
+    assert job.wait() == 0, job.told()
+    assert job.lines == ["SIGTERM"]
+
+
+@pytest.mark.parametrize(("start_method", "restarts"), [("spawn", 2), ("fork", 15), ("forkserver", 2)])
+def test_a_function_that_is_stopped_in_its_first_moment(
+    python: Python, script: Script, start_method: str, restarts: int
+) -> None:
+    """Before it has taken off the agent's handlers, which would keep the signal to themselves."""
+    driver = script(
+        f"""
+        def work():
+            if os.environ["RANK"] == "0":
+                os._exit(3)
+            signal.pause()
+
+        if __name__ == "__main__":
+            result = supervise(work, workers=3, restarts={restarts}, start_method={start_method!r})
+            assert result.failures[0].exitcode == 3
+        """,
+        agent=True,
+    )
+    job = python(driver)
+    assert job.wait(25) == 0, job.told()
+    assert [event.killed for event in job.events(WorkersStopped)] == [[]] * (restarts + 1)

@@ -28,7 +28,9 @@ def test_those_that_were_started_are_gone_when_the_third_cannot_be() -> None:
     console, bell = standard_console(), LoopBell()
     before = children(os.getpid())
     try:
-        with pytest.raises(LaunchError, match="local rank 2 can't be started: /bin/sleep: embedded null byte"):
+        with pytest.raises(
+            LaunchError, match="local rank 2 can't be started: /bin/sleep: embedded null byte"
+        ):
             ProcessLauncher(SystemClock(), environment, new_pump(console)).start(plan, bell)
         assert children(os.getpid()) == before
     finally:
@@ -71,12 +73,16 @@ def test_a_program_whose_interpreter_is_missing(rally: Rally, tmp_path: Path) ->
     program.chmod(0o755)
     job = rally("--standalone", "--nproc-per-node", "2", "--no-python", program)
     assert job.wait() == 1, job.told()
-    assert f"the workers can't be started: local rank 0 can't be started: {program}: No such file" in job.stderr
+    assert (
+        f"the workers can't be started: local rank 0 can't be started: {program}: No such file" in job.stderr
+    )
     assert job.events(WorkerStarted) == []
     assert job.timeline().state == "error"
 
 
-def test_functions_that_were_started_are_gone_when_the_third_cannot_be(python: Python, script: Script) -> None:
+def test_functions_that_were_started_are_gone_when_the_third_cannot_be(
+    python: Python, script: Script
+) -> None:
     driver = script(
         """
         from toolkit.core.errors import LaunchError

@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -52,7 +55,8 @@ class FunctionProcess:
             target=function_worker.run, args=(assignment,), name=f"{launch.role}{plan.local_rank}"
         )
         try:
-            self._process.start()
+            with _handled_signals_blocked() if launch.start_method == "fork" else nullcontext():
+                self._process.start()
         except Exception as error:  # pickling runs the user's code
             self._remove_folder()
             raise LaunchError(
@@ -109,6 +113,21 @@ class FunctionProcess:
 
     def _remove_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _handled_signals_blocked() -> Iterator[None]:
+    """While entered, signals that have a Python handler wait.
+
+    A forked worker has the agent's handlers until it takes them off, and unblocks the signals after that: a death
+    signal in between would be noted there by the agent's handler, and the worker would live on.
+    """
+    handled = [sig for sig in signal.valid_signals() if callable(signal.getsignal(sig))]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _inherited(fd: int | None) -> function_worker.InheritedFd | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters import numa
+from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
 from toolkit.adapters.parent_death import die_after, die_with
 
 
@@ -87,12 +88,19 @@ def _become_own_session(agent_pid: int) -> None:
         die_with(agent_pid)
     else:  # the child of a fork server, which outlives the agent as long as it has children
         die_after(agent_pid)
-    # A forked worker would otherwise run the agent's handlers.
-    for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        if callable(signal.getsignal(sig)):
+    _take_off_handlers()
+
+
+def _take_off_handlers() -> None:
+    """A forked worker has the handlers of its agent, which has blocked those signals for the time of the fork."""
+    handled = [sig for sig in signal.valid_signals() if callable(signal.getsignal(sig))]
+    for sig in handled:
+        agents = isinstance(getattr(signal.getsignal(sig), "__self__", None), SignalInterrupts)
+        if agents or sig in DEFAULT_SIGNALS:
             signal.signal(sig, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
 
 
 def _redirect(inherited: InheritedFd | None, target: int) -> None:

@@ -35,6 +35,7 @@ class SignalInterrupts:
         self._pending: deque[int] = deque()
         self._count = 0
         self._raise_at_once = False
+        self._raised: int | None = None
         self._installed = False
         self._bell: Bell | None = None
 
@@ -65,12 +66,15 @@ class SignalInterrupts:
         if not (self._installed and in_main_thread()):
             yield
             return
+        self._raised = None
         self._raise_at_once = True
         try:
             self._raise_pending()
             yield
         finally:
             self._raise_at_once = False
+        if self._raised is not None:  # and the foreign code swallowed it
+            raise self._exception(self._raised)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._count += 1
@@ -83,8 +87,13 @@ class SignalInterrupts:
     def _raise_pending(self) -> None:
         signum = self.take()
         if signum is not None:
-            sigval = signal.Signals(signum)
-            raise SignalException(f"process {self._pid} got {sigval.name}", sigval)
+            # Once: signals often come in bursts, and the next one must not break off the clean-up after the first.
+            self._raise_at_once, self._raised = False, signum
+            raise self._exception(signum)
+
+    def _exception(self, signum: int) -> SignalException:
+        sigval = signal.Signals(signum)
+        return SignalException(f"process {self._pid} got {sigval.name}", sigval)
 
     def take(self) -> int | None:
         """The oldest signal that nobody took yet."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from toolkit.adapters import error_file
 from toolkit.adapters.child import Process
-from toolkit.adapters.loop_bell import LoopBell
+from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output import OutputPump, WorkerStreams
 from toolkit.adapters.program_process import ProgramProcess
 from toolkit.core.errors import LaunchError
@@ -171,6 +171,12 @@ class ProcessWorkers:
         return self._pump.problems
 
 
+def _keep_exit_codes() -> None:
+    """Where SIGCHLD is ignored, which is inherited, the kernel throws the exit codes of children away."""
+    if in_main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _ring_at_exit(pid: int, bell: Bell) -> None:
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -201,6 +207,7 @@ class ProcessLauncher:
         Raises:
             LaunchError: one could not be started; the others are gone again.
         """
+        _keep_exit_codes()
         pump = self._new_pump(plan)
         workers = ProcessWorkers(self._clock, bell, pump)
         try:

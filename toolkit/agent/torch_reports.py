@@ -117,5 +117,6 @@ class TorchReports:
 
     def _record_flakiness_metric(self, is_failed: bool = False) -> None:
         """Share of the budget that was spent, in percent; 100 for a failed run."""
-        share_left = (self._remaining_restarts + 1) / (self._worker_group.spec.max_restarts + 1)
-        self._put_metric("flakiness", 100 if is_failed else int(100.0 - 100.0 * share_left))
+        # In torch's order: 100 * (11 / 20) is 55.00000000000001, and the value would be 44 instead of 45.
+        percent_left = 100.0 * (self._remaining_restarts + 1) / (self._worker_group.spec.max_restarts + 1)
+        self._put_metric("flakiness", 100 if is_failed else int(100.0 - percent_left))

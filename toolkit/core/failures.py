@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
@@ -34,7 +35,7 @@ def failure_of(end: WorkerExit) -> ProcessFailure:
         error_file=end.error_file if end.error_data is not None else NOT_AVAILABLE,
         error_file_data=data,
         message=message,
-        timestamp=_timestamp(message, end.wall_s),
+        timestamp=_timestamp(data, end.wall_s),
     )
 
 
@@ -46,12 +47,12 @@ def _sentence(end: WorkerExit) -> str:
     return f"exited with code {end.exit_code}"
 
 
-def _timestamp(message: object, otherwise: int) -> int:
-    if not isinstance(message, dict):
-        return otherwise
-    extra = message.get("extraInfo")
+def _timestamp(data: Mapping[str, Any], otherwise: int) -> int:
+    """When it failed: torch's `@record` writes that beside the traceback, others beside their message."""
+    message = data.get("message")
+    holder = message.get("extraInfo") if isinstance(message, dict) else data
     try:
-        return int(extra["timestamp"]) if isinstance(extra, dict) else otherwise
+        return int(holder["timestamp"]) if isinstance(holder, Mapping) else otherwise
     except (KeyError, TypeError, ValueError):
         return otherwise
 
@@ -81,7 +82,8 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
     if first is None:
         return FailureCause(codes, "unknown")
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
-    summary = first.summary() if first.error_file != NOT_AVAILABLE else ""
+    # Called so because a subclass of the agent may bring torch's failures, which have no such method.
+    summary = ProcessFailure.summary(first) if first.error_file != NOT_AVAILABLE else ""
     return FailureCause(codes, f"{how}: {summary}" if summary else how)
 
 

@@ -138,6 +138,7 @@ _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def entry() -> None:
     """Run `main` as a process: a reader that closed the pipe is no error."""
+    _open_closed_streams()
     try:
         code = main()
         sys.stdout.flush()
@@ -145,6 +146,16 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 141
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Some daemons start their children without standard streams; the next file opened would take their place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w", closefd=False))
 
 
 if __name__ == "__main__":

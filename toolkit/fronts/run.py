@@ -157,8 +157,8 @@ def _open_run_directory(
 def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str, Any]:
     """What `run.json` says of this run."""
     return {
-        "argv": ["rally", "run", *argv],
-        "entrypoint": " ".join((options.script, *options.script_args)),
+        "argv": ["rally", "run", *map(_printable, argv)],
+        "entrypoint": _printable(" ".join((options.script, *options.script_args))),
         "role": options.role,
         "local_world_size": nproc,
         "min_nodes": options.min_nodes,
@@ -170,6 +170,11 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "pid": wiring.process_id(),
         "versions": {"rallypoint": toolkit.__version__, "python": platform.python_version()},
     }
+
+
+def _printable(word: str) -> str:
+    """A word of a command line, which need not be UTF-8."""
+    return word.encode("utf-8", "backslashreplace").decode()
 
 
 def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
