@@ -16,17 +16,17 @@ from typing import Any
 
 from toolkit import surroundings
 from toolkit.adapters.clock import SystemClock
-from toolkit.adapters.console import Console
 from toolkit.adapters.entropy import SystemEntropy
+from toolkit.adapters.from_torch.telemetry import TorchTelemetry
 from toolkit.adapters.host import LocalHost
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.memory_store import MemoryStore
-from toolkit.adapters.output import OutputPump
-from toolkit.adapters.processes import ProcessLauncher
+from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.pump import OutputPump
+from toolkit.adapters.processes.launcher import ProcessLauncher
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
-from toolkit.adapters.telemetry import TorchTelemetry
 from toolkit.agent import base, launched, solo
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
@@ -80,7 +80,7 @@ def torch_rendezvous(**settings: Any) -> Any:
     The workers of each round get a store of their own: what torch does by default lets restarted workers read their
     predecessors' keys. Who sets the variable keeps what was set.
     """
-    from toolkit.adapters import torch_rendezvous as adapter
+    from toolkit.adapters.from_torch import rendezvous as adapter
 
     surroundings.set_default(adapter.FRESH_WORKER_STORE, "1")
     return adapter.make_handler(adapter.RendezvousSettings(**settings))
@@ -90,14 +90,14 @@ def numa_options(mode: str | None) -> Any | None:
     """torch's NUMA options for a mode, or None for none."""
     if mode is None:
         return None
-    from toolkit.adapters import numa
+    from toolkit.adapters.processes import numa
 
     return numa.options(mode)
 
 
 def logs_specs_plugin(name: str, **settings: Any) -> LogsSpecs:
     """The `LogsSpecs` that a plug-in of the group "torchrun.logs_specs" makes."""
-    from toolkit.adapters import torch_logs
+    from toolkit.adapters.from_torch import logs as torch_logs
 
     made: LogsSpecs = torch_logs.plugin(name, **settings)
     return made

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from toolkit.adapters.console import Console
-from toolkit.adapters.log_lines import LINE_MAX_BYTES, ConsoleLines
-from toolkit.adapters.output import OutputPump
+from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.lines import LINE_MAX_BYTES, ConsoleLines
+from toolkit.adapters.output.pump import OutputPump
 from toolkit.core.launch_plan import LaunchPlan, WorkerPlan
 
 DEADLINE_S = 20.0

@@ -17,22 +17,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from toolkit.adapters import event_reader, event_writer
-from toolkit.adapters.recording import (
-    EventFile,
-    JsonLinesSink,
-    Limits,
+from toolkit.adapters.recording import reader as event_reader
+from toolkit.adapters.recording import writer as event_writer
+from toolkit.adapters.recording.catalog import agent_is_alive, find_run, latest_run, list_runs
+from toolkit.adapters.recording.directory import (
     RunDirectory,
-    agent_is_alive,
-    find_run,
     fresh_run_directory,
-    latest_run,
-    list_runs,
     note_elsewhere,
     open_for_writing,
-    path_safe,
-    read_run,
 )
+from toolkit.adapters.recording.layout import path_safe
+from toolkit.adapters.recording.reader import EventFile, Limits, read_run
+from toolkit.adapters.recording.writer import JsonLinesSink
 from toolkit.core import events as ev
 from toolkit.core.errors import ConfigurationError, RecordingError
 
@@ -199,7 +195,7 @@ def test_each_event_is_with_the_kernel_when_emit_returns(tmp_path: Path) -> None
 _BURST = """
 import os, signal, sys
 from pathlib import Path
-from toolkit.adapters.recording import open_for_writing
+from toolkit.adapters.recording.directory import open_for_writing
 from toolkit.core.events import RendezvousFailed
 sink = open_for_writing(Path(sys.argv[1]), "job", {}, started_wall_ns=1).open_sink("a")
 for seq in range(1, 2001):
@@ -222,7 +218,7 @@ def test_an_agent_that_is_killed_loses_one_line_at_most(tmp_path: Path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
-from toolkit.adapters.recording import open_for_writing
+from toolkit.adapters.recording.directory import open_for_writing
 from toolkit.core.events import RendezvousFailed
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 sink = open_for_writing(Path(sys.argv[1]), "job", {}, started_wall_ns=1).open_sink("a")

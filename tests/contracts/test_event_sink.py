@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.adapters.event_writer import JsonLinesSink
+from toolkit.adapters.recording.writer import JsonLinesSink
 from toolkit.adapters.sinks import FanOut, LoggingSink, logger
 from toolkit.core import events as ev
 from toolkit.ports import EventSink

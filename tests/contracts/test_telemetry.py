@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.adapters.telemetry import TorchTelemetry
+from toolkit.adapters.from_torch.telemetry import TorchTelemetry
 from toolkit.ports import Telemetry
 
 ROOT = Path(__file__).parents[2]

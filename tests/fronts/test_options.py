@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from toolkit.adapters.script_path import run_script_path
+from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
 from toolkit.fronts.options import RunOptions, ScriptKind, parse

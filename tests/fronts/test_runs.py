@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-from toolkit.adapters.recording import RunDirectory, fresh_run_directory
+from toolkit.adapters.recording.directory import RunDirectory, fresh_run_directory
 from toolkit.core import events as ev
 from toolkit.fronts import runs
 from toolkit.fronts.runs import runs_command

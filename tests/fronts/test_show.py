@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from toolkit.adapters.recording import RunDirectory, fresh_run_directory
+from toolkit.adapters.recording.directory import RunDirectory, fresh_run_directory
 from toolkit.core import events as ev
 from toolkit.fronts import summary as summaries
 from toolkit.fronts.show import render_text, show_command

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from toolkit.adapters.console import Console
+from toolkit.adapters.output.console import Console
 from toolkit.core import events as ev
 from toolkit.fronts.status import Line, News, StatusLine, compose, span, stopwatch
 
@@ -314,8 +314,8 @@ def test_nothing_in_a_pipe() -> None:
 
 DRIVER = """
 import os, subprocess, sys, time
-from toolkit.adapters.console import Console
-from toolkit.adapters.output import OutputPump
+from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.pump import OutputPump
 from toolkit.core import events as ev
 from toolkit.core.launch_plan import WorkerPlan
 from toolkit.fronts.status import StatusLine

@@ -80,7 +80,11 @@ def environment_reads(path: Path) -> list[int]:
 def test_only_one_module_reads_the_environment() -> None:
     # A function worker is another process: it sets the environment that its plan says. The demo's training script is a
     # stand-alone example.
-    allowed = {"toolkit/surroundings.py", "toolkit/adapters/function_worker.py", "toolkit/demo/train_digits.py"}
+    allowed = {
+        "toolkit/surroundings.py",
+        "toolkit/adapters/processes/function_worker.py",
+        "toolkit/demo/train_digits.py",
+    }
     readers = {
         str(path.relative_to(ROOT)) for path in modules("toolkit", "simulator") if environment_reads(path)
     }

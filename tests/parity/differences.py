@@ -101,6 +101,3 @@ ABSENT_PARAMETERS = {
         "workers in D-state are to be recognised without being asked for it"
     ),
 }
-
-#: parameters whose order or default differs, with the reason
-OTHER_DEFAULTS: dict[tuple[str, str], str] = {}

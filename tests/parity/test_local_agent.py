@@ -21,7 +21,11 @@ from . import worker_functions
 from .scripted import ScriptedRendezvous
 from .subjects import Subject, subject_named
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    # Python 3.12 warns of start method fork where there are threads; users choose it all the same.
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
 
 DUMP = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
 #: ends by a signal only

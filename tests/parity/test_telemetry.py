@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -164,9 +164,6 @@ def event_handler() -> Iterator[ListHandler]:
     del torch_event_handlers._log_handlers["parity"]
     torch_events._events_loggers.pop("parity", None)
     logging.getLogger("torchelastic-events-parity").removeHandler(handler)
-
-
-Normalise = Callable[[Subject, dict[str, Any]], dict[str, Any]]
 
 
 def normalised(subject: Subject, event: dict[str, Any]) -> dict[str, Any]:

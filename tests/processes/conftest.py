@@ -36,7 +36,7 @@ AGENT = """\
 from pathlib import Path
 
 from toolkit import LocalElasticAgent, LogLayout, SoloRendezvous, WorkerSpec
-from toolkit.adapters.recording import open_for_writing
+from toolkit.adapters.recording.directory import open_for_writing
 from toolkit.wiring import system_ports, wall_ns
 
 

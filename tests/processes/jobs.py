@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.adapters.event_reader import read_run
+from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import RecordingError
 from toolkit.core.events import Event
 from toolkit.core.history import Timeline

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.adapters.event_reader import RUN_FILE
+from toolkit.adapters.recording.layout import RUN_FILE
 
 from .conftest import Rally, Script
 from .jobs import RALLY, Job, clean_environment

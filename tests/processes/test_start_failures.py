@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.loop_bell import LoopBell
-from toolkit.adapters.processes import ProcessLauncher
+from toolkit.adapters.processes.launcher import ProcessLauncher
 from toolkit.core.errors import LaunchError
 from toolkit.core.events import WorkersStarting, WorkerStarted
 from toolkit.core.launch_plan import LaunchPlan, WorkerPlan

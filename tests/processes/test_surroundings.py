@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from toolkit.adapters.event_reader import read_run
+from toolkit.adapters.recording.reader import read_run
 from toolkit.core.events import WorkerExited
 from toolkit.core.timeline import fold_all
 

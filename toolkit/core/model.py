@@ -238,7 +238,7 @@ NOT_AVAILABLE = "<N/A>"
 class ProcessFailure:
     """How one worker failed. Fields and meaning are those of torch's class of the same name.
 
-    Unlike torch's it reads no file: `toolkit.adapters.error_file` does, and survives a truncated one.
+    Unlike torch's it reads no file: `toolkit.adapters.processes.error_file` does, and survives a truncated one.
 
     Args:
         local_rank: the worker's local rank.

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
-from toolkit.adapters.recording import EventFile
+from toolkit.adapters.recording.reader import EventFile
 from toolkit.core import events
 from toolkit.core.errors import ConfigurationError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 
-from toolkit.adapters.script_path import run_script_path
+from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
 from toolkit.fronts.arguments import OPTIONS, Arguments, build_parser, one_of, parse_arguments

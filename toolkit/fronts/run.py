@@ -14,15 +14,15 @@ from typing import Any
 
 import toolkit
 from toolkit import wiring
-from toolkit.adapters import error_file
-from toolkit.adapters.console import Console
-from toolkit.adapters.recording import (
+from toolkit.adapters.output.console import Console
+from toolkit.adapters.processes import error_file
+from toolkit.adapters.recording.directory import (
     RunDirectory,
     fresh_run_directory,
     note_elsewhere,
     open_for_writing,
-    path_safe,
 )
+from toolkit.adapters.recording.layout import path_safe
 from toolkit.adapters.sinks import FanOut
 from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import ConfigurationError, LaunchError, RallyError, SignalException

@@ -7,7 +7,7 @@ from typing import TextIO
 
 import msgspec
 
-from toolkit.adapters.recording import RunSummaryEntry, agent_is_alive, list_runs, wall_clock_ns
+from toolkit.adapters.recording.catalog import RunSummaryEntry, agent_is_alive, list_runs, wall_clock_ns
 from toolkit.fronts.show import json_text
 from toolkit.fronts.summary import (
     GOING_ON,

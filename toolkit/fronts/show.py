@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from toolkit.adapters.recording import (
-    agent_is_alive,
-    find_run,
-    latest_run,
-    read_run,
-    wall_clock_ns,
-)
+from toolkit.adapters.recording.catalog import agent_is_alive, find_run, latest_run, wall_clock_ns
+from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.timeline import fold_all
 from toolkit.fronts.summary import (

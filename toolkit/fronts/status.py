@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from toolkit.adapters.console import Console
+from toolkit.adapters.output.console import Console
 from toolkit.core import events as ev
 from toolkit.ports import Clock
 

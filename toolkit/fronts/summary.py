@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from toolkit.adapters.recording import Recording, agent_is_alive
+from toolkit.adapters.recording.catalog import agent_is_alive
+from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 

@@ -14,15 +14,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from toolkit.adapters import function_worker
-from toolkit.adapters.child import exit_code_of_child
-from toolkit.adapters.output import WorkerStreams
+from toolkit.adapters.output.pump import WorkerStreams
+from toolkit.adapters.processes import function_worker
+from toolkit.adapters.processes.child import exit_code_of_child
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerPlan
 
 
 class FunctionProcess:
-    """A Python function, run by multiprocessing. Implements `toolkit.adapters.child.Process`.
+    """A Python function, run by multiprocessing. Implements `toolkit.adapters.processes.child.Process`.
 
     Args:
         plan: how to start it.

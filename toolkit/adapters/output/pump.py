@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.adapters.console import Console, Stream
-from toolkit.adapters.log_lines import ConsoleLines, FilteredLines
+from toolkit.adapters.output.console import Console, Stream
+from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import CONSOLE, LaunchPlan, WorkerPlan
 

@@ -19,9 +19,9 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from toolkit.adapters import numa
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
-from toolkit.adapters.parent_death import die_after, die_with
+from toolkit.adapters.processes import numa
+from toolkit.adapters.processes.parent_death import die_after, die_with
 
 
 class InheritedFd:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from toolkit.adapters.console import Console, Stream
+from toolkit.adapters.output.console import Console, Stream
 
 #: a longer line is split
 LINE_MAX_BYTES = 1024 * 1024

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from toolkit.adapters import error_file
-from toolkit.adapters.child import Process
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
-from toolkit.adapters.output import OutputPump, WorkerStreams
-from toolkit.adapters.program_process import ProgramProcess
+from toolkit.adapters.output.pump import OutputPump, WorkerStreams
+from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.child import Process
+from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
 from toolkit.ports import Bell, Clock
@@ -239,7 +239,7 @@ class ProcessLauncher:
         if isinstance(plan.entrypoint, str):
             return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.
-        from toolkit.adapters.function_process import FunctionProcess
+        from toolkit.adapters.processes.function import FunctionProcess
 
         return FunctionProcess(worker, plan, streams)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,12 @@ from typing import Any, get_args
 
 import msgspec
 
-from toolkit.adapters.event_writer import LINE_MAX
+from toolkit.adapters.recording.layout import RUN_FILE, is_events_file, open_regular, read_run_file, text_of
+from toolkit.adapters.recording.writer import LINE_MAX
 from toolkit.core.errors import RecordingError
 from toolkit.core.events import AgentStarted, AnyEvent, EventsDropped, decode
 from toolkit.core.timeline import Timeline, fold_all
 
-RUN_FILE = "run.json"
-_RUN_FILE_MAX = 1 << 20
-_PREFIX, _SUFFIX = "events-", ".jsonl"
 _CHUNK_MIN, _CHUNK_MAX = 1 << 12, 1 << 16
 #: bytes that all files of one recording may hold in memory while they are read
 _CHUNKS_TOTAL = 1 << 26
@@ -83,23 +80,6 @@ class _Tagged(msgspec.Struct):
     type: str = ""
 
 
-def _open_regular(path: Path) -> int:
-    """A file descriptor for reading. Never blocks, never follows a link.
-
-    Raises:
-        RecordingError: it is a link, no regular file, or can't be opened.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        link = " (links are not followed)" if path.is_symlink() else ""
-        raise RecordingError(f"{path} can't be read: {error.strerror}{link}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise RecordingError(f"{path} is not a regular file; a recording has no others")
-    return fd
-
-
 class EventFile:
     """One events file, read on as it grows. Holds no file open between reads.
 
@@ -144,7 +124,7 @@ class EventFile:
         Raises:
             RecordingError: it can't be read.
         """
-        fd = _open_regular(self.path)
+        fd = open_regular(self.path)
         try:
             return os.fstat(fd).st_size
         finally:
@@ -195,7 +175,7 @@ class EventFile:
         return bool(chunk)
 
     def _read_at_offset(self) -> bytes:
-        fd = _open_regular(self.path)
+        fd = open_regular(self.path)
         try:
             size, size_max = os.fstat(fd).st_size, self._limits.file_bytes
             if size > size_max:
@@ -357,35 +337,6 @@ def _interleaved(of_nodes: list[Iterator[AnyEvent]]) -> Iterator[AnyEvent]:
     return heapq.merge(*of_nodes, key=lambda event: event.wall_ns)
 
 
-def text_of(run: Mapping[str, Any], key: str) -> str:
-    """A string in what `run.json` says, or an empty one."""
-    value = run.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def read_run_file(path: Path) -> dict[str, Any]:
-    """What the `run.json` in the directory `path` says; empty if there is none.
-
-    Raises:
-        RecordingError: it can't be read, is too large, or is no JSON object.
-    """
-    file = path / RUN_FILE
-    if not os.path.lexists(file):
-        return {}
-    fd = _open_regular(file)
-    with os.fdopen(fd, "rb") as opened:
-        try:
-            data = opened.read(_RUN_FILE_MAX + 1)
-        except OSError as error:
-            raise RecordingError(f"{file} can't be read: {error.strerror}") from error
-    if len(data) > _RUN_FILE_MAX:
-        raise RecordingError(f"{file} has more than {_RUN_FILE_MAX} bytes; it is not what a run writes")
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordingError(f"{file} is not a JSON object: {error}") from error
-
-
 def read_run(path: Path, limits: Limits = DEFAULT_LIMITS) -> Recording:
     """The recording in the directory `path`. Its events are read when they are asked for.
 
@@ -393,7 +344,7 @@ def read_run(path: Path, limits: Limits = DEFAULT_LIMITS) -> Recording:
         RecordingError: it is not a recording, or one that can't be read.
     """
     try:
-        names = sorted(entry.name for entry in path.iterdir() if _is_events_file(entry.name))
+        names = sorted(entry.name for entry in path.iterdir() if is_events_file(entry.name))
     except OSError as error:
         raise RecordingError(f"{path} can't be read: {error.strerror}") from error
     if len(names) > limits.nodes:
@@ -402,21 +353,3 @@ def read_run(path: Path, limits: Limits = DEFAULT_LIMITS) -> Recording:
     if not names and not run:
         raise RecordingError(f"{path} is not a recording: it has neither {RUN_FILE} nor events")
     return Recording(path, run, tuple(path / name for name in names), limits)
-
-
-def events_file_name(node: str) -> str:
-    """The name of the events file of a node whose name is already safe in a path."""
-    return f"{_PREFIX}{node}{_SUFFIX}"
-
-
-def _is_events_file(name: str) -> bool:
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
-
-
-def is_recording(path: Path) -> bool:
-    """Whether the directory looks like a recording. Reads none of it."""
-    try:
-        return any(entry.name == RUN_FILE or _is_events_file(entry.name) for entry in path.iterdir())
-    except (OSError, ValueError):
-        # A user may ask for any text, also for one that is no path.
-        return False

@@ -8,16 +8,16 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from toolkit.adapters import numa
-from toolkit.adapters.child import exit_code_of_child
-from toolkit.adapters.output import WorkerStreams
-from toolkit.adapters.parent_death import die_with
+from toolkit.adapters.output.pump import WorkerStreams
+from toolkit.adapters.processes import numa
+from toolkit.adapters.processes.child import exit_code_of_child
+from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import WorkerPlan
 
 
 class ProgramProcess:
-    """A program, started by its path. Implements `toolkit.adapters.child.Process`.
+    """A program, started by its path. Implements `toolkit.adapters.processes.child.Process`.
 
     Args:
         plan: how to start it.

@@ -1,0 +1,1 @@
+"""What the workers print: to files, to the console, or both."""

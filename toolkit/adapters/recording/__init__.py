@@ -1,0 +1,1 @@
+"""The run directory: written by agents, read by every view."""
