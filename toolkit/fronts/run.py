@@ -15,7 +15,7 @@ from typing import Any
 import toolkit
 from toolkit import wiring
 from toolkit.adapters.output.console import Console
-from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.launcher import error_file
 from toolkit.adapters.recording.directory import (
     RunDirectory,
     fresh_run_directory,
@@ -201,7 +201,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     ports = wiring.system_ports(
         events=FanOut((recording, narration, status)),
         signals=options.signals_to_handle,
-        inherited=_inherited(job, narration),
+        inherited=_inherited(job),
         new_pump=wiring.new_pump(console, capture_console=status.active),
     )
     handler = _rendezvous(job, ports)
@@ -221,7 +221,7 @@ def _nothing(text: str) -> None:
     """What `--quiet` says."""
 
 
-def _inherited(job: _Job, narration: Narration) -> dict[str, str]:
+def _inherited(job: _Job) -> dict[str, str]:
     """The environment of the workers, before what each of them gets for itself."""
     inherited = dict(job.environ)
     threads = job.options.omp_num_threads(job.nproc)
