@@ -7,6 +7,7 @@ Needs tmux. Nothing is retouched: the picture is the terminal's content, its end
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def as_svg(content: str, title: str) -> str:
     from rich.text import Text
 
     lines = content.rstrip().splitlines()
-    console = Console(record=True, width=COLUMNS, file=open("/dev/null", "w"), color_system="truecolor")
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     console.print(f"[bold]$ {title}[/bold]")
     for line in lines:
         console.print(Text.from_ansi("\x1b[0m" + line, no_wrap=True), soft_wrap=True)

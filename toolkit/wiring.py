@@ -90,7 +90,7 @@ def numa_options(mode: str | None) -> Any | None:
     """torch's NUMA options for a mode, or None for none."""
     if mode is None:
         return None
-    from toolkit.adapters.processes.launcher import numa
+    from toolkit.adapters.processes import numa
 
     return numa.options(mode)
 

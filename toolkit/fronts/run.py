@@ -15,7 +15,7 @@ from typing import Any
 import toolkit
 from toolkit import wiring
 from toolkit.adapters.output.console import Console
-from toolkit.adapters.processes.launcher import error_file
+from toolkit.adapters.processes import error_file
 from toolkit.adapters.recording.directory import (
     RunDirectory,
     fresh_run_directory,
