@@ -14,8 +14,8 @@ from pathlib import Path
 
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
-from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.adapters.output.pump import WorkerStreams
-from toolkit.adapters.processes.child import exit_code_of_child
 from toolkit.adapters.processes import numa
+from toolkit.adapters.processes.child import exit_code_of_child
 from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import WorkerPlan
