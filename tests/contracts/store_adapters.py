@@ -28,6 +28,7 @@ class StoreAdapter:
         names_keys: whether the error of a wait names the keys.
         late_s: how much longer than its timeout a wait may take, in seconds.
         zero_looks_once: whether a wait with timeout 0 ends at once.
+        zero_sees: whether it finds a key that is there then, for certain.
         unheard: operations that make a key but do not wake those that wait for it.
         waits_at_once: whether several threads may wait, and others work, on one handle.
         keys_at_first: keys that a fresh store counts.
@@ -46,6 +47,7 @@ class StoreAdapter:
     names_keys: bool = True
     late_s: float = 5.0
     zero_looks_once: bool = True
+    zero_sees: bool = True
     unheard: tuple[str, ...] = ()
     waits_at_once: bool = True
     keys_at_first: int = 0
@@ -115,8 +117,10 @@ _TCP: dict[str, Any] = {
     "not_a_number": "DistNetworkError",
     "empty_counts_as_0": False,
     "waits_at_once": False,
+    "zero_sees": False,
     "reasons": {
         "timeout_error": "torch's own class",
+        "zero_sees": "the client gives the server no time at all; under load the answer comes after it has given up",
         "not_a_number": "the server can't read the number and closes the connection, which is dead from then on",
         "empty_counts_as_0": "as for any value that is no number; HashStore and FileStore take it for 0",
         "waits_at_once": "a client is locked while one thread waits on it",
