@@ -1,0 +1,324 @@
+"""Virtual time and tasks: blocking code runs in greenlets under one hub, and time jumps to the next happening.
+
+Nothing here polls: a task that waits is parked until somebody wakes it or its time is over. Happenings of one moment
+are taken in an order that the choice tape draws, so that races are explored, and found again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import hashlib
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import greenlet
+
+from simulator.rng import Tape
+from toolkit.core.errors import RallyError
+
+SECOND = 1_000_000_000
+
+#: steps between two collections of garbage, at fixed places so that finalisers run at the same step each time
+_COLLECT_EVERY = 50_000
+
+
+class LimitReached(RallyError):
+    """The run took more steps, time or tasks than it may."""
+
+
+class TaskKilled(BaseException):
+    """Thrown into what is left of a task when the run is over. Not an Exception: nobody catches it by accident."""
+
+
+class Owner(Protocol):
+    """What tasks belong to: a node that can be paused or cut off from power."""
+
+    @property
+    def paused(self) -> bool: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a run may go on.
+
+    Args:
+        steps: happenings.
+        time_ns: virtual nanoseconds.
+        tasks: tasks that exist at one time.
+    """
+
+    steps: int = 5_000_000
+    time_ns: int = 7 * 24 * 3600 * SECOND
+    tasks: int = 200_000
+
+
+class Task:
+    """Blocking code on a stack of its own.
+
+    Args:
+        number: counts the tasks of a run.
+        name: for the trace.
+        owner: whose it is; None for the world's own.
+    """
+
+    __slots__ = (
+        "number",
+        "name",
+        "owner",
+        "greenlet",
+        "waits_for",
+        "since_ns",
+        "token",
+        "done",
+        "killed",
+        "timed_out",
+        "on_done",
+    )
+
+    def __init__(self, number: int, name: str, owner: Owner | None) -> None:
+        self.number = number
+        self.name = name
+        self.owner = owner
+        self.greenlet: Any = None
+        self.waits_for = "its start"
+        self.since_ns = 0
+        #: counts the parks; a wake-up for an earlier one is stale
+        self.token = 0
+        self.done = False
+        self.killed = False
+        self.timed_out = False
+        self.on_done: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Task({self.name}, waits for {self.waits_for})"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEntry:
+    """One step: when, what, whose."""
+
+    at_ns: int
+    step: int
+    what: str
+
+
+class Kernel:
+    """The hub.
+
+    Args:
+        tape: draws the order of what happens at the same moment.
+        limits: where the run is stopped.
+        trace_length: steps that `trace` keeps, the latest ones.
+    """
+
+    def __init__(self, tape: Tape, limits: Limits = Limits(), trace_length: int = 2_000) -> None:
+        self.now_ns = 0
+        self.steps = 0
+        self.tape = tape
+        self.tasks: dict[int, Task] = {}
+        self.crashes: list[tuple[Task, BaseException]] = []
+        self.trace: deque[TraceEntry] = deque(maxlen=trace_length)
+        self._limits = limits
+        self._times: list[int] = []
+        self._due: dict[int, list[tuple[str, Task | None, int, Callable[[], None] | None]]] = {}
+        self._deferred: dict[int, list[tuple[int, int]]] = {}
+        self._hub = greenlet.getcurrent()
+        self._current: Task | None = None
+        self._spawned = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._stopping = False
+
+    # -- what tasks call ------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Task | None:
+        """The task that runs now; None in the hub."""
+        return self._current
+
+    def park(self, why: str, timeout_ns: int | None = None) -> bool:
+        """Wait until `wake`, or for `timeout_ns` nanoseconds at the most. Only inside a task.
+
+        Returns:
+            True if woken, False if the time was over.
+        """
+        task = self._current
+        assert task is not None, f"only a task can wait ({why})"
+        task.token += 1
+        task.waits_for, task.since_ns, task.timed_out = why, self.now_ns, False
+        if timeout_ns is not None:
+            self._put(self.now_ns + max(0, timeout_ns), "timeout", task, task.token, None)
+        self._hub.switch()
+        return not task.timed_out
+
+    def sleep(self, duration_ns: int, why: str = "sleep") -> None:
+        """Let virtual time pass for the calling task."""
+        self.park(why, duration_ns)
+
+    # -- what anybody calls ---------------------------------------------------------------------------------
+
+    def spawn(self, run: Callable[[], Any], name: str, owner: Owner | None = None, after_ns: int = 0) -> Task:
+        """Start a task.
+
+        Raises:
+            LimitReached: too many tasks.
+        """
+        if len(self.tasks) >= self._limits.tasks:
+            raise LimitReached(f"more than {self._limits.tasks} tasks exist at one time")
+        self._spawned += 1
+        task = Task(self._spawned, name, owner)
+
+        def body(*_: Any) -> None:
+            try:
+                run()
+            except TaskKilled:
+                return
+            except Exception as error:  # noqa: BLE001 - the edge of a task: a finding, with who and what
+                self.crashes.append((task, error))
+            finally:
+                task.done = True
+                self.tasks.pop(task.number, None)
+                if task.on_done is not None and not task.killed:
+                    task.on_done()
+
+        task.greenlet = greenlet.greenlet(body, self._hub)
+        task.greenlet.gr_context = contextvars.copy_context()
+        self.tasks[task.number] = task
+        self._put(self.now_ns + after_ns, "start", task, task.token, None)
+        return task
+
+    def wake(self, task: Task, delay_ns: int = 0) -> None:
+        """Let a parked task go on. Does nothing if it has gone on since, or is done."""
+        if not task.done and not task.killed:
+            self._put(self.now_ns + delay_ns, "wake", task, task.token, None)
+
+    def call_at(self, at_ns: int, what: str, happen: Callable[[], None]) -> None:
+        """Have `happen` called in the hub at a moment; it must not block."""
+        self._put(max(at_ns, self.now_ns), what, None, 0, happen)
+
+    def call_after(self, delay_ns: int, what: str, happen: Callable[[], None]) -> None:
+        """The same, from now."""
+        self.call_at(self.now_ns + max(0, delay_ns), what, happen)
+
+    def kill(self, task: Task) -> None:
+        """Cut a task off for ever: it never runs again, and nothing of its clean-up does while the run goes on."""
+        task.killed = True
+
+    def resume(self, owner: Owner) -> None:
+        """Let the tasks of an owner that was paused go on with what came meanwhile, in its order."""
+        for number, token in self._deferred.pop(id(owner), ()):
+            task = self.tasks.get(number)
+            if task is not None:
+                self._put(self.now_ns, "resume", task, token, None)
+
+    def digest(self) -> str:
+        """A fingerprint of everything that has happened."""
+        return self._hash.hexdigest()
+
+    # -- the hub --------------------------------------------------------------------------------------------
+
+    def run(self, until: Callable[[], bool] = lambda: False, until_ns: int | None = None) -> bool:
+        """Let things happen until `until` says so, or nothing is left to happen by `until_ns`.
+
+        Returns:
+            Whether `until` was reached.
+
+        Raises:
+            LimitReached: the run takes more than its limits.
+        """
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            while not until():
+                if not self._times or (until_ns is not None and self._times[0] > until_ns):
+                    if until_ns is not None:
+                        self.now_ns = max(self.now_ns, until_ns)
+                    return until()
+                self._step()
+            return True
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _step(self) -> None:
+        at_ns = self._times[0]
+        due = self._due[at_ns]
+        # Swap and pop: the order within one moment means nothing anyway.
+        index = self.tape.draw("schedule", len(due)) if len(due) > 1 else 0
+        due[index], due[-1] = due[-1], due[index]
+        what, task, token, happen = due.pop()
+        if not due:
+            heapq.heappop(self._times)
+            del self._due[at_ns]
+        if task is not None and (task.token != token or task.killed or task.done):
+            return  # stale: it went on for another reason
+        self.now_ns = at_ns
+        self._count(what, task)
+        if task is None:
+            assert happen is not None, "what is no task is a happening"
+            happen()
+        elif task.owner is not None and task.owner.paused:
+            self._deferred.setdefault(id(task.owner), []).append((task.number, token))
+        else:
+            task.timed_out = what == "timeout"
+            task.token += 1
+            self._switch_to(task)
+
+    def _count(self, what: str, task: Task | None) -> None:
+        self.steps += 1
+        if task is not None:
+            what = f"{what} {task.name}: {task.waits_for}"
+        self._hash.update(f"{self.now_ns} {what}\n".encode())
+        self.trace.append(TraceEntry(self.now_ns, self.steps, what))
+        if self.steps > self._limits.steps:
+            raise LimitReached(f"the run takes more than {self._limits.steps} steps")
+        if self.now_ns > self._limits.time_ns:
+            raise LimitReached(
+                f"the run takes more than {self._limits.time_ns / SECOND:.0f} s of virtual time"
+            )
+        if self.steps % _COLLECT_EVERY == 0:
+            gc.collect(0)
+
+    def _switch_to(self, task: Task) -> None:
+        self._current = task
+        try:
+            task.greenlet.switch()
+        finally:
+            self._current = None
+
+    def _put(
+        self, at_ns: int, what: str, task: Task | None, token: int, happen: Callable[[], None] | None
+    ) -> None:
+        due = self._due.get(at_ns)
+        if due is None:
+            self._due[at_ns] = [(what, task, token, happen)]
+            heapq.heappush(self._times, at_ns)
+        else:
+            due.append((what, task, token, happen))
+
+    def waiting(self) -> list[Task]:
+        """Tasks that wait and could still go on."""
+        return [task for task in self.tasks.values() if not task.killed and not task.done]
+
+    def close(self) -> None:
+        """End the run: what is left of tasks is unwound. Whatever their clean-up calls must be dead by then."""
+        self._stopping = True
+        for task in list(self.tasks.values()):
+            if task.greenlet:
+                task.killed = True
+                self._current = task
+                try:
+                    task.greenlet.throw(TaskKilled)
+                except TaskKilled:
+                    pass
+                finally:
+                    self._current = None
+        self.tasks.clear()
+        self._times.clear()
+        self._due.clear()

@@ -1,0 +1,97 @@
+"""The choice tape: every random decision of a run, by label, recorded and repeatable.
+
+A seed only fills the tape. Draws are addressed by their label, so that leaving out one fault does not move the draws of
+another. A replay reads a recorded tape and stops at the first decision that does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from toolkit.core.errors import RallyError
+
+
+class Choice(NamedTuple):
+    """One decision: `value` in `range(bound)` for what `label` names."""
+
+    label: str
+    value: int
+    bound: int
+
+
+class TapeMismatch(RallyError):
+    """A replay asked for another decision than the tape holds at that place."""
+
+
+class Tape:
+    """Answers every question of a run that has several answers.
+
+    Args:
+        seed: fills the tape where nothing is recorded.
+        recorded: decisions to repeat, in their order; with `strict` the run must ask exactly these.
+        strict: a decision that does not fit raises TapeMismatch; otherwise the rest of the tape is dropped and the seed
+            goes on, which is what shrinking needs.
+    """
+
+    def __init__(self, seed: int, recorded: Sequence[Choice] = (), *, strict: bool = True) -> None:
+        self.seed = seed
+        self.choices: list[Choice] = []
+        self._recorded = recorded
+        self._next = 0
+        self._strict = strict
+        self._streams: dict[str, random.Random] = {}
+
+    def draw(self, label: str, bound: int) -> int:
+        """A number in `range(bound)`; the same one for the same seed, label and count of draws of that label.
+
+        Raises:
+            TapeMismatch: the recorded tape has another decision here, or has ended.
+        """
+        assert bound > 0, f"{label}: a choice needs at least one possibility, not {bound}"
+        value = self._replayed(label, bound) if self._recorded else None
+        if value is None:
+            value = self._stream(label).randrange(bound)
+        self.choices.append(Choice(label, value, bound))
+        return value
+
+    def _replayed(self, label: str, bound: int) -> int | None:
+        if self._next >= len(self._recorded):
+            if self._strict:
+                raise TapeMismatch(
+                    f"the tape ends after {len(self._recorded)} decisions, and the run asks for {label!r} "
+                    f"(of {bound}); it was recorded with another scenario or version"
+                )
+            return None
+        choice = self._recorded[self._next]
+        if (choice.label, choice.bound) != (label, bound):
+            if self._strict:
+                raise TapeMismatch(
+                    f"decision {self._next} of the tape is {choice.label!r} of {choice.bound}, and the run asks for "
+                    f"{label!r} of {bound}; it was recorded with another scenario or version"
+                )
+            self._recorded = ()
+            return None
+        self._next += 1
+        return choice.value
+
+    def _stream(self, label: str) -> random.Random:
+        stream = self._streams.get(label)
+        if stream is None:
+            digest = hashlib.blake2b(f"{self.seed}/{label}".encode(), digest_size=16).digest()
+            stream = self._streams[label] = random.Random(int.from_bytes(digest, "big"))
+        return stream
+
+    def between(self, label: str, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both included."""
+        return low + self.draw(label, high - low + 1)
+
+    def fraction(self, label: str) -> float:
+        """A number in [0, 1), in steps of 2**-32."""
+        return self.draw(label, 1 << 32) / (1 << 32)
+
+    def one_of(self, label: str, options: Sequence[object]) -> object:
+        """One of the options."""
+        return options[self.draw(label, len(options))]

@@ -1,0 +1,286 @@
+"""Runs a scenario with a seed: builds the cluster, starts the agents, lets faults strike, and collects what happened.
+
+The composition root of the simulator, and its only import of `toolkit.agent`: the agent in here is production's.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator.adapters.bell import TaskBell
+from simulator.adapters.clock import NodeClock
+from simulator.adapters.host import NodeHost, TapeEntropy
+from simulator.adapters.interrupts import ProcessInterrupts
+from simulator.adapters.launcher import SimLauncher
+from simulator.adapters.sink import NoTelemetry, WorldSink
+from simulator.adapters.stores import SimStores
+from simulator.kernel import SECOND, Kernel, LimitReached, Limits
+from simulator.rng import Choice, Tape
+from simulator.scenario import Scenario
+from simulator.subject import Ended, Subject
+from simulator.workloads import Jobs
+from simulator.world import Process, World
+from toolkit.adapters.memory_store import MemoryStore
+from toolkit.agent.launched import LaunchedAgent
+from toolkit.agent.solo import SoloRendezvous
+from toolkit.core.errors import SignalException
+from toolkit.core.events import Event
+from toolkit.core.failures import exit_code_of
+from toolkit.core.launch_plan import LogLayout
+from toolkit.core.model import WorkerSpec
+from toolkit.ports import Ports
+
+#: the job's name in every simulated run
+RUN_ID = "sim"
+
+
+def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
+    """The ports of an agent that runs in `process`."""
+    node = process.node
+    clock = NodeClock(node)
+    interrupts = ProcessInterrupts(process)
+    workload = scenario.plan(node.name).workload or scenario.workload
+    return Ports(
+        clock=clock,
+        bell=TaskBell(node.world.kernel, clock),
+        stores=SimStores(interrupts),
+        launcher=SimLauncher(process, clock, workload, jobs),
+        interrupts=interrupts,
+        events=WorldSink(process),
+        telemetry=NoTelemetry(),
+        host=NodeHost(process, {}),
+        entropy=TapeEntropy(process),
+        new_store=MemoryStore,
+    )
+
+
+class RallySubject:
+    """Our agent: `toolkit.agent.launched.LaunchedAgent`, unmodified.
+
+    Args:
+        rendezvous: makes the handler for an agent of several nodes; solo scenarios need none.
+    """
+
+    name = "rally"
+
+    def __init__(self, rendezvous: Callable[[Process, Scenario, Ports], Any] | None = None) -> None:
+        self._rendezvous = rendezvous
+
+    def agent(
+        self, process: Process, scenario: Scenario, jobs: Jobs, done: Callable[[Ended], None]
+    ) -> Callable[[], None]:
+        """The main task of one agent."""
+
+        def run() -> None:
+            ended = self._run(process, scenario, jobs)
+            done(ended)
+            process.end(ended.exit_code)
+
+        return run
+
+    def _run(self, process: Process, scenario: Scenario, jobs: Jobs) -> Ended:
+        ports = node_ports(process, scenario, jobs)
+        handler: Any = None
+        try:
+            handler = self._handler(process, scenario, ports)
+            result = self._make(process, scenario, handler, ports).run()
+        except SignalException as error:
+            return Ended("SIGNAL", 128 + error.sigval, str(error))
+        except Exception as error:  # noqa: BLE001 - the edge of the agent's process
+            _shut_down(handler)
+            return Ended("ERROR", 1, f"{type(error).__name__}: {error}")
+        _shut_down(handler)
+        return Ended(result.state.value, exit_code_of(result), "")
+
+    def _handler(self, process: Process, scenario: Scenario, ports: Ports) -> Any:
+        if scenario.solo:
+            return SoloRendezvous(RUN_ID, ports)
+        assert self._rendezvous is not None, "a scenario of several nodes needs a rendezvous"
+        return self._rendezvous(process, scenario, ports)
+
+    def _make(self, process: Process, scenario: Scenario, handler: Any, ports: Ports) -> LaunchedAgent:
+        plan = scenario.plan(process.node.name)
+        spec = WorkerSpec(
+            role=plan.role,
+            local_world_size=plan.local_world_size or scenario.local_world_size,
+            rdzv_handler=handler,
+            entrypoint="train",
+            max_restarts=scenario.max_restarts,
+        )
+        return LaunchedAgent(
+            spec,
+            LogLayout("/logs"),
+            exit_barrier_timeout=scenario.exit_barrier_timeout_s,
+            shutdown_timeout=scenario.shutdown_timeout_s,
+            ports=ports,
+        )
+
+
+def _shut_down(handler: Any) -> None:
+    try:
+        if handler is not None:
+            handler.shutdown()
+    except Exception:  # noqa: BLE001 - a handler whose store is gone; the run has its result
+        return
+
+
+@dataclass(slots=True)
+class NodeOutcome:
+    """How the last agent of one node ended.
+
+    Args:
+        result: a WorkerState, "SIGNAL", "ERROR", "KILLED", "LOST" (its node has no power), "RUNNING" or "WAITING".
+        exit_code: of its process, if it ended.
+        exited_at_s: virtual seconds, if it ended.
+        reason: in words.
+        waits_for: what it waits for, if it runs.
+    """
+
+    result: str = "WAITING"
+    exit_code: int | None = None
+    exited_at_s: float | None = None
+    reason: str = ""
+    waits_for: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that a run left: what checkers and reports work on.
+
+    Args:
+        scenario: what was run.
+        subject: with whom.
+        seed: and how.
+        events: what the agents said, in the order of the world.
+        nodes: how each ended.
+        virtual_s: length of the run.
+        steps: of the kernel.
+        digest: of everything that happened.
+        choices: the tape.
+        finding: why the run could not be finished: a limit, a deadlock, a crash of a task; or empty.
+        quiet_at_s: when the last fault that passes had passed.
+        struck: faults in words, with the moment and the node they struck.
+    """
+
+    scenario: Scenario
+    subject: str
+    seed: int
+    events: list[Event] = field(default_factory=list)
+    nodes: dict[str, NodeOutcome] = field(default_factory=dict)
+    virtual_s: float = 0.0
+    steps: int = 0
+    digest: str = ""
+    choices: list[Choice] = field(default_factory=list)
+    finding: str = ""
+    quiet_at_s: float = 0.0
+    struck: list[str] = field(default_factory=list)
+
+
+class Simulation:
+    """One run of a scenario; can be taken step by step.
+
+    Args:
+        scenario: what to run.
+        subject: with whom.
+        seed: fills the choice tape.
+        recorded: a tape to repeat instead.
+    """
+
+    def __init__(
+        self, scenario: Scenario, subject: Subject, seed: int = 0, recorded: tuple[Choice, ...] = ()
+    ) -> None:
+        self.scenario = scenario
+        self.subject = subject
+        self.tape = Tape(seed, recorded)
+        self.kernel = Kernel(self.tape, Limits(time_ns=int(scenario.limit_s * SECOND) + 1))
+        self.world = World(self.kernel, list(scenario.node_names))
+        self.jobs = Jobs(self.world)
+        self.outcome = Outcome(scenario, subject.name, seed)
+        self.agents: dict[str, Process] = {}
+        self._unended = 0
+        for name in scenario.node_names:
+            self.outcome.nodes[name] = NodeOutcome()
+            self.start_agent(name, scenario.plan(name).start_s)
+
+    def start_agent(self, name: str, after_s: float = 0.0) -> None:
+        """Start an agent on a node, now or later."""
+        self._unended += 1
+        self.kernel.call_after(
+            int(after_s * SECOND), f"the agent on {name} starts", lambda: self._start(name)
+        )
+
+    def _start(self, name: str) -> None:
+        node, outcome = self.world.nodes[name], self.outcome.nodes[name]
+        if not node.up:
+            self._unended -= 1
+            return
+        process = node.start_process("agent")
+        self.agents[name] = process
+        outcome.result, outcome.exit_code, outcome.exited_at_s = "RUNNING", None, None
+        process.on_exit.append(lambda code: self._exited(name, process, code))
+        process.on_gone.append(lambda: self._gone(name, process))
+
+        def done(ended: Ended) -> None:
+            outcome.result, outcome.reason = ended.result, ended.reason
+
+        process.spawn(self.subject.agent(process, self.scenario, self.jobs, done), "main")
+
+    def _gone(self, name: str, process: Process) -> None:
+        if self.agents.get(name) is not process:
+            return
+        self._unended -= 1
+        if process.exit_code is None:
+            self.outcome.nodes[name].result = "LOST"
+
+    def _exited(self, name: str, process: Process, code: int) -> None:
+        outcome = self.outcome.nodes[name]
+        if outcome.result == "RUNNING":
+            outcome.result = "KILLED"
+            outcome.reason = (
+                f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            )
+        outcome.exit_code, outcome.exited_at_s = code, self.kernel.now_ns / SECOND
+
+    @property
+    def over(self) -> bool:
+        """Whether no agent runs or is still to come."""
+        return self._unended <= 0
+
+    def run(self, until_s: float | None = None) -> Outcome:
+        """Run to the end, or to a moment of virtual time."""
+        try:
+            finished = self.kernel.run(lambda: self.over, None if until_s is None else int(until_s * SECOND))
+            if not finished and until_s is None:
+                self.outcome.finding = self._stuck()
+        except LimitReached as error:
+            self.outcome.finding = str(error)
+        return self._collected()
+
+    def _stuck(self) -> str:
+        waiting = [task for task in self.kernel.waiting() if task.owner is not None]
+        return "nothing is left to happen, and these still wait: " + "; ".join(
+            f"{task.name} for {task.waits_for}" for task in waiting[:8]
+        )
+
+    def _collected(self) -> Outcome:
+        outcome = self.outcome
+        outcome.events = self.world.events
+        outcome.virtual_s, outcome.steps = self.kernel.now_ns / SECOND, self.kernel.steps
+        outcome.digest, outcome.choices = self.kernel.digest(), self.tape.choices
+        for task, error in self.kernel.crashes:
+            outcome.finding = outcome.finding or f"{task.name} crashed: {type(error).__name__}: {error}"
+        for name, process in self.agents.items():
+            if process.alive:
+                main = next((task for task in process.tasks if not task.done), None)
+                outcome.nodes[name].waits_for = "" if main is None else main.waits_for
+        return outcome
+
+    def close(self) -> None:
+        """Unwind what is left. The simulation can't go on after that."""
+        for node in self.world.nodes.values():
+            for process in list(node.processes.values()):
+                process.vanish()
+        self.kernel.close()
