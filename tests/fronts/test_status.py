@@ -139,20 +139,20 @@ def test_it_says_who_runs_where() -> None:
 
 def test_it_says_who_failed_and_what_follows() -> None:
     up = (started(), formed(1), *workers_start())
-    assert said(*up, *killed()).startswith(" ✗ rank 2 died of SIGKILL · 3/4 workers · ")
+    assert said(*up, *killed()).startswith(" ✗ rank 2 was killed by SIGKILL · 3/4 workers · ")
     assert said(*up, *killed(), restart(), STOPPING, 2.5).startswith(
         " ■ stopping 3 workers: SIGTERM sent, SIGKILL in 28 s · 3/4 workers · "
     )
     assert said(*up, STOPPING, 33.0).startswith(" ■ stopping 3 workers: SIGKILL sent (3 s) · ")
     stopped = ev.WorkersStopped(restart_count=1)
     assert said(*up, *killed(), restart(8.0), STOPPING, 1.0, stopped, 2.0).startswith(
-        " ◌ restarting in 6 s: rank 2 died of SIGKILL · 1/3 restarts · "
+        " ◌ restarting in 6 s: rank 2 was killed by SIGKILL · 1/3 restarts · "
     )
     assert said(*up, restart(spends_budget=False), STOPPING, stopped).startswith(
         " ◌ restarting for new members · "
     )
     fail = ev.DecisionMade(action="fail", reason="no restarts left", round=1)
-    assert said(*up, *killed(), fail).startswith(" ✗ failed: rank 2 died of SIGKILL · ")
+    assert said(*up, *killed(), fail).startswith(" ✗ failed: rank 2 was killed by SIGKILL · ")
     assert said(*up, fail).startswith(" ✗ failed: no restarts left · ")
     assert said(*up, ev.SignalReceived(signal="SIGTERM", count=1), 1.0).startswith(
         " ■ SIGTERM received, ending (1 s) · "

@@ -18,7 +18,7 @@ from toolkit.fronts.summary import (
     rfc3339,
     state_with,
 )
-from toolkit.fronts.words import ago, duration_in_words, local_time, look_of, parsed, shows_unicode, visible
+from toolkit.fronts.wording import ago, duration_in_words, local_time, look_of, parsed, shows_unicode, visible
 
 __all__ = ["RunRow", "json_schema", "runs_command"]
 

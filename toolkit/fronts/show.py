@@ -12,6 +12,7 @@ from toolkit.adapters.recording.catalog import agent_is_alive, find_run, latest_
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.timeline import fold_all
+from toolkit.core.words import plural
 from toolkit.fronts.summary import (
     GOING_ON,
     FailureSummary,
@@ -22,9 +23,8 @@ from toolkit.fronts.summary import (
     RunSummary,
     summary,
 )
-from toolkit.fronts.words import (
+from toolkit.fronts.wording import (
     ago,
-    counted,
     duration_in_words,
     local_time,
     look_of,
@@ -162,7 +162,7 @@ def _print_head(page: _Page, said: RunSummary, now_ns: int | None) -> None:
 
 def _headline(said: RunSummary, now_ns: int | None) -> str:
     took = duration_in_words(said.duration_s)
-    after = f", after {counted(said.restarts.total, 'restart')}" if said.restarts.total else ""
+    after = f", after {plural(said.restarts.total, 'restart')}" if said.restarts.total else ""
     match said.state:
         case "succeeded" | "failed":
             return f"{said.state} in {took}{after}"
@@ -195,15 +195,15 @@ def _who_vanished(said: RunSummary) -> str:
 
 def _facts(said: RunSummary, now_ns: int | None) -> list[str]:
     hosts = sorted({node.host for node in said.nodes if node.host})
-    nodes = counted(len(said.nodes), "node")
+    nodes = plural(len(said.nodes), "node")
     where = f"{nodes} ({', '.join(hosts)})" if 0 < len(hosts) <= 2 else nodes
     workers = said.world_size or len(said.ranks)
     started = f"started {local_time(parsed(said.started))}"
     return [
         *([said.entrypoint] if said.entrypoint else []),
-        f"{counted(workers, 'worker')} on {where}",
+        f"{plural(workers, 'worker')} on {where}",
         started + _how_long_ago(said.started, now_ns, " (", ")"),
-        *([counted(said.rounds, "round")] if said.rounds else []),
+        *([plural(said.rounds, "round")] if said.rounds else []),
     ]
 
 
@@ -216,7 +216,7 @@ def _how_long_ago(rfc3339: str, now_ns: int | None, before: str, after: str) -> 
 
 def _last_event(said: RunSummary, now_ns: int | None) -> str:
     running = sum(rank.state == "running" for rank in said.ranks)
-    left = f", when {counted(running, 'worker')} ran" if running else ""
+    left = f", when {plural(running, 'worker')} ran" if running else ""
     when = _how_long_ago(said.last_event, now_ns, " (", ")")
     return f"last event {local_time(parsed(said.last_event))}{when}{left}"
 
@@ -350,11 +350,11 @@ def _print_nodes(page: _Page, nodes: list[NodeSummary]) -> None:
         rank = f"group rank {node.group_rank}" if node.group_rank >= 0 else "no group rank"
         page.line(
             page.sign(word),
-            f" {node.node:<{width}}  {word:<10} {rank}, {counted(node.local_world_size, 'worker')}",
+            f" {node.node:<{width}}  {word:<10} {rank}, {plural(node.local_world_size, 'worker')}",
             indent=2,
         )
     if len(nodes) > _NODES_MAX:
-        page.line((f"and {counted(len(nodes) - _NODES_MAX, 'more node')}; --json has all", "dim"), indent=2)
+        page.line((f"and {plural(len(nodes) - _NODES_MAX, 'more node')}; --json has all", "dim"), indent=2)
 
 
 def _node_word(node: NodeSummary) -> str:
@@ -392,8 +392,8 @@ def _warnings(reading: ReadingSummary) -> Iterable[str]:
     }
     left_out = [f"{count} {kind}" for kind, count in kinds.items() if count]
     if left_out:
-        yield f"{counted(sum(kinds.values()), 'line')} could not be read: {', '.join(left_out)}"
+        yield f"{plural(sum(kinds.values()), 'line')} could not be read: {', '.join(left_out)}"
     if reading.dropped:
-        yield f"{counted(reading.dropped, 'event')} could not be written by the agent (full or slow disk)"
+        yield f"{plural(reading.dropped, 'event')} could not be written by the agent (full or slow disk)"
     elif reading.missing:
-        yield f"{counted(reading.missing, 'event')} missing from the recording"
+        yield f"{plural(reading.missing, 'event')} missing from the recording"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from toolkit.adapters.output.console import Console
 from toolkit.core import events as ev
+from toolkit.core.words import ending, plural
 from toolkit.ports import Clock
 
 #: the least time between two redraws
@@ -216,11 +217,11 @@ class News:
                 text = "forming the group" if event.backend == "solo" else "waiting for other nodes to join"
                 return Doing("wait", text, now_s, waits=True)
             case ev.WorkersStarting():
-                return Doing("wait", f"starting {_number(event.count, 'worker')}", now_s, waits=True)
+                return Doing("wait", f"starting {plural(event.count, 'worker')}", now_s, waits=True)
             case ev.WorkersStarted():
                 return Doing("run", "running", now_s)
             case ev.FailureRecorded() if event.first:
-                self._blame = f"rank {event.global_rank} {_ended(event)}"
+                self._blame = f"rank {event.global_rank} {ending(event.exit_code, event.signal)}"
                 return Doing("fail", self._blame, now_s)
             case ev.DecisionMade():
                 return self._decided(event, now_s)
@@ -229,7 +230,7 @@ class News:
             case ev.WorkersStopped():
                 return self._stopped(now_s)
             case ev.BarrierEntered() if event.members > 1:
-                others = _number(event.members - 1, "other agent")
+                others = plural(event.members - 1, "other agent")
                 return Doing("wait", f"waiting for {others} to finish", now_s, waits=True)
             case ev.SignalReceived():
                 return Doing("stop", f"{event.signal} received, ending", now_s, waits=True)
@@ -251,7 +252,7 @@ class News:
     def _stopping(self, event: ev.WorkersStopping, now_s: float) -> Doing:
         return Doing(
             "stop",
-            f"stopping {_number(len(event.local_ranks), 'worker')}",
+            f"stopping {plural(len(event.local_ranks), 'worker')}",
             now_s,
             until_s=now_s + event.grace_s,
             before=(f": {event.signal} sent, SIGKILL in", ": SIGKILL sent"),
@@ -306,9 +307,9 @@ def compose(news: News, now_s: float, *, unicode: bool = True) -> Line:
     style, glyph, plain_glyph = _MOODS[news.doing.mood]
     pieces = [f" {glyph if unicode else plain_glyph} {news.doing.words(now_s)}"]
     if news.alive:
-        pieces.append(f"{news.alive}/{_number(news.count, 'worker')}")
+        pieces.append(f"{news.alive}/{plural(news.count, 'worker')}")
     if news.restarts_max:
-        pieces.append(f"{news.restarts}/{_number(news.restarts_max, 'restart')}")
+        pieces.append(f"{news.restarts}/{plural(news.restarts_max, 'restart')}")
     pieces.append(stopwatch(news.elapsed_s(now_s)))
     if news.nodes > 1:
         pieces.append(f"{news.world_size} ranks on {news.nodes} nodes")
@@ -351,16 +352,6 @@ def stopwatch(seconds: float) -> str:
 
 def _waited(seconds: float) -> str:
     return f" ({span(seconds)})" if seconds >= 1 else ""
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _ended(event: ev.FailureRecorded) -> str:
-    if event.signal:
-        return f"died of {event.signal}"
-    return f"exited with {event.exit_code}" if event.exit_code else "failed"
 
 
 def _printable(text: str) -> str:

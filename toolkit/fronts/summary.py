@@ -15,6 +15,7 @@ from toolkit.adapters.recording.catalog import agent_is_alive
 from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
+from toolkit.core.words import ending
 
 RunState = Literal[
     "unknown",
@@ -370,10 +371,10 @@ def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
     if failure.signal:
         # What an agent makes up for want of an error file says the same once more.
         detail = "" if failure.signal in message else message
-        how = f"was killed by {failure.signal}" + _SIGNALS_IN_WORDS.get(failure.signal, "")
+        how = ending(None, failure.signal) + _SIGNALS_IN_WORDS.get(failure.signal, "")
     elif failure.exit_code:
         detail = "" if message == f"exited with code {failure.exit_code}" else message
-        how = f"exited with code {failure.exit_code}"
+        how = ending(failure.exit_code, "")
     else:
         how, detail = "failed", message
     return f"{who} {how}: {detail}" if detail else f"{who} {how}"

@@ -77,8 +77,3 @@ def local_time(moment: datetime | None) -> str:
 def parsed(rfc3339: str) -> datetime | None:
     """The inverse of what the summaries write."""
     return datetime.fromisoformat(rfc3339) if rfc3339 else None
-
-
-def counted(count: int, noun: str) -> str:
-    """Such as "1 node", "3 nodes"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
