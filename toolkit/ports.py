@@ -147,11 +147,14 @@ class Workers(Protocol):
 class Launcher(Protocol):
     """Starts workers."""
 
-    def start(self, plan: LaunchPlan, bell: Bell) -> Workers:
+    def start(self, plan: LaunchPlan, bell: Bell, give_up: Callable[[], bool]) -> Workers:
         """Start all workers of the plan; from then on each exit rings `bell`.
 
+        Args:
+            give_up: asked before each worker; true ends the start.
+
         Raises:
-            LaunchError: one could not be started; those that were are killed.
+            LaunchError: one could not be started, or `give_up` said so; those that were are killed.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from simulator.adapters.clock import NodeClock
 from simulator.workloads import Jobs, Workload, work
@@ -25,14 +25,10 @@ class SimWorkers:
         self._groups: dict[int, list[Process]] = {}
         self._exits: list[WorkerExit] = []
 
-    def add(self, plan: WorkerPlan, process: Process) -> None:
-        """Take charge of a process."""
-        self._groups[plan.local_rank] = [process]
-        process.on_exit.append(lambda code: self._ended(plan, process, code))
-
-    def leak(self, local_rank: int, process: Process) -> None:
-        """A process that the worker left in its group."""
-        self._groups[local_rank].append(process)
+    def add(self, plan: WorkerPlan, group: list[Process]) -> None:
+        """Take charge of a worker and what is in its process group, `[1 + children]`."""
+        self._groups[plan.local_rank] = group
+        group[0].on_exit.append(lambda code: self._ended(plan, group[0], code))
 
     def _ended(self, plan: WorkerPlan, process: Process, code: int) -> None:
         self._exits.append(
@@ -79,21 +75,29 @@ class SimLauncher:
     """Implements `toolkit.ports.Launcher`.
 
     Args:
-        agent: the process that starts workers; they die with it.
+        agent: the process that starts workers.
         clock: of its node.
         workload: what they do.
         jobs: what they share.
+        die_with_agent: whether workers die with the agent, as ours do; torchrun's programs live on.
     """
 
-    def __init__(self, agent: Process, clock: NodeClock, workload: Workload, jobs: Jobs) -> None:
+    def __init__(
+        self,
+        agent: Process,
+        clock: NodeClock,
+        workload: Workload,
+        jobs: Jobs,
+        *,
+        die_with_agent: bool = True,
+    ) -> None:
+        self._die_with_agent = die_with_agent
         self._agent = agent
         self._clock = clock
         self._workload = workload
         self._jobs = jobs
-        #: local ranks whose next start fails, as a full process table would make it
-        self.failing: list[int] = []
 
-    def start(self, plan: LaunchPlan, bell: Bell) -> SimWorkers:
+    def start(self, plan: LaunchPlan, bell: Bell, give_up: Callable[[], bool] = lambda: False) -> SimWorkers:
         """Start all workers of the plan.
 
         Raises:
@@ -101,32 +105,49 @@ class SimLauncher:
         """
         workers = SimWorkers(self._clock, bell)
         for worker in plan.workers:
-            self._agent.node.world.kernel.sleep(START_NS, "a process to start")
-            if worker.local_rank in self.failing:
-                self.failing.remove(worker.local_rank)
+            try:
+                if give_up():
+                    raise LaunchError(f"the start was given up before local rank {worker.local_rank}")
+                workers.add(worker, self.start_worker(worker))
+            except LaunchError:
                 workers.kill()
-                raise LaunchError(f"local rank {worker.local_rank} can't be started: no more processes")
-            self._start_one(worker, workers)
+                raise
         return workers
 
-    def _start_one(self, plan: WorkerPlan, workers: SimWorkers) -> None:
+    def start_worker(self, plan: WorkerPlan) -> list[Process]:
+        """Start one worker.
+
+        Returns:
+            Its process group: itself, then the children that it leaves.
+
+        Raises:
+            LaunchError: it could not be started.
+        """
+        self._agent.node.world.kernel.sleep(START_NS, "a process to start")
+        failing = self._agent.node.failing_starts
+        if plan.local_rank in failing:
+            failing.remove(plan.local_rank)
+            raise LaunchError(f"local rank {plan.local_rank} can't be started: no more processes")
         process = self._agent.node.start_process(f"rank{plan.global_rank}", parent=self._agent)
+        process.local_rank = plan.local_rank
         process.on_signal = lambda signum: self._told_to_end(process, signum)
-        workers.add(plan, process)
-        self._dies_with_agent(process)
+        group = [process]
         if self._workload.leaks_child:
             child = self._agent.node.start_process(f"child-of-rank{plan.global_rank}", parent=process)
             child.on_signal = lambda signum: None
-            workers.leak(plan.local_rank, child)
-            self._dies_with_agent(child)
+            group.append(child)
+        if self._die_with_agent:
+            self._agent.on_gone.append(lambda: self._kill(group))
         process.spawn(work(process, plan.env, self._workload, self._jobs), "main")
+        return group
 
-    def _dies_with_agent(self, process: Process) -> None:
-        self._agent.on_gone.append(lambda: process.receive(signal.SIGKILL) if process.node.up else None)
+    def _kill(self, group: list[Process]) -> None:
+        if self._agent.node.up:
+            for process in group:
+                process.receive(signal.SIGKILL)
 
     def _told_to_end(self, process: Process, signum: int) -> None:
         if self._workload.term_s is not None:
+            # A task, and no happening: a worker that is paused meanwhile ends later.
             delay_ns = int(self._workload.term_s * process.node.slowness * 1e9)
-            process.node.world.kernel.call_after(
-                delay_ns, f"{process.name} ends", lambda: process.end(-signum)
-            )
+            process.spawn(lambda: process.end(-signum), "its end", delay_ns)

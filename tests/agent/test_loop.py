@@ -147,6 +147,20 @@ def test_a_signal_before_the_first_start_starts_nothing() -> None:
     assert world.recorded.of(ev.AgentFinished)
 
 
+def test_a_signal_during_the_start_ends_the_start_and_is_told_as_such() -> None:
+    world = World([LONG, LONG])
+    start = world.launcher.start
+
+    def interrupted(plan, bell, give_up):
+        world.interrupts.send(signal.SIGTERM)
+        return start(plan, bell, give_up)
+
+    world.launcher.start = interrupted  # type: ignore[method-assign]
+    with pytest.raises(SignalException):
+        world.agent().run()
+    assert world.launcher.plans == []
+
+
 @pytest.mark.parametrize(("signals", "ends_at_s"), [(1, 35), (2, 10), (3, 7)])
 def test_further_signals_shorten_the_grace(signals: int, ends_at_s: float) -> None:
     world = World([Script(runs_s=None, dies_after_s=None)])

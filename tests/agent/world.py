@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -224,7 +225,11 @@ class FakeLauncher:
         self.plans: list[LaunchPlan] = []
         self.started: list[FakeWorkers] = []
 
-    def start(self, plan: LaunchPlan, bell: FakeBell) -> FakeWorkers:
+    def start(
+        self, plan: LaunchPlan, bell: FakeBell, give_up: Callable[[], bool] = lambda: False
+    ) -> FakeWorkers:
+        if give_up():
+            raise LaunchError("the start was given up")
         row = self._rows[min(len(self.plans), len(self._rows) - 1)]
         self.plans.append(plan)
         if isinstance(row, Exception):
@@ -237,7 +242,8 @@ class FakeLauncher:
 class FakeHost:
     """Implements Host."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         self._ports = itertools.count(29501)
         self.released: list[int] = []
 
@@ -251,7 +257,7 @@ class FakeHost:
         return 1
 
     def environment(self) -> Mapping[str, str]:
-        return {}
+        return self._environment
 
     def reserve_port(self) -> Any:
         return FakeReservation(next(self._ports), self.released)
@@ -269,13 +275,16 @@ class FakeReservation:
 
 
 class FakeEntropy:
-    """Implements Entropy."""
+    """Implements Entropy: the same numbers each time."""
+
+    def __init__(self) -> None:
+        self._numbers = random.Random(0)
 
     def random(self) -> float:
-        return 0.5
+        return self._numbers.random()
 
     def token(self) -> str:
-        return "0" * 32
+        return f"{self._numbers.getrandbits(128):032x}"
 
 
 @dataclass

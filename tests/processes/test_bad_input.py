@@ -57,6 +57,7 @@ def assert_refused(job: Job, *words: str, begins: str = "rally run: ") -> None:
         ("--nnodes two {worker}", ["--nnodes is 'two'"]),
         ("--standalone --nproc-per-node 0 {worker}", ["--nproc-per-node is 0", "at least 1 worker"]),
         ("--standalone --nproc-per-node -2 {worker}", ["--nproc-per-node is -2"]),
+        ("--standalone --nproc-per-node 5000000 {worker}", ["is 5000000", "this machine allows"]),
         ("--standalone --max-restarts -1 {worker}", ["--max-restarts is -1"]),
         ("--standalone --monitor-interval 0 {worker}", ["--monitor-interval is 0"]),
         ("--standalone --redirects 9 {worker}", ["--redirects is '9'"]),

@@ -325,3 +325,12 @@ def test_a_function_that_is_stopped_in_its_first_moment(
     job = python(driver)
     assert job.wait(25) == 0, job.told()
     assert [event.killed for event in job.events(WorkersStopped)] == [[]] * (restarts + 1)
+
+
+def test_a_signal_in_the_middle_of_a_long_start_ends_it(rally: Rally, script: Script) -> None:
+    """Starting hundreds of workers takes seconds; a signal counts between any two of them."""
+    job = rally("--standalone", "--nproc-per-node", "600", script("wait_for('for ever')"))
+    job.wait_for_events(WorkersStarting)
+    job.signal(signal.SIGTERM)
+    assert job.wait() == 128 + signal.SIGTERM
+    assert not job.events(WorkersStarted), "the signal came too late to test anything"

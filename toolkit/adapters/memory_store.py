@@ -12,14 +12,12 @@ from typing import Any, TypeVar, cast
 
 from toolkit.core.errors import StoreTimeoutError
 from toolkit.core.keyvalue import KeyValues
+from toolkit.core.words import late
 
 _R = TypeVar("_R")
 
 #: torch's default
 TIMEOUT = timedelta(seconds=300)
-
-#: how many keys an error names
-_NAMED_MAX = 8
 
 
 class MemoryStore:
@@ -224,23 +222,3 @@ class PrefixStore:
         if not isinstance(key, str):
             raise TypeError(f"a key of a store is a str, not {type(key).__name__}: {key!r}")
         return f"{self._prefix}/{key}"
-
-
-def late(missing: Sequence[str], timeout_s: float) -> str:
-    """What an error says about keys that did not come.
-
-    Args:
-        missing: the keys.
-        timeout_s: how long they were waited for.
-    """
-    return (
-        f"waited {timeout_s:g} s for {named(missing)}, in vain; "
-        "whoever sets it has failed, or needs a longer timeout"
-    )
-
-
-def named(keys: Sequence[str]) -> str:
-    """Keys in words; of many, the first few and how many more."""
-    first = ", ".join(repr(key) for key in keys[:_NAMED_MAX])
-    more = f" and {len(keys) - _NAMED_MAX} more" if len(keys) > _NAMED_MAX else ""
-    return f"{'key' if len(keys) == 1 else 'keys'} {first}{more}"

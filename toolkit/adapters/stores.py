@@ -14,8 +14,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from toolkit.adapters.memory_store import MemoryStore, PrefixStore, late, named
+from toolkit.adapters.memory_store import MemoryStore, PrefixStore
 from toolkit.core.errors import SignalException, StoreError, StoreTimeoutError
+from toolkit.core.words import late, named
 from toolkit.ports import Clock, Interrupts
 
 #: the longest that a death signal goes unnoticed, in seconds

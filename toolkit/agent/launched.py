@@ -12,6 +12,7 @@ from toolkit.agent.base import SimpleElasticAgent
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
+from toolkit.core.errors import LaunchError
 from toolkit.core.failures import failure_of, result_of, signal_name
 from toolkit.core.launch_plan import (
     IncarnationLogs,
@@ -78,11 +79,21 @@ class LaunchedAgent(SimpleElasticAgent):
         self._incarnation += 1
         plan = self._plan(worker_group)
         self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
-        self._workers = self._ports.launcher.start(plan, self._ports.bell)
+        self._workers = self._launch(plan)
         self._exits_told, self._stopping = 0, False
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
         return ids
+
+    def _launch(self, plan: LaunchPlan) -> Workers:
+        signals = self._ports.interrupts.count()
+        try:
+            return self._ports.launcher.start(
+                plan, self._ports.bell, lambda: self._ports.interrupts.count() > signals
+            )
+        except LaunchError:
+            self._heed_signals()  # if that is why, it is what has to be told
+            raise
 
     def _plan(self, worker_group: WorkerGroup) -> LaunchPlan:
         spec = worker_group.spec

@@ -16,6 +16,7 @@ from stat import S_ISDIR
 
 from toolkit.adapters import accelerators
 from toolkit.adapters.endpoint import RESOLVE_TIMEOUT_S, OnWait, check_endpoint, port_problem, resolve_within
+from toolkit.adapters.limits import processes_max
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
 from toolkit.fronts.options import NPROC_WORDS, RunOptions
@@ -59,6 +60,7 @@ def check(
     check_directory(options.run_dir, "--run-dir", cwd)
     check_plugins(options)
     nproc = resolve_nproc(options.nproc, environ, options.python or executable)
+    check_processes(nproc)
     check_local_ranks(options, nproc)
     check_visible_devices(options, environ, nproc)
     check_fixed_port(options)
@@ -137,6 +139,16 @@ def resolve_nproc(
     raise ConfigurationError(
         f"--nproc-per-node is {nproc}, and there is no {known} that torch can use{seen}; give a number, cpu or auto"
     )
+
+
+def check_processes(nproc: int) -> None:
+    """That so many workers can exist at all."""
+    limit = processes_max()
+    if limit is not None and nproc >= limit[0]:
+        raise ConfigurationError(
+            f"--nproc-per-node is {nproc}, and this machine allows {limit[0]} processes ({limit[1]}); "
+            "start fewer workers or raise the limit"
+        )
 
 
 def check_local_ranks(options: RunOptions, nproc: int) -> None:

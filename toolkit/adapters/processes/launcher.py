@@ -201,17 +201,21 @@ class ProcessLauncher:
         self._environment = environment
         self._new_pump = new_pump
 
-    def start(self, plan: LaunchPlan, bell: Bell) -> ProcessWorkers:
+    def start(
+        self, plan: LaunchPlan, bell: Bell, give_up: Callable[[], bool] = lambda: False
+    ) -> ProcessWorkers:
         """Start all workers of the plan.
 
         Raises:
-            LaunchError: one could not be started; the others are gone again.
+            LaunchError: one could not be started, or `give_up` said so; the others are gone again.
         """
         _keep_exit_codes()
         pump = self._new_pump(plan)
         workers = ProcessWorkers(self._clock, bell, pump)
         try:
             for worker in plan.workers:
+                if give_up():
+                    raise LaunchError(f"the start was given up before local rank {worker.local_rank}")
                 self._start_one(plan, worker, workers, pump)
         except BaseException:
             workers.kill()
