@@ -75,7 +75,7 @@ def fresh_log_directory(base: Path, run_name: str) -> Path:
 
 
 def torch_rendezvous(**settings: Any) -> Any:
-    """torch's rendezvous handler; see `toolkit.adapters.torch_rendezvous.RendezvousSettings` for the settings.
+    """torch's rendezvous handler; see `toolkit.adapters.from_torch.rendezvous.RendezvousSettings` for the settings.
 
     The workers of each round get a store of their own: what torch does by default lets restarted workers read their
     predecessors' keys. Who sets the variable keeps what was set.

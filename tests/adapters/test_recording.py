@@ -79,7 +79,7 @@ def test_a_fresh_run_directory_is_its_owners_alone_and_says_what_runs(tmp_path: 
     assert stat.S_IMODE(directory.events_path("a").stat().st_mode) == 0o600
     run = json.loads((directory.path / "run.json").read_text())
     assert run == {"format": 1, "run_id": "my job", "started_wall_ns": STARTED_NS}
-    assert directory.path.name.startswith("20260921-141320-my-job-")
+    assert directory.path.name.startswith("20260921-141320.000-my-job-")
     assert sorted(p.name for p in directory.path.iterdir()) == ["events-a.jsonl", "run.json"]
 
 

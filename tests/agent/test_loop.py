@@ -113,6 +113,17 @@ def test_a_crash_loop_is_recognised_across_restarts() -> None:
     assert len(world.launcher.plans) == 3
 
 
+def test_restarts_beyond_the_budget_of_a_window_are_counted_and_owe_nothing() -> None:
+    world = World([crashes(at_s=100)])
+    agent = world.agent(max_restarts=1, restart_policy=RestartPolicy(window_s=50, crash_loop=5))
+    assert agent.run().is_failed()
+    assert [plan.workers[0].env["TORCHELASTIC_RESTART_COUNT"] for plan in world.launcher.plans] == list(
+        "01234"
+    )
+    assert agent._remaining_restarts == 0
+    assert agent.restarts == 4
+
+
 def test_nodes_that_wait_restart_the_group_for_free() -> None:
     world = World([LONG], [Script()])
     agent = world.agent(max_restarts=0)
@@ -161,7 +172,7 @@ def test_a_signal_during_the_start_ends_the_start_and_is_told_as_such() -> None:
     assert world.launcher.plans == []
 
 
-@pytest.mark.parametrize(("signals", "ends_at_s"), [(1, 35), (2, 10), (3, 7)])
+@pytest.mark.parametrize(("signals", "ends_at_s"), [(1, 35), (2, 11), (3, 7)])
 def test_further_signals_shorten_the_grace(signals: int, ends_at_s: float) -> None:
     world = World([Script(runs_s=None, dies_after_s=None)])
     for n in range(signals):
@@ -170,6 +181,8 @@ def test_further_signals_shorten_the_grace(signals: int, ends_at_s: float) -> No
         world.agent(shutdown_timeout=30).run()
     assert world.time.ns / SECOND == pytest.approx(ends_at_s, abs=0.1)
     assert world.launcher.started[0].closed
+    told = [(event.signals, event.left_s) for event in world.recorded.of(ev.GraceShortened)]
+    assert told == [(2, 5), (3, 0)][: signals - 1]
 
 
 def test_a_failed_start_is_an_error_and_cleans_up() -> None:

@@ -64,9 +64,9 @@ def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     record(tmp_path, "third", after_s=120, result="")
     head, third, second, first = listed(tmp_path, alive=False)[0].splitlines()
     assert head.split() == ["STATE", "RUN", "STARTED", "TOOK", "NODES", "RESTARTS", "ENTRYPOINT"]
-    assert third.split()[:3] == ["✗", "vanished", "20260921-141520-third"]
-    assert second.split()[:3] == ["✗", "failed", "20260921-141420-second"]
-    assert first.split()[:3] == ["✓", "succeeded", "20260921-141320-first"]
+    assert third.split()[:3] == ["✗", "vanished", "20260921-141520.000-third"]
+    assert second.split()[:3] == ["✗", "failed", "20260921-141420.000-second"]
+    assert first.split()[:3] == ["✓", "succeeded", "20260921-141320.000-first"]
     assert first.split()[-5:] == ["10.0", "s", "1", "2", "train.py"]
 
 

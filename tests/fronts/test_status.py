@@ -259,7 +259,7 @@ def test_it_follows_the_width_of_the_terminal() -> None:
         status = StatusLine(console, FakeClock(), no_color=True)
         status.emit(started())
         screen.wait_for("starting · 0/3 restarts · 0:00 · run mnist".encode())
-        termios.tcsetwinsize(screen.fd, (24, 14))
+        termios.tcsetwinsize(screen.fd, (24, 16))
         status.emit(WAITING)
         screen.wait_for(" ◌ waiting f…".encode())
         status.close()

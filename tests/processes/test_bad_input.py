@@ -190,3 +190,32 @@ def test_an_unknown_command(tmp_path: Path, word: str, expected: str) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(rf"rally: there is no command '{word}'; .*\n", ended.stderr)
     assert expected in ended.stderr
+
+
+@torch_needed
+def test_an_event_handler_that_torch_does_not_have(rally: Rally, worker: Path) -> None:
+    job = rally("--standalone", "--event-log-handler", "consle", str(worker))
+    assert_refused(job, "--event-log-handler is 'consle'", "did you mean console?")
+
+
+def test_numa_binding_without_a_gpu(rally: Rally, worker: Path) -> None:
+    if list(Path("/dev").glob("nvidia*")):
+        pytest.skip("this machine has GPUs to bind to")
+    assert_refused(
+        rally("--standalone", "--numa-binding", "node", str(worker)),
+        "--numa-binding node",
+        "there is no GPU here",
+    )
+
+
+def test_a_busy_port_of_several_nodes_gets_a_remedy_that_helps(
+    rally: Rally, worker: Path, listening: int
+) -> None:
+    job = rally("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(listening), str(worker))
+    assert_refused(job, f"port {listening}", "give another port, the same on every node")
+
+
+def test_what_torch_reads_and_we_do_not_is_told(rally: Rally, worker: Path) -> None:
+    job = rally("--standalone", str(worker), env={"TORCHELASTIC_ENABLE_FILE_TIMER": "1"})
+    assert job.wait() == 0
+    assert "TORCHELASTIC_ENABLE_FILE_TIMER is set, and rally has nothing like it yet" in job.stderr

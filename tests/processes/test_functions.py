@@ -242,3 +242,54 @@ def test_nothing_is_left_of_a_run_with_restarts(python: Python, script: Script, 
     assert left == []
     assert job.timeline().restarts_used in (0, 3)
     assert not any(alive(event.pid) for event in job.events(WorkerStarted))
+
+
+REAPER = """
+        def reap_anybody(signum, frame):
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                pass
+"""
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_in_a_program_that_reaps_all_children_functions_still_return(
+    python: Python, script: Script, start_method: str
+) -> None:
+    job = driven(
+        python,
+        script,
+        REAPER
+        + f"""
+        def work():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return os.environ["RANK"]
+
+        if __name__ == "__main__":
+            signal.signal(signal.SIGCHLD, reap_anybody)
+            result = supervise(work, start_method={start_method!r})
+            assert result.state == "SUCCEEDED", result
+            say(result.return_values)
+        """,
+    )
+    assert job.lines == ["{0: '0', 1: '1'}"]
+
+
+def test_in_a_program_that_reaps_all_children_a_program_s_end_is_a_failure_that_says_why(
+    python: Python, script: Script
+) -> None:
+    job = driven(
+        python,
+        script,
+        REAPER
+        + """
+        if __name__ == "__main__":
+            signal.signal(signal.SIGCHLD, reap_anybody)
+            result = supervise("/bin/true")
+            assert result.is_failed(), result
+            say(result.failures[0].message)
+        """,
+    )
+    assert "its exit code was taken by another part of this program" in job.lines[0]

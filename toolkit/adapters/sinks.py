@@ -29,7 +29,7 @@ class LoggingSink:
     """Implements `toolkit.ports.EventSink` for programs that use the agent as a library: logger "toolkit"."""
 
     def emit(self, event: events.Event) -> None:
-        """Log failures and decisions as warnings, the rest at level INFO."""
+        """Log failures and signals as warnings, the rest at level INFO."""
         level = logging.INFO
         if isinstance(event, events.FailureRecorded | events.RendezvousFailed | events.SignalReceived):
             level = logging.WARNING

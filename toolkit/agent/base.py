@@ -109,7 +109,9 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
     @property
     def restarts(self) -> int:
         """Restarts so far that spent the budget."""
-        return self._worker_group.spec.max_restarts - self._remaining_restarts
+        return max(
+            self._reporter.restart_count, self._worker_group.spec.max_restarts - self._remaining_restarts
+        )
 
     # -- hooks ----------------------------------------------------------------------------------------------
 
@@ -272,7 +274,8 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
     def _spend_restart(self, decision: Restart, result: RunResult) -> None:
         if not decision.spends_budget:
             return
-        self._remaining_restarts -= 1
+        # With a window old restarts come back into the budget; torch's count of what remains can't say so.
+        self._remaining_restarts = max(0, self._remaining_restarts - 1)
         self._reporter.restart_count += 1
         restart = PastRestart(self._ports.clock.now_ns(), cause_of(result.failures).key)
         self._past_restarts = (*self._past_restarts[-_HISTORY_MAX:], restart)

@@ -99,7 +99,7 @@ class LaunchedAgent(SimpleElasticAgent):
         spec = worker_group.spec
         settings = LaunchSettings(
             run_id=spec.rdzv_handler.get_run_id(),
-            restart_count=spec.max_restarts - self._remaining_restarts,
+            restart_count=self.restarts,
             incarnation=self._incarnation,
             use_agent_store=bool(spec.rdzv_handler.use_agent_store),
             start_method=self._start_method,
@@ -143,7 +143,7 @@ class LaunchedAgent(SimpleElasticAgent):
                 local_ranks=running,
             )
         try:
-            stopped = stop(workers, self._ports, death_sig, timeout)
+            stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
             self._say_exits(self._worker_group, workers.exits())
             self._reporter.say(
                 events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
@@ -152,6 +152,9 @@ class LaunchedAgent(SimpleElasticAgent):
             self._workers = None
             for problem in workers.close():
                 self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
+
+    def _say_shortened(self, signals: int, left_s: float) -> None:
+        self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
 
     # -- events ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from toolkit.ports import Ports, Workers
@@ -26,34 +27,47 @@ class Stopped:
     unkillable: tuple[int, ...]
 
 
-def stop(workers: Workers, ports: Ports, signum: int, grace_s: float) -> Stopped:
-    """Stop all workers and whatever they left in their process groups. Never raises for a stubborn worker."""
+def stop(
+    workers: Workers,
+    ports: Ports,
+    signum: int,
+    grace_s: float,
+    on_shortened: Callable[[int, float], None] = lambda signals, left_s: None,
+) -> Stopped:
+    """Stop all workers and whatever they left in their process groups. Never raises for a stubborn worker.
+
+    Args:
+        grace_s: between `signum` and SIGKILL.
+        on_shortened: told when further signals to the agent leave less of the grace: how many, and the seconds left.
+    """
     if workers.running():
         workers.signal(signum)
-        _wait_for_exits(workers, ports, grace_s, heed_signals=True)
+        _wait_for_exits(workers, ports, grace_s, on_shortened)
     killed = tuple(workers.running())
     # Also where no worker runs any more: a worker that died may have left children in its process group.
     workers.kill()
     if killed:
-        _wait_for_exits(workers, ports, KILL_WAIT_S, heed_signals=False)
+        _wait_for_exits(workers, ports, KILL_WAIT_S)
     return Stopped(killed, tuple(workers.running()))
 
 
-def _wait_for_exits(workers: Workers, ports: Ports, limit_s: float, *, heed_signals: bool) -> None:
+def _wait_for_exits(
+    workers: Workers, ports: Ports, limit_s: float, on_shortened: Callable[[int, float], None] | None = None
+) -> None:
     started_ns = ports.clock.now_ns()
     while workers.running():
-        if heed_signals:
-            limit_s = _shortened(limit_s, ports.interrupts.count())
-        left_s = limit_s - (ports.clock.now_ns() - started_ns) / 1e9
-        if left_s <= 0:
+        waited_s = (ports.clock.now_ns() - started_ns) / 1e9
+        signals = ports.interrupts.count()
+        if on_shortened is not None and signals >= 2 and waited_s + _grace_after(signals) < limit_s:
+            limit_s = waited_s + _grace_after(signals)
+            on_shortened(signals, _grace_after(signals))
+        if limit_s - waited_s <= 0:
             return
-        ports.bell.wait(left_s)
+        ports.bell.wait(limit_s - waited_s)
 
 
-def _shortened(grace_s: float, signals: int) -> float:
-    if signals >= 3:
-        return 0.0
-    return min(grace_s, GRACE_AFTER_SECOND_SIGNAL_S) if signals == 2 else grace_s
+def _grace_after(signals: int) -> float:
+    return GRACE_AFTER_SECOND_SIGNAL_S if signals == 2 else 0.0
 
 
 def stop_signal_name(signum: int) -> str:

@@ -178,6 +178,13 @@ class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
     local_ranks: list[int]
 
 
+class GraceShortened(Event, frozen=True, kw_only=True, tag="grace_shortened"):
+    """A further death signal came while the workers are stopped: SIGKILL follows after `left_s` seconds."""
+
+    signals: int
+    left_s: float
+
+
 class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
     """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL."""
 
@@ -236,6 +243,7 @@ AnyEvent = (
     | MembershipChanged
     | DecisionMade
     | WorkersStopping
+    | GraceShortened
     | WorkersStopped
     | LogsLost
     | BarrierEntered

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
+from toolkit.adapters.recording.directory import stamped_name
 from toolkit.adapters.recording.reader import EventFile
 from toolkit.core import events
 from toolkit.core.errors import ConfigurationError
@@ -99,9 +100,8 @@ def _check_possible(workers: int) -> None:
 
 
 def _fresh_run_dir(state_dir: Path) -> Path:
-    """A name that no run has; the job makes the directory. Names of runs begin with their time in UTC."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    return state_dir / f"{stamp}-demo-{os.getpid()}"
+    """A name that no run has; the job makes the directory."""
+    return state_dir / stamped_name(f"demo-{os.getpid()}", time.time_ns())
 
 
 def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:

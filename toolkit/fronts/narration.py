@@ -48,6 +48,9 @@ class Narration:
                 self._decided(event)
             case ev.WorkersStopping():
                 self._stopping(event)
+            case ev.GraceShortened():
+                left = f"SIGKILL in {event.left_s:g} s" if event.left_s else "SIGKILL now"
+                self.say(f"asked {event.signals} times to stop: {left}")
             case ev.WorkersStopped():
                 self._done_waiting()
                 self._stopped(event)

@@ -278,7 +278,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         omp_num_threads_unset="OMP_NUM_THREADS" not in environ,
         run_dir=values.run_dir or None,
         quiet=values.quiet,
-        notices=tuple(_notices(arguments, min_nodes, max_nodes, conf)),
+        notices=(*_notices(arguments, min_nodes, max_nodes, conf), *_unheard(environ)),
     )
     _check_nodes_can_meet(options, arguments)
     return options
@@ -471,6 +471,20 @@ def _notices(arguments: Arguments, min_nodes: int, max_nodes: int, conf: Mapping
         unread = unread_keys(conf, backend)
         notices += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
     return notices + _misplaced(values.training_script_args)
+
+
+#: variables of torch's local agent that ours does not read yet
+_UNREAD_VARIABLES = (
+    "TORCHELASTIC_ENABLE_FILE_TIMER",
+    "TORCHELASTIC_HEALTH_CHECK_PORT",
+    "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
+)
+
+
+def _unheard(environ: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} is set, and rally has nothing like it yet" for name in _UNREAD_VARIABLES if environ.get(name)
+    ]
 
 
 def _misplaced(script_args: Sequence[str]) -> list[str]:

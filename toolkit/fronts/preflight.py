@@ -16,6 +16,7 @@ from stat import S_ISDIR
 
 from toolkit.adapters import accelerators
 from toolkit.adapters.endpoint import RESOLVE_TIMEOUT_S, OnWait, check_endpoint, port_problem, resolve_within
+from toolkit.adapters.from_torch.handlers import NO_HANDLER, event_handlers
 from toolkit.adapters.limits import processes_max
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
@@ -61,6 +62,7 @@ def check(
     check_plugins(options)
     nproc = resolve_nproc(options.nproc, environ, options.python or executable)
     check_processes(nproc)
+    check_numa(options, environ, options.python or executable)
     check_local_ranks(options, nproc)
     check_visible_devices(options, environ, nproc)
     check_fixed_port(options)
@@ -87,6 +89,7 @@ def check_directory(path: str | None, name: str, cwd: Path) -> None:
 def check_plugins(options: RunOptions) -> None:
     """That everything that is asked for by name is installed."""
     _check_plugin(options.logs_specs, "torchrun.logs_specs", "--logs-specs", ())
+    _check_event_handler(options.event_log_handler)
     if options.solo:
         return
     _check_plugin(options.rdzv_backend, "torchrun.handlers", "--rdzv-backend", tuple(KEYS))
@@ -99,6 +102,27 @@ def check_plugins(options: RunOptions) -> None:
         raise ConfigurationError(
             f"the rendezvous backend {options.rdzv_backend} needs the package python-etcd; install it, or use "
             "--rdzv-backend c10d, which needs nothing"
+        )
+
+
+def _check_event_handler(name: str) -> None:
+    if name == NO_HANDLER:
+        return
+    known = event_handlers()
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.4)
+        listed = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
+        raise ConfigurationError(
+            f"--event-log-handler is {name!r}, and torch has no handler of that name; {listed}"
+        )
+
+
+def check_numa(options: RunOptions, environ: Mapping[str, str], python: str) -> None:
+    """That there are GPUs to be near to."""
+    if options.numa_binding is not None and accelerators.count("gpu", environ, python) == 0:
+        raise ConfigurationError(
+            f"--numa-binding {options.numa_binding} binds workers to CPUs near their GPUs, and there is no GPU here "
+            "that torch can use; leave it out"
         )
 
 
@@ -191,8 +215,8 @@ def check_fixed_port(options: RunOptions) -> None:
     if problem is None:
         return
     asked = "the rendezvous endpoint" if options.rdzv_endpoint else "--master-port"
-    free = "leave --master-port out for a free one" if options.solo else "the same on every node"
-    raise ConfigurationError(f"port {port} of {asked} is {problem}; give another port, or {free}")
+    free = "or leave --master-port out for a free one" if options.solo else "the same on every node"
+    raise ConfigurationError(f"port {port} of {asked} is {problem}; give another port, {free}")
 
 
 def check_rendezvous(options: RunOptions, nproc: int, on_wait: OnWait) -> Checked:

@@ -302,7 +302,7 @@ def _supervise(
         return 128 + error.sigval
     except LaunchError as error:
         _record(ports, agent.get_event_failed, destination)
-        handler.shutdown()
+        _shut_down_quietly(handler)
         narration.say(f"the workers can't be started: {error}")
         return AGENT_FAILED
     except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details

@@ -6,11 +6,11 @@ keeps it apart from the output.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from toolkit.adapters.output.console import Console
+from toolkit.adapters.redraw import Redraw
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural
 from toolkit.ports import Clock
@@ -58,10 +58,7 @@ class StatusLine:
         self._unicode = unicode
         self._stream = None if quiet or term == "dumb" else console.status_stream()
         self._news = News()
-        self._changed = threading.Condition()
-        self._is_dirty = False
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._redraw = Redraw(self._draw, REDRAW_S)
 
     @property
     def active(self) -> bool:
@@ -70,56 +67,39 @@ class StatusLine:
 
     def emit(self, event: ev.Event) -> None:
         """Take in what happened; the line follows within a tenth of a second."""
-        if self._stream is None or self._stop.is_set():
+        if self._stream is None or self._redraw.closed:
             return
-        with self._changed:
+        with self._redraw.lock:
             self._news.take(event, self._now_s())
             if self._news.is_over:
                 self._console.set_status(b"")
-            self._is_dirty = True
-            self._changed.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="rally-status", daemon=True)
-            self._thread.start()
+            self._redraw.change()
 
     def close(self) -> None:
         """Remove the line for good. May be called again."""
-        self._stop.set()
-        with self._changed:
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(1.0)
+        self._redraw.close()
         if self._stream is not None:
             self._console.set_status(b"")
 
     def _now_s(self) -> float:
         return self._clock.now_ns() / 1e9
 
-    def _run(self) -> None:
-        # 20 ms of import that nobody has to wait for here.
+    def _draw(self) -> float:
+        """Draw the line; returns the seconds until its clock shows another one."""
+        now_s = self._now_s()
+        if not self._news.is_over and self._stream is not None:
+            line = compose(self._news, now_s, unicode=self._unicode)
+            # A full line would leave the cursor between two lines, and a Ctrl-C is echoed as two more characters.
+            columns = self._console.size(self._stream).columns - 3
+            self._console.set_status(paint(line.fitted(columns), self._styled))
+        return 1.0 - self._news.elapsed_s(now_s) % 1.0
+
+    def _styled(self, text: str, style: str) -> str:
+        # Late: 20 ms of import that nobody has to wait for in the drawing thread.
         from rich.color import ColorSystem
         from rich.style import Style
 
-        def styled(text: str, style: str) -> str:
-            return Style.parse(style).render(text, color_system=ColorSystem.STANDARD if self._color else None)
-
-        while not self._stop.is_set():
-            with self._changed:
-                if not self._is_dirty:
-                    self._changed.wait(1.0 - self._news.elapsed_s(self._now_s()) % 1.0)
-                if self._stop.is_set():
-                    return
-                self._is_dirty = False
-                self._draw(styled)
-            self._stop.wait(REDRAW_S)
-
-    def _draw(self, styled: Callable[[str, str], str]) -> None:
-        if self._news.is_over or self._stream is None:
-            return
-        line = compose(self._news, self._now_s(), unicode=self._unicode)
-        # One column stays free: a full line would leave the cursor between two lines.
-        columns = self._console.size(self._stream).columns - 1
-        self._console.set_status(paint(line.fitted(columns), styled))
+        return Style.parse(style).render(text, color_system=ColorSystem.STANDARD if self._color else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +207,14 @@ class News:
                 return self._decided(event, now_s)
             case ev.WorkersStopping():
                 return self._stopping(event, now_s)
+            case ev.GraceShortened():
+                return Doing(
+                    "stop",
+                    "stopping: asked again",
+                    now_s,
+                    until_s=now_s + event.left_s,
+                    before=(", SIGKILL in", ", SIGKILL sent"),
+                )
             case ev.WorkersStopped():
                 return self._stopped(now_s)
             case ev.BarrierEntered() if event.members > 1:

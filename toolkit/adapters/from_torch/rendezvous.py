@@ -67,12 +67,3 @@ def make_handler(settings: RendezvousSettings) -> Any:
         ) from error
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"rendezvous backend {settings.backend!r}: {error}") from error
-
-
-def knows_event_handler(name: str) -> bool:
-    """Whether torch has an event handler of that name."""
-    from torch.distributed.elastic.events import handlers
-
-    # torch looks the name up in this table and falls back to nothing: an unknown name would be a KeyError mid-run.
-    table = getattr(handlers, "_log_handlers", None)
-    return table is None or name in table

@@ -1,9 +1,19 @@
-"""What every worker process is to its agent, however it was started."""
+"""What every worker process is to its agent, however it was started.
+
+Where another part of the program reaps all children (a SIGCHLD handler that waits for any), a worker's exit code is
+gone. Then it counts as 0, and `outcome` says what is wrong with that.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any, Protocol
+
+#: why an exit code that nobody knows is a failure
+CODE_TAKEN = (
+    "ended, and its exit code was taken by another part of this program; "
+    "is there a SIGCHLD handler that waits for any child?"
+)
 
 
 class Process(Protocol):

@@ -76,7 +76,8 @@ class FunctionProcess:
             try:
                 return exit_code_of_child(self.pid)
             except ChildProcessError:
-                pass  # multiprocessing reaped it while it started another process
+                # multiprocessing reaped it while it started another process, or somebody else did
+                return self._process.exitcode or 0
         return self._process.exitcode
 
     def exit_code_fd(self) -> int | None:

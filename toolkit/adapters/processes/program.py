@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.adapters.output.pump import WorkerStreams
 from toolkit.adapters.processes import numa
-from toolkit.adapters.processes.child import exit_code_of_child
+from toolkit.adapters.processes.child import CODE_TAKEN, exit_code_of_child
 from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import WorkerPlan
@@ -40,6 +40,7 @@ class ProgramProcess:
     ) -> None:
         argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
         agent_pid = os.getpid()
+        self._code_taken = False
         try:
             self._popen = subprocess.Popen(
                 argv,
@@ -61,16 +62,20 @@ class ProgramProcess:
     def exit_code(self) -> int | None:
         if self._popen.returncode is not None:
             return self._popen.returncode
-        return exit_code_of_child(self._popen.pid)
+        try:
+            return exit_code_of_child(self._popen.pid)
+        except ChildProcessError:
+            self._code_taken = True
+            return 0
 
     def exit_code_fd(self) -> int | None:
         return None
 
     def outcome(self) -> tuple[Any, str]:
-        return None, ""
+        return None, CODE_TAKEN if self._code_taken else ""
 
     def owns_group(self) -> bool:
-        return self._popen.returncode is None
+        return self._popen.returncode is None and not self._code_taken
 
     def reap(self) -> None:
         self._popen.poll()

@@ -147,7 +147,8 @@ def _run_id_at(path: Path) -> str:
 def _not_found(state_dir: Path, name: str, known: list[tuple[Path, str]]) -> str:
     import difflib  # only needed for this message
 
-    ids = dict.fromkeys(run_id for _, run_id in known if run_id)
+    # torch's backends call every job "none" that nobody named.
+    ids = dict.fromkeys(run_id for _, run_id in known if run_id not in ("", "none"))
     names = dict.fromkeys(path.name for path, _ in known)
     near = difflib.get_close_matches(name, [*ids, *names], n=3, cutoff=0.5)
     remedy = f"did you mean {' or '.join(near)}?" if near else "`rally runs` lists those that there are"

@@ -122,7 +122,7 @@ def fresh_run_directory(
     Raises:
         ConfigurationError: it can't be written.
     """
-    name = _stamped_name(run_id, started_wall_ns)
+    name = stamped_name(run_id, started_wall_ns)
     for path in (state_dir / name, *(state_dir / f"{name}.{n}" for n in range(2, _SAME_NAME_MAX))):
         try:
             _make_directory(path)
@@ -161,7 +161,7 @@ def note_elsewhere(state_dir: Path, directory: RunDirectory, *, started_wall_ns:
     """
     if directory.path.parent == state_dir.absolute():
         return
-    note = state_dir / f"{_stamped_name(directory.run_id, started_wall_ns)}{NOTE_SUFFIX}"
+    note = state_dir / f"{stamped_name(directory.run_id, started_wall_ns)}{NOTE_SUFFIX}"
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_once(note, os.fsencode(directory.path))
@@ -169,9 +169,11 @@ def note_elsewhere(state_dir: Path, directory: RunDirectory, *, started_wall_ns:
         return
 
 
-def _stamped_name(run_id: str, started_wall_ns: int) -> str:
+def stamped_name(run_id: str, started_wall_ns: int) -> str:
+    """The name of a run directory: names sort by the time of their runs' start, to the millisecond."""
     # UTC: local time goes back an hour once a year, and the names would sort wrong.
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(started_wall_ns / 1e9))}-{path_safe(run_id)}"
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started_wall_ns // 1_000_000_000))
+    return f"{stamp}.{started_wall_ns // 1_000_000 % 1000:03d}-{path_safe(run_id)}"
 
 
 def _make_directory(path: Path) -> None:
