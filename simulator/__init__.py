@@ -1,4 +1,57 @@
-"""The deterministic cluster of failing nodes in which the agent of `toolkit` will run unmodified.
+"""The deterministic cluster of failing nodes in which the agent of `toolkit` runs unmodified, and torch's beside it.
 
-Nothing is here yet; see README.md beside this file for what is planned and what it stands on.
+    from simulator import Scenario, faults, scenarios, simulate
+
+    report = simulate(scenarios.moved_rank_0, subject="torch", seed=1)
+    print(report)
+
+Names are loaded when they are asked for: the checkers alone, which also judge recordings, need no greenlet.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulator import checkers, faults, scenarios
+    from simulator.report import Report, simulate
+    from simulator.scenario import NodePlan, Scenario
+    from simulator.simulation import Simulation
+    from simulator.workloads import Fail, Workload
+
+_HOMES = {
+    "Fail": "workloads",
+    "NodePlan": "scenario",
+    "Report": "report",
+    "Scenario": "scenario",
+    "Simulation": "simulation",
+    "Workload": "workloads",
+    "simulate": "report",
+}
+_MODULES = ("checkers", "faults", "scenarios")
+
+__all__ = [
+    "Fail",
+    "NodePlan",
+    "Report",
+    "Scenario",
+    "Simulation",
+    "Workload",
+    "checkers",
+    "faults",
+    "scenarios",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"simulator.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"simulator.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'simulator' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,7 +13,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import greenlet
 
@@ -24,6 +24,8 @@ SECOND = 1_000_000_000
 
 #: steps between two collections of garbage, at fixed places so that finalisers run at the same step each time
 _COLLECT_EVERY = 50_000
+#: steps between two updates of the digest; divides the other
+_HASH_EVERY = 200
 
 
 class LimitReached(RallyError):
@@ -100,9 +102,8 @@ class Task:
         return f"Task({self.name}, waits for {self.waits_for})"
 
 
-@dataclass(frozen=True, slots=True)
-class TraceEntry:
-    """One step: when, what, whose."""
+class TraceEntry(NamedTuple):
+    """One step: when, which, what and whose."""
 
     at_ns: int
     step: int
@@ -124,16 +125,21 @@ class Kernel:
         self.tape = tape
         self.tasks: dict[int, Task] = {}
         self.crashes: list[tuple[Task, BaseException]] = []
-        self.trace: deque[TraceEntry] = deque(maxlen=trace_length)
+        # Plain tuples: they cost half of what a named one does, and few are ever looked at.
+        self._trace: deque[tuple[int, int, str]] = deque(maxlen=trace_length)
         self._limits = limits
         self._times: list[int] = []
         self._due: dict[int, list[tuple[str, Task | None, int, Callable[[], None] | None]]] = {}
-        self._deferred: dict[int, list[tuple[int, int]]] = {}
+        #: what came for the tasks of an owner while it was paused, by the task's number: the wait, and what ends it
+        self._deferred: dict[Owner, dict[int, tuple[int, str]]] = {}
         self._hub = greenlet.getcurrent()
         self._current: Task | None = None
         self._spawned = 0
         self._hash = hashlib.blake2b(digest_size=16)
-        self._stopping = False
+        #: steps that the hash has not taken yet: many at once cost less
+        self._unhashed: list[str] = []
+        self._stop = ""
+        self._closing = False
 
     # -- what tasks call ------------------------------------------------------------------------------------
 
@@ -150,6 +156,8 @@ class Kernel:
         """
         task = self._current
         assert task is not None, f"only a task can wait ({why})"
+        if self._closing:
+            raise TaskKilled
         task.token += 1
         task.waits_for, task.since_ns, task.timed_out = why, self.now_ns, False
         if timeout_ns is not None:
@@ -210,16 +218,34 @@ class Kernel:
         """Cut a task off for ever: it never runs again, and nothing of its clean-up does while the run goes on."""
         task.killed = True
 
+    @property
+    def trace(self) -> list[TraceEntry]:
+        """The latest steps, as many as are kept."""
+        return [TraceEntry(*entry) for entry in self._trace]
+
+    def keep_trace(self, length: int) -> None:
+        """Keep so many steps from now on."""
+        self._trace = deque(self._trace, maxlen=length)
+
     def resume(self, owner: Owner) -> None:
-        """Let the tasks of an owner that was paused go on with what came meanwhile, in its order."""
-        for number, token in self._deferred.pop(id(owner), ()):
+        """Let the tasks of an owner that was paused go on, each with what came first for it."""
+        for number, (token, what) in self._deferred.pop(owner, {}).items():
             task = self.tasks.get(number)
             if task is not None:
-                self._put(self.now_ns, "resume", task, token, None)
+                self._put(self.now_ns, what, task, token, None)
+
+    def stop(self, why: str) -> None:
+        """End the run before its next step, with LimitReached. Safe in a signal handler."""
+        self._stop = why
 
     def digest(self) -> str:
         """A fingerprint of everything that has happened."""
+        self._take_into_hash()
         return self._hash.hexdigest()
+
+    def _take_into_hash(self) -> None:
+        self._hash.update("".join(self._unhashed).encode())
+        self._unhashed.clear()
 
     # -- the hub --------------------------------------------------------------------------------------------
 
@@ -230,7 +256,8 @@ class Kernel:
             Whether `until` was reached.
 
         Raises:
-            LimitReached: the run takes more than its limits.
+            LimitReached: the run takes more than its limits, or was told to stop.
+            TapeMismatch: it asks for other decisions than the recorded tape holds.
         """
         collecting = gc.isenabled()
         gc.disable()
@@ -243,17 +270,21 @@ class Kernel:
                 self._step()
             return True
         finally:
+            self._current = None
             if collecting:
                 gc.enable()
 
     def _step(self) -> None:
+        # The hottest code there is: each line is some percent of a simulation.
         at_ns = self._times[0]
         due = self._due[at_ns]
-        # Swap and pop: the order within one moment means nothing anyway.
-        index = self.tape.draw("schedule", len(due)) if len(due) > 1 else 0
-        due[index], due[-1] = due[-1], due[index]
-        what, task, token, happen = due.pop()
-        if not due:
+        if len(due) > 1:
+            # Swap and pop: the order within one moment means nothing anyway.
+            index = self.tape.draw("schedule", len(due))
+            due[index], due[-1] = due[-1], due[index]
+            what, task, token, happen = due.pop()
+        else:
+            what, task, token, happen = due[0]
             heapq.heappop(self._times)
             del self._due[at_ns]
         if task is not None and (task.token != token or task.killed or task.done):
@@ -264,33 +295,38 @@ class Kernel:
             assert happen is not None, "what is no task is a happening"
             happen()
         elif task.owner is not None and task.owner.paused:
-            self._deferred.setdefault(id(task.owner), []).append((task.number, token))
+            # Whatever comes after it for the same wait is stale.
+            self._deferred.setdefault(task.owner, {}).setdefault(task.number, (token, what))
         else:
             task.timed_out = what == "timeout"
             task.token += 1
-            self._switch_to(task)
+            self._current = task
+            task.greenlet.switch()
+            self._current = None
+        if self.tape.mismatch is not None:
+            raise self.tape.mismatch  # also if the code that asked for the decision took it for its own error
 
     def _count(self, what: str, task: Task | None) -> None:
-        self.steps += 1
+        self.steps = step = self.steps + 1
         if task is not None:
             what = f"{what} {task.name}: {task.waits_for}"
-        self._hash.update(f"{self.now_ns} {what}\n".encode())
-        self.trace.append(TraceEntry(self.now_ns, self.steps, what))
-        if self.steps > self._limits.steps:
-            raise LimitReached(f"the run takes more than {self._limits.steps} steps")
-        if self.now_ns > self._limits.time_ns:
-            raise LimitReached(
-                f"the run takes more than {self._limits.time_ns / SECOND:.0f} s of virtual time"
-            )
-        if self.steps % _COLLECT_EVERY == 0:
-            gc.collect(0)
+        now_ns = self.now_ns
+        self._unhashed.append(f"{now_ns} {what}\n")
+        self._trace.append((now_ns, step, what))
+        limits = self._limits
+        if step > limits.steps or now_ns > limits.time_ns or self._stop:
+            raise LimitReached(self._why_to_stop())
+        if step % _HASH_EVERY == 0:
+            self._take_into_hash()
+            if step % _COLLECT_EVERY == 0:
+                gc.collect(0)
 
-    def _switch_to(self, task: Task) -> None:
-        self._current = task
-        try:
-            task.greenlet.switch()
-        finally:
-            self._current = None
+    def _why_to_stop(self) -> str:
+        if self._stop:
+            return self._stop
+        if self.steps > self._limits.steps:
+            return f"the run takes more than {self._limits.steps} steps"
+        return f"the run takes more than {self._limits.time_ns / SECOND:.0f} s of virtual time"
 
     def _put(
         self, at_ns: int, what: str, task: Task | None, token: int, happen: Callable[[], None] | None
@@ -308,7 +344,7 @@ class Kernel:
 
     def close(self) -> None:
         """End the run: what is left of tasks is unwound. Whatever their clean-up calls must be dead by then."""
-        self._stopping = True
+        self._closing = True
         for task in list(self.tasks.values()):
             if task.greenlet:
                 task.killed = True

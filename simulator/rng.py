@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from toolkit.core.errors import RallyError
@@ -20,6 +20,10 @@ class Choice(NamedTuple):
     label: str
     value: int
     bound: int
+
+
+#: makes a Choice; its class's own way costs twice as much
+_new_tuple = tuple.__new__
 
 
 class TapeMismatch(RallyError):
@@ -42,7 +46,10 @@ class Tape:
         self._recorded = recorded
         self._next = 0
         self._strict = strict
-        self._streams: dict[str, random.Random] = {}
+        #: set at the first decision that did not fit; whoever asked may have swallowed the error
+        self.mismatch: TapeMismatch | None = None
+        #: by label, what gives random bits
+        self._streams: dict[str, Callable[[int], int]] = {}
 
     def draw(self, label: str, bound: int) -> int:
         """A number in `range(bound)`; the same one for the same seed, label and count of draws of that label.
@@ -53,14 +60,19 @@ class Tape:
         assert bound > 0, f"{label}: a choice needs at least one possibility, not {bound}"
         value = self._replayed(label, bound) if self._recorded else None
         if value is None:
-            value = self._stream(label).randrange(bound)
-        self.choices.append(Choice(label, value, bound))
+            # What `random.randrange` does, without its checks: this is hot, and the numbers are its own.
+            draw_bits = self._streams.get(label) or self._stream(label)
+            bits = bound.bit_length()
+            value = draw_bits(bits)
+            while value >= bound:
+                value = draw_bits(bits)
+        self.choices.append(_new_tuple(Choice, (label, value, bound)))
         return value
 
     def _replayed(self, label: str, bound: int) -> int | None:
         if self._next >= len(self._recorded):
             if self._strict:
-                raise TapeMismatch(
+                raise self._misfit(
                     f"the tape ends after {len(self._recorded)} decisions, and the run asks for {label!r} "
                     f"(of {bound}); it was recorded with another scenario or version"
                 )
@@ -68,7 +80,7 @@ class Tape:
         choice = self._recorded[self._next]
         if (choice.label, choice.bound) != (label, bound):
             if self._strict:
-                raise TapeMismatch(
+                raise self._misfit(
                     f"decision {self._next} of the tape is {choice.label!r} of {choice.bound}, and the run asks for "
                     f"{label!r} of {bound}; it was recorded with another scenario or version"
                 )
@@ -77,11 +89,13 @@ class Tape:
         self._next += 1
         return choice.value
 
-    def _stream(self, label: str) -> random.Random:
-        stream = self._streams.get(label)
-        if stream is None:
-            digest = hashlib.blake2b(f"{self.seed}/{label}".encode(), digest_size=16).digest()
-            stream = self._streams[label] = random.Random(int.from_bytes(digest, "big"))
+    def _misfit(self, words: str) -> TapeMismatch:
+        self.mismatch = self.mismatch or TapeMismatch(words)
+        return self.mismatch
+
+    def _stream(self, label: str) -> Callable[[int], int]:
+        digest = hashlib.blake2b(f"{self.seed}/{label}".encode(), digest_size=16).digest()
+        stream = self._streams[label] = random.Random(int.from_bytes(digest, "big")).getrandbits
         return stream
 
     def between(self, label: str, low: int, high: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from simulator.faults import ROLES, Fault
+from simulator.faults import Fault, check
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
 
@@ -77,36 +77,57 @@ class Scenario:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise ConfigurationError(f"scenario {self.name!r} has {self.nodes} nodes; it needs at least 1")
-        if self.names and len(self.names) != self.nodes:
-            raise ConfigurationError(
-                f"scenario {self.name!r} names {len(self.names)} of its {self.nodes} nodes; name all"
-            )
-        if len(set(self.node_names)) != self.nodes:
-            raise ConfigurationError(
-                f"scenario {self.name!r} has two nodes of one name: {', '.join(self.node_names)}"
-            )
-        low, high = self.bounds
-        if not 1 <= low <= high:
-            raise ConfigurationError(
-                f"scenario {self.name!r} asks for {low} to {high} nodes in a round; give 1 <= min <= max"
-            )
-        if self.solo and self.nodes != 1:
-            raise ConfigurationError(
-                f"scenario {self.name!r} is solo and has {self.nodes} nodes; solo means one"
-            )
         object.__setattr__(self, "faults", tuple(self.faults))
-        for name in (*self.plans, *(fault.target for fault in self.faults)):
-            if name not in self.node_names and name not in ROLES:
-                near = get_close_matches(name, [*self.node_names, *ROLES], n=2)
-                remedy = (
-                    f"did you mean {' or '.join(near)}?"
-                    if near
-                    else f"its nodes are {', '.join(self.node_names[:8])}"
-                )
+        object.__setattr__(self, "names", tuple(self.names))
+        for problem in (self._wrong_size(), self._wrong_names(), self._wrong_workload()):
+            if problem:
+                raise ConfigurationError(f"scenario {self.name!r} {problem}")
+        self._check_faults()
+
+    def _wrong_size(self) -> str:
+        low, high = self.bounds
+        if self.nodes < 1:
+            return f"has {self.nodes} nodes; it needs at least 1"
+        if not 1 <= low <= high:
+            return f"asks for {low} to {high} nodes in a round; give 1 <= min <= max"
+        if self.solo and self.nodes != 1:
+            return f"is solo and has {self.nodes} nodes; solo means one"
+        if self.max_restarts < 0:
+            return f"has max_restarts {self.max_restarts}; it can't be negative"
+        size = min(self.workers_of(name) for name in self.node_names)
+        return f"has a node with {size} workers; each needs at least 1" if size < 1 else ""
+
+    def _wrong_names(self) -> str:
+        if self.names and len(self.names) != self.nodes:
+            return f"names {len(self.names)} of its {self.nodes} nodes; name all"
+        if len(set(self.node_names)) != self.nodes:
+            return f"has two nodes of one name: {', '.join(self.node_names)}"
+        for name, plan in self.plans.items():
+            if name not in self.node_names:
+                near = get_close_matches(name, self.node_names, n=2)
+                nodes = f"its nodes are {', '.join(self.node_names[:8])}"
+                remedy = f"did you mean {' or '.join(near)}?" if near else nodes
+                return f"speaks of node {name!r}, which isn't there; {remedy}"
+            if not plan.start_s >= 0:
+                return f"starts {name} at {plan.start_s} s; a time can't be negative"
+        return ""
+
+    def _wrong_workload(self) -> str:
+        ranks = sum(self.workers_of(name) for name in self.node_names)
+        for workload in (self.workload, *(plan.workload for plan in self.plans.values())):
+            for failure in () if workload is None else workload.failures:
+                if not 0 <= failure.rank < ranks:
+                    return f"lets rank {failure.rank} fail, which isn't there; give 0 to {ranks - 1}"
+        return ""
+
+    def _check_faults(self) -> None:
+        workers = {name: self.workers_of(name) for name in self.node_names}
+        for fault in self.faults:
+            check(fault, workers)
+            if fault.at_s > self.limit_s:
                 raise ConfigurationError(
-                    f"scenario {self.name!r} speaks of node {name!r}, which isn't there; {remedy}"
+                    f"scenario {self.name!r} is stopped at {self.limit_s:g} s, before {fault.what()} "
+                    f"at {fault.at_s:g} s; let it strike earlier, or give a higher limit_s"
                 )
 
     @property
@@ -124,3 +145,8 @@ class Scenario:
     def plan(self, name: str) -> NodePlan:
         """What is special about a node."""
         return self.plans.get(name, NodePlan())
+
+    def workers_of(self, name: str) -> int:
+        """Local world size of a node."""
+        planned = self.plan(name).local_world_size
+        return self.local_world_size if planned is None else planned

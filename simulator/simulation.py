@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +16,18 @@ from simulator.adapters.clock import NodeClock
 from simulator.adapters.host import NodeHost, TapeEntropy
 from simulator.adapters.interrupts import ProcessInterrupts
 from simulator.adapters.launcher import SimLauncher
+from simulator.adapters.local_store import LocalStore
 from simulator.adapters.sink import NoTelemetry, WorldSink
 from simulator.adapters.stores import SimStores
+from simulator.faults import FlappingJoiner, quiet_at_s
 from simulator.kernel import SECOND, Kernel, LimitReached, Limits
 from simulator.rng import Choice, Tape
 from simulator.scenario import Scenario
-from simulator.subject import Ended, Subject
+from simulator.strike import Strikes, Struck
+from simulator.subject import RUN_ID, Ended, Subject
+from simulator.tripwire import Tripwire
 from simulator.workloads import Jobs
-from simulator.world import Process, World
-from toolkit.adapters.memory_store import MemoryStore
+from simulator.world import Process, Said, World
 from toolkit.agent.launched import LaunchedAgent
 from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import SignalException
@@ -32,9 +36,6 @@ from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import LogLayout
 from toolkit.core.model import WorkerSpec
 from toolkit.ports import Ports
-
-#: the job's name in every simulated run
-RUN_ID = "sim"
 
 
 def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
@@ -53,7 +54,7 @@ def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
         telemetry=NoTelemetry(),
         host=NodeHost(process, {}),
         entropy=TapeEntropy(process),
-        new_store=MemoryStore,
+        new_store=lambda: LocalStore(node.world.kernel),
     )
 
 
@@ -62,12 +63,24 @@ class RallySubject:
 
     Args:
         rendezvous: makes the handler for an agent of several nodes; solo scenarios need none.
+        surroundings: what must be in force while such handlers run; None is nothing.
     """
 
     name = "rally"
 
-    def __init__(self, rendezvous: Callable[[Process, Scenario, Ports], Any] | None = None) -> None:
+    def __init__(
+        self,
+        rendezvous: Callable[[Process, Scenario, Ports], Any] | None = None,
+        surroundings: Callable[[World], AbstractContextManager[None]] | None = None,
+    ) -> None:
         self._rendezvous = rendezvous
+        self._surroundings = surroundings
+
+    def surroundings(self, world: World, scenario: Scenario) -> AbstractContextManager[None]:
+        """What the rendezvous handler needs."""
+        if self._surroundings is None or scenario.solo:
+            return nullcontext()
+        return self._surroundings(world)
 
     def agent(
         self, process: Process, scenario: Scenario, jobs: Jobs, done: Callable[[Ended], None]
@@ -155,6 +168,7 @@ class Outcome:
         subject: with whom.
         seed: and how.
         events: what the agents said, in the order of the world.
+        said: when each of them was said, in the same order.
         nodes: how each ended.
         virtual_s: length of the run.
         steps: of the kernel.
@@ -163,12 +177,14 @@ class Outcome:
         finding: why the run could not be finished: a limit, a deadlock, a crash of a task; or empty.
         quiet_at_s: when the last fault that passes had passed.
         struck: faults in words, with the moment and the node they struck.
+        hits: the same as values, without those that found nobody.
     """
 
     scenario: Scenario
     subject: str
     seed: int
     events: list[Event] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     nodes: dict[str, NodeOutcome] = field(default_factory=dict)
     virtual_s: float = 0.0
     steps: int = 0
@@ -177,6 +193,7 @@ class Outcome:
     finding: str = ""
     quiet_at_s: float = 0.0
     struck: list[str] = field(default_factory=list)
+    hits: list[Struck] = field(default_factory=list)
 
 
 class Simulation:
@@ -187,34 +204,51 @@ class Simulation:
         subject: with whom.
         seed: fills the choice tape.
         recorded: a tape to repeat instead.
+        tripwire: whether real clocks, sleeps, sockets, threads and entropy raise during the run.
     """
 
     def __init__(
-        self, scenario: Scenario, subject: Subject, seed: int = 0, recorded: tuple[Choice, ...] = ()
+        self,
+        scenario: Scenario,
+        subject: Subject,
+        seed: int = 0,
+        recorded: tuple[Choice, ...] = (),
+        *,
+        tripwire: bool = True,
     ) -> None:
         self.scenario = scenario
         self.subject = subject
         self.tape = Tape(seed, recorded)
         self.kernel = Kernel(self.tape, Limits(time_ns=int(scenario.limit_s * SECOND) + 1))
         self.world = World(self.kernel, list(scenario.node_names))
+        self._surroundings = subject.surroundings(self.world, scenario)
         self.jobs = Jobs(self.world)
         self.outcome = Outcome(scenario, subject.name, seed)
+        self._tripwire = Tripwire() if tripwire else nullcontext()
         self.agents: dict[str, Process] = {}
         self._unended = 0
+        flapping = [fault.target for fault in scenario.faults if isinstance(fault, FlappingJoiner)]
         for name in scenario.node_names:
             self.outcome.nodes[name] = NodeOutcome()
-            self.start_agent(name, scenario.plan(name).start_s)
+            if name not in flapping:
+                self.start_agent(name, scenario.plan(name).start_s)
+        self.outcome.quiet_at_s = quiet_at_s(scenario.faults)
+        strikes = Strikes(self, scenario.faults)
+        self.outcome.struck, self.outcome.hits = strikes.words, strikes.hits
 
-    def start_agent(self, name: str, after_s: float = 0.0) -> None:
-        """Start an agent on a node, now or later."""
+    def start_agent(self, name: str, after_s: float = 0.0, *, boot: bool = False) -> None:
+        """Start an agent on a node, now or later; with `boot` a node without power gets it first."""
         self._unended += 1
         self.kernel.call_after(
-            int(after_s * SECOND), f"the agent on {name} starts", lambda: self._start(name)
+            int(after_s * SECOND), f"the agent on {name} starts", lambda: self._start(name, boot)
         )
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, boot: bool) -> None:
         node, outcome = self.world.nodes[name], self.outcome.nodes[name]
-        if not node.up:
+        if boot and not node.up:
+            node.boot()
+        previous = self.agents.get(name)
+        if not node.up or (previous is not None and previous.alive):
             self._unended -= 1
             return
         process = node.start_process("agent")
@@ -252,7 +286,10 @@ class Simulation:
     def run(self, until_s: float | None = None) -> Outcome:
         """Run to the end, or to a moment of virtual time."""
         try:
-            finished = self.kernel.run(lambda: self.over, None if until_s is None else int(until_s * SECOND))
+            with self._surroundings, self._tripwire:
+                finished = self.kernel.run(
+                    lambda: self.over, None if until_s is None else int(until_s * SECOND)
+                )
             if not finished and until_s is None:
                 self.outcome.finding = self._stuck()
         except LimitReached as error:
@@ -265,11 +302,18 @@ class Simulation:
             f"{task.name} for {task.waits_for}" for task in waiting[:8]
         )
 
+    def broken_off(self, why: str) -> Outcome:
+        """What was reached by a run that was broken off from outside."""
+        self.outcome.finding = self.outcome.finding or why
+        return self._collected()
+
     def _collected(self) -> Outcome:
         outcome = self.outcome
-        outcome.events = self.world.events
+        outcome.events, outcome.said = self.world.events, self.world.said
         outcome.virtual_s, outcome.steps = self.kernel.now_ns / SECOND, self.kernel.steps
         outcome.digest, outcome.choices = self.kernel.digest(), self.tape.choices
+        if isinstance(self._tripwire, Tripwire) and self._tripwire.touched:
+            outcome.finding = outcome.finding or str(self._tripwire.touched[0])
         for task, error in self.kernel.crashes:
             outcome.finding = outcome.finding or f"{task.name} crashed: {type(error).__name__}: {error}"
         for name, process in self.agents.items():
@@ -280,7 +324,10 @@ class Simulation:
 
     def close(self) -> None:
         """Unwind what is left. The simulation can't go on after that."""
+        # What ends from here on is no outcome.
+        self.agents = {}
         for node in self.world.nodes.values():
             for process in list(node.processes.values()):
                 process.vanish()
-        self.kernel.close()
+        with self._surroundings:
+            self.kernel.close()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from simulator.kernel import SECOND, Task
-from simulator.world import Process, World
+from simulator.world import Node, Process, World
 from toolkit.core.errors import ConfigurationError
 
 #: how a worker ends whose peer closed the connection, and one whose collective took too long (abort)
@@ -84,6 +85,8 @@ class _Member:
     process: Process
     task: Task
     arrived: int = -1
+    #: whether it waits in a collective; nothing wakes it from its work
+    waits: bool = False
 
 
 @dataclass(slots=True)
@@ -101,17 +104,21 @@ class Gathering:
         task = kernel.current
         assert task is not None, "workers are tasks"
         member = self.members.get(rank)
-        if member is None:
+        if member is None or member.process is not process:
             member = self.members[rank] = _Member(process, task)
+            process.connections.append(self)
             process.on_exit.append(lambda _code: self._broke(rank))
         member.arrived = step
         self._release(step)
         deadline_ns = kernel.now_ns + int(timeout_s * SECOND)
-        while not self._complete(step):
+        while not (self._complete(step) and self._connected()):
             if self.broken:
                 return PEER_GONE_EXIT
             left_ns = deadline_ns - kernel.now_ns
-            if left_ns <= 0 or not kernel.park(f"its peers in step {step}", left_ns):
+            member.waits = True
+            woken = left_ns > 0 and kernel.park(f"its peers in step {step}", left_ns)
+            member.waits = False
+            if not woken:
                 return COLLECTIVE_TIMEOUT_EXIT
         return None
 
@@ -125,6 +132,8 @@ class Gathering:
             self._wake_all()
 
     def _connected(self) -> bool:
+        if not self.world.network.cuts:
+            return True
         nodes = {member.process.node.name: member.process.node for member in self.members.values()}
         return all(
             a is b or not self.world.network.link(a, b).cut for a in nodes.values() for b in nodes.values()
@@ -135,12 +144,26 @@ class Gathering:
             self.world.kernel.call_after(_RESET_NS, "a worker's connections are reset", self._reset)
 
     def _reset(self) -> None:
+        self.reset("a peer is gone")
+
+    @property
+    def busy(self) -> bool:
+        """Collectives are no operations of an agent."""
+        return False
+
+    def reaches(self, node: Node) -> bool:
+        """Whether a worker of that node is in it."""
+        return any(member.process.node is node for member in self.members.values())
+
+    def reset(self, why: str) -> None:
+        """Its connections break: whoever waits for a peer fails."""
         self.broken = True
         self._wake_all()
 
     def _wake_all(self) -> None:
         for member in self.members.values():
-            self.world.kernel.wake(member.task)
+            if member.waits:
+                self.world.kernel.wake(member.task)
 
     def leave(self, rank: int) -> None:
         """This worker is done with all steps; its end breaks nothing."""
@@ -163,6 +186,8 @@ class Jobs:
         self.starts: dict[tuple[str, int], int] = {}
         #: training steps that were finished, also those done again, per rank
         self.steps_done = 0
+        #: what each worker was started with, in the order of the world
+        self.environments: list[dict[str, str]] = []
 
     def gathering(self, env: Mapping[str, str]) -> Gathering:
         """Where the workers with this environment meet."""
@@ -170,6 +195,7 @@ class Jobs:
         found = self._gatherings.get(place)
         if found is None or found.broken:
             found = self._gatherings[place] = Gathering(self._world, int(env["WORLD_SIZE"]))
+            self._world.network.on_mend.append(found._wake_all)
         return found
 
 
@@ -184,6 +210,7 @@ def work(process: Process, env: Mapping[str, str], workload: Workload, jobs: Job
     def fails_at(step: int) -> int | None:
         return next((f.exit_code for f in due if f.at_step == step), None)
 
+    jobs.environments.append(dict(env))
     start = jobs.starts.get((run_id, rank), 0)
     jobs.starts[run_id, rank] = start + 1
     due = [
@@ -191,11 +218,10 @@ def work(process: Process, env: Mapping[str, str], workload: Workload, jobs: Job
     ]
     for failure in due:
         if failure.at_s is not None:
-            after_ns, code = int(failure.at_s * SECOND), failure.exit_code
-            kernel.call_after(after_ns, f"rank {rank} fails", lambda code=code: process.end(code))  # type: ignore[misc]
+            process.spawn(partial(process.end, failure.exit_code), "its failure", int(failure.at_s * SECOND))
 
     def run() -> None:
-        spend(workload.start_s, "its imports")
+        spend(workload.start_s + process.node.start_delay_s, "its imports")
         gathering = jobs.gathering(env)
         step = jobs.checkpoints.get(run_id, 0) if workload.checkpoint_every else 0
         if (

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from simulator.kernel import SECOND, Kernel, Task
 from toolkit.core.events import Event
@@ -19,6 +20,31 @@ from toolkit.core.events import Event
 WALL_START_NS = 1_767_225_600 * SECOND
 #: one way between two nodes, and between two processes of one node
 LINK_NS, LOOPBACK_NS = 200_000, 20_000
+
+
+#: when TCP sends again what was not acknowledged, in nanoseconds after the first time, and when it gives up
+_FIRST_RESEND_NS, _LONGEST_PAUSE_NS, _GIVE_UP_NS = SECOND // 5, 120 * SECOND, 924 * SECOND
+
+
+#: behind each host name in the full one
+DOMAIN = ".sim"
+
+
+class Connection(Protocol):
+    """What can be reset."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited on it."""
+        ...
+
+    def reaches(self, node: Node) -> bool:
+        """Whether one of its ends is there."""
+        ...
+
+    def reset(self, why: str) -> None:
+        """It breaks at both ends."""
+        ...
 
 
 class Node:
@@ -43,11 +69,23 @@ class Node:
         self.slowness = 1.0
         #: seconds that its wall clock is ahead
         self.clock_offset_s = 0.0
-        #: share by which both its clocks run too fast
+        #: share by which both its clocks run too fast, since when, and how far ahead they were then
         self.clock_drift = 0.0
+        self._drifts_since_ns = 0
+        self._ahead_then_ns = 0
+        self._ahead_at_boot_ns = 0
         self.disk_full = False
+        #: seconds that a worker which starts here takes more, before user code
+        self.start_delay_s = 0.0
+        #: local ranks whose next start fails, as a full process table would make it
+        self.failing_starts: list[int] = []
         self.processes: dict[int, Process] = {}
         self._ports = itertools.count(40_000)
+
+    @property
+    def full_name(self) -> str:
+        """Its name with the domain."""
+        return f"{self.name}{DOMAIN}"
 
     def start_process(self, name: str, *, parent: Process | None = None) -> Process:
         """A new process; the node must be up."""
@@ -55,6 +93,23 @@ class Node:
         process = Process(self, next(self.world.pids), name, parent)
         self.processes[process.pid] = process
         return process
+
+    def drift(self, share: float) -> None:
+        """From now on both its clocks run that share too fast; what they have gained so far stays."""
+        self._ahead_then_ns, self._drifts_since_ns = self.ahead_ns, self.world.kernel.now_ns
+        self.clock_drift = share
+
+    @property
+    def ahead_ns(self) -> int:
+        """What its clocks have gained by drift since the start of the world."""
+        return self._ahead_then_ns + int(
+            (self.world.kernel.now_ns - self._drifts_since_ns) * self.clock_drift
+        )
+
+    @property
+    def uptime_ns(self) -> int:
+        """Since its boot, as its own oscillator counts."""
+        return self.world.kernel.now_ns - self.booted_ns + self.ahead_ns - self._ahead_at_boot_ns
 
     def free_port(self) -> int:
         """A port that was not given before."""
@@ -74,7 +129,8 @@ class Node:
         assert not self.up, f"{self.name} is up already"
         self.up, self.paused = True, False
         self.boots += 1
-        self.booted_ns = self.world.kernel.now_ns
+        self.booted_ns, self._ahead_at_boot_ns = self.world.kernel.now_ns, self.ahead_ns
+        self.failing_starts.clear()
 
     def pause(self) -> None:
         """Everything on it stands still; its clocks go on."""
@@ -83,9 +139,8 @@ class Node:
     def unpause(self) -> None:
         """Everything on it goes on."""
         self.paused = False
-        for process in self.processes.values():
-            if not process.paused:
-                self.world.kernel.resume(process)
+        for process in list(self.processes.values()):
+            process.go_on()
 
 
 class Process:
@@ -111,8 +166,16 @@ class Process:
         self.on_exit: list[Callable[[int], None]] = []
         #: called in the hub when it is gone, for whatever reason: what it held is dead
         self.on_gone: list[Callable[[], None]] = []
+        #: called in the hub when it goes on after a pause
+        self.on_resume: list[Callable[[], None]] = []
         #: what it does on a signal; without it a signal ends it
         self.on_signal: Callable[[int], None] | None = None
+        #: of a worker
+        self.local_rank: int | None = None
+        #: what breaks when connections are reset
+        self.connections: list[Connection] = []
+        #: signals that came while it was paused
+        self._held_signals: list[int] = []
 
     @property
     def name(self) -> str:
@@ -150,6 +213,17 @@ class Process:
         for release in self.on_gone:
             release()
 
+    def go_on(self) -> None:
+        """Take up what came while it was paused, if nothing pauses it any more."""
+        if self.paused or not self.alive:
+            return
+        self.node.world.kernel.resume(self)
+        for take_up in self.on_resume:
+            take_up()
+        held, self._held_signals = self._held_signals, []
+        for signum in held:
+            self.receive(signum)
+
     def receive(self, signum: int) -> None:
         """A signal arrives. SIGKILL, SIGSTOP and SIGCONT do what they do; others what `on_signal` does, or end it."""
         if not self.alive:
@@ -161,8 +235,9 @@ class Process:
                 self.stopped = True
             case signal.SIGCONT:
                 self.stopped = False
-                if not self.paused:
-                    self.node.world.kernel.resume(self)
+                self.go_on()
+            case _ if self.paused:
+                self._held_signals.append(signum)
             case _ if self.on_signal is None:
                 self.end(-signum)
             case _:
@@ -176,10 +251,28 @@ class Link:
     Args:
         latency_ns: one way.
         cut: nothing arrives, and nobody is told.
+        unheard: what was sent since it was cut.
     """
 
     latency_ns: int = LINK_NS
     cut: bool = False
+    unheard: list[_Unheard] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Unheard:
+    sent_ns: int
+    boots: tuple[int, int]
+    what: str
+    arrive: Callable[[], None]
+
+    def sent_again_ns(self, from_ns: int) -> int | None:
+        """When TCP sends it again, at `from_ns` or later; None if it has given up."""
+        pause_ns, at_ns = _FIRST_RESEND_NS, self.sent_ns + _FIRST_RESEND_NS
+        while at_ns < from_ns:
+            pause_ns = min(2 * pause_ns, _LONGEST_PAUSE_NS)
+            at_ns += pause_ns
+        return at_ns if at_ns - self.sent_ns <= _GIVE_UP_NS else None
 
 
 class Network:
@@ -188,13 +281,48 @@ class Network:
     def __init__(self, world: World) -> None:
         self._world = world
         self._links: dict[tuple[str, str], Link] = {}
+        #: how many links are cut
+        self.cuts = 0
+        #: called in the hub when a link that was cut is whole again
+        self.on_mend: list[Callable[[], None]] = []
 
     def link(self, source: Node, target: Node) -> Link:
         """The link in this direction; changes to it count from now on."""
         return self._links.setdefault((source.name, target.name), Link())
 
+    def cut(self, source: Node, target: Node) -> None:
+        """From now on nothing arrives in this direction."""
+        link = self.link(source, target)
+        self.cuts += not link.cut
+        link.cut = True
+
+    def mend(self, source: Node, target: Node) -> None:
+        """Messages arrive again; those that were sent meanwhile when TCP sends them the next time."""
+        link, kernel = self.link(source, target), self._world.kernel
+        if not link.cut:
+            return
+        link.cut = False
+        self.cuts -= 1
+        unheard, link.unheard = link.unheard, []
+        for message in unheard:
+            at_ns = message.sent_again_ns(kernel.now_ns)
+            if at_ns is not None and message.boots == (source.boots, target.boots):
+                resend = partial(self.send, source, target, message.what, message.arrive)
+                kernel.call_at(at_ns, f"again: {message.what}", resend)
+        for tell in self.on_mend:
+            tell()
+
+    def send(self, source: Node, target: Node, what: str, arrive: Callable[[], None]) -> None:
+        """Have `arrive` called in the hub when a message has come, which a lost host prevents and a cut link delays."""
+        latency_ns = self.latency_ns(source, target)
+        if latency_ns is not None:
+            self._world.kernel.call_after(latency_ns, what, arrive)
+        elif source.up and target.up:
+            boots = (source.boots, target.boots)
+            self.link(source, target).unheard.append(_Unheard(self._world.kernel.now_ns, boots, what, arrive))
+
     def latency_ns(self, source: Node, target: Node) -> int | None:
-        """How long a message takes now; None if it never arrives."""
+        """How long a message takes now; None if it doesn't arrive now."""
         if not (source.up and target.up):
             return None
         if source is target:
@@ -204,6 +332,18 @@ class Network:
             return None
         # Up to a tenth more: no two messages take exactly as long.
         return link.latency_ns + self._world.kernel.tape.draw("latency", link.latency_ns // 10 + 1)
+
+
+class Said(NamedTuple):
+    """When an event was said.
+
+    Args:
+        at_ns: virtual time, which no node knows.
+        operations: what all stores had done until then.
+    """
+
+    at_ns: int
+    operations: int
 
 
 class World:
@@ -221,8 +361,18 @@ class World:
         self.network = Network(self)
         #: what listens where: (address, port) -> a server
         self.listeners: dict[tuple[str, int], Any] = {}
+        #: what agents said, in the order of the world, and for each when it was said and how many store operations
+        #: had been done by then
         self.events: list[Event] = []
+        self.said: list[Said] = []
+        self.operations = 0
+
+    def say(self, event: Event) -> None:
+        """Keep what an agent says."""
+        self.events.append(event)
+        self.said.append(Said(self.kernel.now_ns, self.operations))
 
     def node_at(self, address: str) -> Node | None:
-        """The node with that address or name; up or not."""
-        return next((n for n in self.nodes.values() if address in (n.address, n.name)), None)
+        """The node with that address, name or full name; up or not."""
+        name = address.removesuffix(DOMAIN)
+        return self.nodes.get(name) or next((n for n in self.nodes.values() if address == n.address), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from simulator.world import WALL_START_NS, Node
 
 
@@ -13,17 +15,17 @@ class NodeClock:
 
     def now_ns(self) -> int:
         """Nanoseconds since the node's boot, as its own oscillator counts them, from a start of its own."""
-        since_ns = self._node.world.kernel.now_ns - self._node.booted_ns
         # Nodes begin far apart, so that whoever compares two nodes' times is found out.
-        return (self._node.index + 1) * 10**15 + int(since_ns * (1 + self._node.clock_drift))
+        return (self._node.index + 1) * 10**15 + self._node.uptime_ns
 
     def wall_ns(self) -> int:
         """What the node takes for the time of day."""
-        now_ns = self._node.world.kernel.now_ns
-        return (
-            WALL_START_NS + int(now_ns * (1 + self._node.clock_drift)) + int(self._node.clock_offset_s * 1e9)
-        )
+        node = self._node
+        return WALL_START_NS + node.world.kernel.now_ns + node.ahead_ns + int(node.clock_offset_s * 1e9)
 
     def kernel_ns(self, seconds: float) -> int:
         """How long that many seconds of this node take in the world."""
-        return int(seconds * 1e9 / (1 + self._node.clock_drift))
+        if seconds <= 0:
+            return 0
+        # Upwards: a wait for the rest of a nanosecond that took no time would be repeated for ever.
+        return max(1, math.ceil(round(seconds * 1e9 / (1 + self._node.clock_drift), 3)))

@@ -31,7 +31,7 @@ class NodeHost:
 
     def fq_hostname(self) -> str:
         """The node's name in the simulated domain."""
-        return f"{self._process.node.name}.sim"
+        return self._process.node.full_name
 
     def pid(self) -> int:
         """Of the agent."""

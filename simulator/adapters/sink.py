@@ -20,7 +20,7 @@ class WorldSink:
         if self._process.node.disk_full:
             self.dropped += 1
             return
-        self._process.node.world.events.append(event)
+        self._process.node.world.say(event)
 
 
 class NoTelemetry:

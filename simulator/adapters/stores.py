@@ -1,4 +1,4 @@
-"""Waits of a simulated agent on any store."""
+"""Waits of a simulated agent on any simulated store: each has a `watch`, which a signal breaks off."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SimStores:
         """
         with self._interrupts.interruptible():
             try:
-                store.wait(keys, timedelta(seconds=timeout_s))
+                store.watch(keys, timedelta(seconds=timeout_s), self._interrupts.raise_pending)
             except (StoreTimeoutError, StoreError):
                 raise
             except (RuntimeError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""`make bench`: ours and torchrun by turns in one run; medians, ratios and goals in one table.
+"""`make bench`: ours and torchrun by turns in one run; medians, ratios and goals in one table. Then the simulator.
 
 By turns, because a machine's speed drifts; and a ratio of two medians taken together outlives the machine.
 """
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from . import sim
 from .job import RALLY, TORCHRUN, BenchError, Launcher
 from .measures import SCENARIOS, Figures, Measure, Scenario
 
@@ -42,12 +43,18 @@ class Row:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    names = [measure.name for scenario in SCENARIOS for measure in scenario.measures]
+    simulated = [sim.ALL, *(measure.name for measure in sim.MEASURES)]
+    names = [*(measure.name for scenario in SCENARIOS for measure in scenario.measures), *simulated]
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Rallypoint and torchrun by turns."
     )
     parser.add_argument("--runs", type=int, default=7, help="runs of each launcher per scenario (default 7)")
-    parser.add_argument("--only", action="append", choices=names, help="this measure only; may be repeated")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        help="this measure only; may be repeated; sim is all of those",
+    )
     parser.add_argument("--json", action="store_true", help="samples and medians as JSON on stdout, no table")
     parser.add_argument("--seed", type=int, default=1, help="when and whom the crashes hit (default 1)")
     parser.add_argument(
@@ -66,21 +73,30 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Measure and print. Returns 0 if all was measured, goals met or not; 1 if a job failed."""
     arguments = parse_arguments(argv)
     ours = RALLY if arguments.ours == RALLY.name else TORCHRUN
-    wanted = set(arguments.only or [m.name for scenario in SCENARIOS for m in scenario.measures])
+    wanted = set(arguments.only or [sim.ALL, *(m.name for scenario in SCENARIOS for m in scenario.measures)])
     narration = Console(stderr=True, highlight=False)
     rows: list[Row] = []
+    sim_rows: list[sim.SimRow] = []
     try:
         for scenario in SCENARIOS:
             if wanted & {measure.name for measure in scenario.measures}:
                 rows += compare(scenario, ours, arguments.runs, arguments.seed, environ, narration)
+        for measure in sim.MEASURES:
+            if wanted & {sim.ALL, measure.name}:
+                narration.print(f"simulator: {measure.name}")
+                sim_rows.append(sim.measured(measure, arguments.runs, environ))
     except BenchError as error:
         narration.print(f"bench: {error}", markup=False, soft_wrap=True)
         return 1
     rows = [row for row in rows if row.measure.name in wanted]
     if arguments.json:
-        print(json.dumps(as_json(rows, arguments.runs), indent=2))
-    else:
-        Console(width=None if sys.stdout.isatty() else 110).print(as_table(rows, ours.name, arguments.runs))
+        print(json.dumps(as_json(rows, arguments.runs) | {"simulator": sim.as_json(sim_rows)}, indent=2))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    if rows:
+        console.print(as_table(rows, ours.name, arguments.runs))
+    if sim_rows:
+        console.print(sim.as_table(sim_rows, arguments.runs))
     return 0
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from toolkit.adapters.memory_store import MemoryStore, PrefixStore
 
-Open = Callable[[Path, timedelta], "tuple[Any, Any]"]
+from .worlds import RealWorld, SimWorld, World
+
+Open = Callable[[Any, Path, timedelta], "tuple[Any, Any]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class StoreAdapter:
     Args:
         name: for the test's name.
         open: makes two handles on the same keys, with the given timeout; two connections where there are such.
+            Takes the world, an empty folder and the timeout.
         reasons: why it differs, by the name of the field; each field that is not at its default needs one.
         timeout_error: class of the error of a wait that takes too long, or the name of a base of it.
         not_a_number: the same for `add` on a value that isn't one.
@@ -36,11 +39,13 @@ class StoreAdapter:
         extended: what `has_extended_api` says.
         empty_counts_as_0: whether `add` takes an empty value for 0.
         checks_lengths: whether `multi_set` survives that there are fewer values than keys.
+        names_only_missing: whether the error of a wait through `Stores` names no keys but those that are missing.
     """
 
     name: str
     open: Open
     reasons: Mapping[str, str] = field(default_factory=dict)
+    new_world: Callable[[], World] = RealWorld
     needs_torch: bool = False
     timeout_error: str = "StoreTimeoutError"
     not_a_number: str = "StoreError"
@@ -55,20 +60,21 @@ class StoreAdapter:
     extended: bool = True
     empty_counts_as_0: bool = True
     checks_lengths: bool = True
+    names_only_missing: bool = True
 
     def differences(self) -> list[str]:
         """Fields that are not at their defaults."""
         plain = StoreAdapter("", self.open)
-        told = set(self.__slots__) - {"name", "open", "reasons", "needs_torch"}
+        told = set(self.__slots__) - {"name", "open", "reasons", "needs_torch", "new_world"}
         return sorted(name for name in told if getattr(self, name) != getattr(plain, name))
 
 
-def _memory(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+def _memory(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     store = MemoryStore(timeout)
     return store, store.clone()
 
 
-def _tcp(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+def _tcp(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     distributed = pytest.importorskip("torch.distributed")
     # A connection gets more time than the tests' short timeouts.
     server = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -76,12 +82,12 @@ def _tcp(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     return _with_timeout(server, client, timeout)
 
 
-def _hash(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+def _hash(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     store = pytest.importorskip("torch.distributed").HashStore()
     return _with_timeout(store, store, timeout)
 
 
-def _file(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+def _file(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     distributed = pytest.importorskip("torch.distributed")
     path = str(directory / "store")
     return _with_timeout(distributed.FileStore(path), distributed.FileStore(path), timeout)
@@ -93,18 +99,44 @@ def _with_timeout(first: Any, second: Any, timeout: timedelta) -> tuple[Any, Any
     return first, second
 
 
+def _simulated(world: SimWorld, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    """Two connections of one process to a store on another node."""
+    from simulator.adapters.store import StoreClient, StoreServer
+
+    server = StoreServer(world.other_node.start_process("host"), 29400).listen()
+    address, timeout_s = world.other_node.address, timeout.total_seconds()
+    return (
+        StoreClient(world.process, address, server.port, timeout_s),
+        StoreClient(world.process, address, server.port, timeout_s),
+    )
+
+
+def _local_simulated(world: SimWorld, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    from simulator.adapters.local_store import LocalStore
+
+    store = LocalStore(world.kernel, timeout)
+    return store, store.clone()
+
+
+def _prefixed_simulated(world: SimWorld, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    from simulator.adapters.prefix_store import SimPrefixStore
+
+    first, second = _simulated(world, directory, timeout)
+    return SimPrefixStore("job/1", first), SimPrefixStore("1", SimPrefixStore("job", second))
+
+
 def _prefixed(open_below: Open) -> Open:
-    def open_both(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
-        first, second = open_below(directory, timeout)
+    def open_both(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+        first, second = open_below(world, directory, timeout)
         return PrefixStore("job/1", first), PrefixStore("1", PrefixStore("job", second))
 
     return open_both
 
 
 def _torch_prefixed(open_below: Open) -> Open:
-    def open_both(directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    def open_both(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
         distributed = pytest.importorskip("torch.distributed")
-        first, second = open_below(directory, timeout)
+        first, second = open_below(world, directory, timeout)
         return distributed.PrefixStore("job", first), distributed.PrefixStore("job", second)
 
     return open_both
@@ -166,6 +198,19 @@ _FILE: dict[str, Any] = {
         "checks_lengths": "it reads beyond the end of the list of values",
     },
 }
+# As TCPStore, save for what is an accident there.
+_SIMULATED: dict[str, Any] = {
+    "new_world": SimWorld,
+    "waits_at_once": False,
+    "zero_sees": False,
+    "names_only_missing": False,
+    "reasons": {
+        "waits_at_once": "a connection does one operation at a time, as TCPStore's does",
+        "zero_sees": "the answer takes a while, and there is no time at all",
+        "names_only_missing": "it does not ask once more which of them are there",
+    },
+}
+_LOCAL_SIMULATED: dict[str, Any] = {"new_world": SimWorld}
 
 ADAPTERS = [
     StoreAdapter("memory", _memory),
@@ -175,6 +220,9 @@ ADAPTERS = [
     StoreAdapter("torch-prefix-tcp", _torch_prefixed(_tcp), **_TCP),
     StoreAdapter("hash", _hash, **_HASH),
     StoreAdapter("file", _file, **_FILE),
+    StoreAdapter("simulated", _simulated, **_SIMULATED),
+    StoreAdapter("prefix-simulated", _prefixed_simulated, **_SIMULATED),
+    StoreAdapter("simulated-local", _local_simulated, **_LOCAL_SIMULATED),
 ]
 
 

@@ -8,29 +8,54 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.agent.world import Time
 from toolkit.adapters.clock import SystemClock
 from toolkit.ports import Clock
+
+from .worlds import SimWorld
 
 
 @dataclass(frozen=True, slots=True)
 class ClockAdapter:
     """A clock, and what makes its time pass."""
 
-    name: str
     make: Callable[[], Clock]
     pass_time: Callable[[], object]
 
 
-ADAPTERS = [ClockAdapter("system", SystemClock, lambda: time.sleep(0.001))]
+def _simulated(drift: float = 0.0, offset_s: float = 0.0, after_s: float = 0.0) -> ClockAdapter:
+    world = SimWorld()
+    from simulator.adapters.clock import NodeClock
+
+    def pass_time(seconds: float = 0.001) -> None:
+        world.kernel.run(until_ns=world.kernel.now_ns + int(seconds * 1e9))
+
+    world.node.drift(drift)
+    world.node.clock_offset_s = offset_s
+    pass_time(after_s)
+    return ClockAdapter(lambda: NodeClock(world.node), pass_time)
+
+
+def _fake() -> ClockAdapter:
+    fake = Time()
+    return ClockAdapter(lambda: fake, lambda: fake.advance(0.001))
+
+
+ADAPTERS: dict[str, Callable[[], ClockAdapter]] = {
+    "system": lambda: ClockAdapter(SystemClock, lambda: time.sleep(0.001)),
+    "simulated": _simulated,
+    "simulated-wrong": lambda: _simulated(drift=-0.3, offset_s=-86400.0, after_s=1000.0),
+    "fake": _fake,
+}
 
 #: 2020-01-01 and 2100-01-01
 WALL_MIN_NS, WALL_MAX_NS = 1_577_836_800 * 10**9, 4_102_444_800 * 10**9
 
 
-@pytest.fixture(params=ADAPTERS, ids=[adapter.name for adapter in ADAPTERS])
+@pytest.fixture(params=ADAPTERS.values(), ids=list(ADAPTERS))
 def adapter(request: pytest.FixtureRequest) -> ClockAdapter:
-    chosen: ClockAdapter = request.param
-    return chosen
+    made: ClockAdapter = request.param()
+    return made
 
 
 def test_monotonic_time_never_goes_back(adapter: ClockAdapter) -> None:

@@ -6,11 +6,26 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.agent.world import FakeEntropy
 from toolkit.adapters.entropy import SystemEntropy
 from toolkit.ports import Entropy
 
+from .worlds import SimWorld
+
+
+def _simulated() -> Entropy:
+    world = SimWorld()
+    from simulator.adapters.host import TapeEntropy
+
+    return TapeEntropy(world.process)
+
+
 #: makes what one node has
-ADAPTERS: dict[str, Callable[[], Entropy]] = {"system": SystemEntropy}
+ADAPTERS: dict[str, Callable[[], Entropy]] = {
+    "system": SystemEntropy,
+    "simulated": _simulated,
+    "fake": FakeEntropy,
+}
 
 
 @pytest.fixture(params=ADAPTERS.values(), ids=list(ADAPTERS))
@@ -41,3 +56,16 @@ def test_tokens_are_long_enough_for_64_bits(entropy: Entropy) -> None:
     tokens = [entropy.token() for _ in range(100)]
     hexadecimal = all(set(token) <= set("0123456789abcdef") for token in tokens)
     assert min(len(token) for token in tokens) >= (16 if hexadecimal else 11)
+
+
+def test_simulated_entropy_comes_again_with_the_seed_and_differs_between_nodes() -> None:
+    def drawn(seed: int, node: str) -> tuple[float, str]:
+        world = SimWorld(seed)
+        from simulator.adapters.host import TapeEntropy
+
+        process = world.process if node == "node0" else world.other_node.start_process("agent")
+        entropy = TapeEntropy(process)
+        return entropy.random(), entropy.token()
+
+    assert drawn(1, "node0") == drawn(1, "node0")
+    assert len({drawn(1, "node0"), drawn(2, "node0"), drawn(1, "node1")}) == 3

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.agent.world import Recorded
 from toolkit.adapters.recording.writer import JsonLinesSink
 from toolkit.adapters.sinks import FanOut, LoggingSink, logger
 from toolkit.core import events as ev
 from toolkit.ports import EventSink
+
+from .worlds import SimWorld
 
 #: how long one `emit` may take on a busy machine, in seconds
 SOON_S = 5.0
@@ -80,6 +83,21 @@ def _logging(directory: Path) -> Iterator[Opened]:
         logger.removeHandler(handler)
 
 
+@contextmanager
+def _simulated(directory: Path) -> Iterator[Opened]:
+    world = SimWorld()
+    from simulator.adapters.sink import WorldSink
+
+    yield WorldSink(world.process), lambda: list(world.cluster.events)
+    world.close()
+
+
+@contextmanager
+def _fake(directory: Path) -> Iterator[Opened]:
+    recorded = Recorded()
+    yield recorded, lambda: list(recorded.events)
+
+
 def _decoded(lines: Sequence[bytes]) -> list[ev.Event]:
     # What can't be encoded may be left out, or told in other words than JSON.
     decoded = [ev.decode(line) for line in lines if line.startswith(b"{")]
@@ -94,6 +112,8 @@ ADAPTERS: dict[str, Callable[[Path], AbstractContextManager[Opened]]] = {
     "json-lines": _json_lines,
     "fan-out": _fan_out,
     "logging": _logging,
+    "simulated": _simulated,
+    "fake": _fake,
 }
 
 
@@ -177,3 +197,26 @@ def test_emitting_after_the_end_does_not_raise(opened: Opened) -> None:
     sink.emit(event(1))
     assert _seqs(taken()) == [1]
     sink.emit(event(2))
+
+
+def test_a_simulated_agent_that_is_dead_says_nothing_more() -> None:
+    world = SimWorld()
+    from simulator.adapters.sink import WorldSink
+
+    sink = WorldSink(world.process)
+    sink.emit(event(1))
+    world.node.crash()
+    sink.emit(event(2))
+    assert _seqs(world.cluster.events) == [1]
+
+
+def test_a_simulated_disk_that_is_full_costs_events_and_they_are_counted() -> None:
+    world = SimWorld()
+    from simulator.adapters.sink import WorldSink
+
+    sink = WorldSink(world.process)
+    world.node.disk_full = True
+    sink.emit(event(1))
+    world.node.disk_full = False
+    sink.emit(event(2))
+    assert (_seqs(world.cluster.events), sink.dropped) == ([2], 1)

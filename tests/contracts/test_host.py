@@ -9,11 +9,26 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tests.agent.world import FakeHost
 from toolkit.adapters.host import LocalHost
 from toolkit.ports import Host, Reservation
 
+from .worlds import SimWorld
+
+
+def _simulated(environment: Mapping[str, str]) -> Host:
+    world = SimWorld()
+    from simulator.adapters.host import NodeHost
+
+    return NodeHost(world.process, environment)
+
+
 #: makes the host from the environment that its workers inherit
-ADAPTERS: dict[str, Callable[[Mapping[str, str]], Host]] = {"local": LocalHost}
+ADAPTERS: dict[str, Callable[[Mapping[str, str]], Host]] = {
+    "local": LocalHost,
+    "simulated": _simulated,
+    "fake": FakeHost,
+}
 #: those whose ports are the kernel's
 REAL = ["local"]
 

@@ -20,10 +20,13 @@ from types import FrameType
 
 import pytest
 
+from tests.agent.world import FakeBell, FakeInterrupts, Time
 from toolkit.adapters.interrupts import SignalInterrupts
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.core.errors import SignalException
 from toolkit.ports import Bell, Interrupts
+
+from .worlds import SimWorld
 
 ROOT = Path(__file__).parents[2]
 #: how long something that should happen at once may take on a busy machine, in seconds
@@ -38,24 +41,52 @@ class InterruptsAdapter:
         make: the adapter.
         make_bell: the bell of the same world.
         send: sends a signal to the node of the adapter; it has arrived when that returns.
-        real: whether signals are the operating system's, so that a scenario needs its own process.
+        run: runs a scenario.
     """
 
     make: Callable[[], Interrupts]
     make_bell: Callable[[], Bell]
     send: Callable[[int], None]
-    real: bool
+    run: Callable[[Callable[[], None]], None] = lambda scenario: scenario()
 
 
-ADAPTERS = {
-    "signals": InterruptsAdapter(
-        make=lambda: SignalInterrupts(os.getpid()),
-        make_bell=LoopBell,
-        send=signal.raise_signal,
-        real=True,
-    ),
-}
-REAL = [name for name, adapter in ADAPTERS.items() if adapter.real]
+def _of_the_system() -> InterruptsAdapter:
+    return InterruptsAdapter(lambda: SignalInterrupts(os.getpid()), LoopBell, signal.raise_signal)
+
+
+def _simulated() -> InterruptsAdapter:
+    world = SimWorld()
+    from simulator.adapters.bell import TaskBell
+    from simulator.adapters.clock import NodeClock
+    from simulator.adapters.interrupts import ProcessInterrupts
+
+    interrupts = ProcessInterrupts(world.process)
+
+    def send(signum: int) -> None:
+        # A signal comes while a task blocks, and the blocking call is what it breaks off.
+        world.kernel.call_after(10, "a signal", lambda: world.process.receive(signum))
+        world.kernel.sleep(20)
+        interrupts.raise_pending()
+
+    return InterruptsAdapter(
+        lambda: interrupts, lambda: TaskBell(world.kernel, NodeClock(world.node)), send, world.run
+    )
+
+
+def _fake() -> InterruptsAdapter:
+    interrupts = FakeInterrupts()
+    # Its bell is of its own kind.
+    return InterruptsAdapter(
+        lambda: interrupts,  # type: ignore[arg-type,return-value]
+        lambda: FakeBell(Time()),
+        lambda signum: interrupts.send(signal.Signals(signum)),
+    )
+
+
+#: whose signals are the operating system's, so that a scenario needs its own process
+REAL = {"signals": _of_the_system}
+VIRTUAL = {"simulated": _simulated, "fake": _fake}
+ADAPTERS = REAL | VIRTUAL
 
 
 # -- scenarios of every adapter -----------------------------------------------------------------------------
@@ -266,10 +297,11 @@ def _expect_success(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("scenario", IN_EVERY_WORLD, ids=lambda scenario: scenario.__name__)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_in_every_world(adapter: str, scenario: Scenario) -> None:
-    if ADAPTERS[adapter].real:
+    if adapter in REAL:
         _expect_success(_start(adapter, scenario))
     else:
-        scenario(ADAPTERS[adapter])
+        made = ADAPTERS[adapter]()
+        made.run(lambda: scenario(made))
 
 
 @pytest.mark.parametrize("scenario", OF_THE_PROCESS, ids=lambda scenario: scenario.__name__)
@@ -292,4 +324,4 @@ def test_from_outside(adapter: str, scenario: Scenario) -> None:
 
 
 if __name__ == "__main__":
-    SCENARIOS[sys.argv[2]](ADAPTERS[sys.argv[1]])
+    SCENARIOS[sys.argv[2]](ADAPTERS[sys.argv[1]]())

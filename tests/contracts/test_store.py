@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from toolkit.adapters.memory_store import MemoryStore, PrefixStore
 
 from .store_adapters import ADAPTERS, StoreAdapter, parameters
+from .worlds import RealWorld, World
 
 #: timeout of stores whose waits are meant to succeed, and of the tests' own waits
 LONG = timedelta(seconds=30)
@@ -25,8 +25,15 @@ each_adapter = pytest.mark.parametrize("adapter", parameters())
 
 
 @pytest.fixture
-def stores(adapter: StoreAdapter, tmp_path: Path) -> tuple[Any, Any]:
-    return adapter.open(tmp_path, LONG)
+def world(adapter: StoreAdapter) -> Iterator[World]:
+    made = adapter.new_world()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stores(adapter: StoreAdapter, world: World, tmp_path: Path) -> tuple[Any, Any]:
+    return adapter.open(world, tmp_path, LONG)
 
 
 @pytest.fixture
@@ -38,12 +45,12 @@ def is_a(error: BaseException, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(error).__mro__)
 
 
-def fails_late(adapter: StoreAdapter, wait: Callable[[], object], *keys: str) -> None:
+def fails_late(adapter: StoreAdapter, world: World, wait: Callable[[], object], *keys: str) -> None:
     """`wait` fails with the store's error for waits, after SHORT and not much later."""
-    began = time.monotonic()
+    began_s = world.now_s()
     with pytest.raises(Exception) as caught:
         wait()
-    took_s = time.monotonic() - began
+    took_s = world.now_s() - began_s
     assert is_a(caught.value, adapter.timeout_error), caught.value
     assert SHORT.total_seconds() * 0.9 <= took_s <= SHORT.total_seconds() + adapter.late_s
     if adapter.names_keys:
@@ -92,6 +99,9 @@ class TestValues:
 
     def test_append(self, stores: tuple[Any, Any]) -> None:
         stores[0].append("k", "x")
+        assert stores[0].check(
+            ["k"]
+        )  # TCPStore's append is still on its way when it returns; this comes after it
         stores[1].append("k", "y")
         stores[0].append("empty", "")
         assert stores[1].multi_get(["k", "empty"]) == [b"xy", b""]
@@ -100,6 +110,7 @@ class TestValues:
         stores[0].multi_set(["a", "b"], ["1", "2"])
         assert stores[1].multi_get(["b", "a", "b"]) == [b"2", b"1", b"2"]
         stores[0].multi_set(["a"], [b"\xff"])
+        assert stores[0].check(["a"])  # and so may a multi_set be
         assert stores[1].multi_get(["a"]) == [b"\xff"]
         assert stores[1].multi_get([]) == []
 
@@ -123,6 +134,9 @@ class TestValues:
 
     def test_delete(self, adapter: StoreAdapter, stores: tuple[Any, Any]) -> None:
         stores[0].set("k", "1")
+        assert stores[0].check(
+            ["k"]
+        )  # TCPStore's set is still on its way when it returns; this comes after it
         assert stores[1].delete_key("k") is True
         assert not stores[0].check(["k"])
         assert stores[1].delete_key("k") is adapter.delete_missing
@@ -135,6 +149,7 @@ class TestValues:
         first.set("a", "1")
         first.add("n", 0)
         first.append("p", "")
+        assert first.check(["p"])  # so may an append be
         assert second.num_keys() == at_first + 3
         first.delete_key("a")
         assert second.num_keys() == at_first + 2
@@ -184,12 +199,12 @@ class TestCounters:
                 store.add("n", 1)
             assert is_a(caught.value, adapter.not_a_number)
 
-    def test_no_addition_gets_lost_between_threads(self, stores: tuple[Any, Any]) -> None:
+    def test_no_addition_gets_lost_between_threads(self, world: World, stores: tuple[Any, Any]) -> None:
         def count(store: Any) -> list[int]:
             return [store.add("n", 1) for _ in range(200)]
 
-        with ThreadPoolExecutor(4) as threads:
-            sums = [total for part in threads.map(count, [*stores, *stores]) for total in part]
+        running = [world.start(partial(count, store)) for store in (*stores, *stores)]
+        sums = [total for each in running for total in each.result(LONG.total_seconds())]
         assert sorted(sums) == list(range(1, 801))
 
 
@@ -226,15 +241,16 @@ class TestCompareSet:
         assert store.compare_set("k", b"", b"\xff") == b"\xff"
         assert store.compare_set("k", b"\xff", b"\xfe") == b"\xfe"
 
-    def test_one_thread_wins(self, stores: tuple[Any, Any]) -> None:
+    def test_one_thread_wins(self, world: World, stores: tuple[Any, Any]) -> None:
         start = threading.Barrier(4)
 
         def compete(me: int) -> bool:
-            start.wait(LONG.total_seconds())
+            if isinstance(world, RealWorld):  # simulated tasks start at the same moment anyway
+                start.wait(LONG.total_seconds())
             return bool(stores[me % 2].compare_set("leader", "", str(me)) == str(me).encode())
 
-        with ThreadPoolExecutor(4) as threads:
-            won = list(threads.map(compete, range(4)))
+        running = [world.start(partial(compete, me)) for me in range(4)]
+        won = [each.result(LONG.total_seconds()) for each in running]
         assert won.count(True) == 1
         assert stores[0].get("leader") == str(won.index(True)).encode()
 
@@ -262,68 +278,67 @@ _WAKERS: dict[str, Callable[[Any], object]] = {
 @each_adapter
 class TestWaiting:
     @pytest.mark.parametrize("kind", WAITS)
-    def test_does_not_wait_for_what_is_there(self, store: Any, kind: str) -> None:
+    def test_does_not_wait_for_what_is_there(self, world: World, store: Any, kind: str) -> None:
         store.multi_set(["there", "late"], ["1", "1"])
-        began = time.monotonic()
+        began_s = world.now_s()
         _waits(store)[kind]()
-        assert time.monotonic() - began < 1.0
+        assert world.now_s() - began_s < 1.0
 
     @pytest.mark.parametrize("waker", _WAKERS)
     def test_a_key_from_elsewhere_ends_a_wait(
-        self, adapter: StoreAdapter, stores: tuple[Any, Any], waker: str
+        self, adapter: StoreAdapter, world: World, stores: tuple[Any, Any], waker: str
     ) -> None:
         def wake(store: Any) -> None:
             _WAKERS[waker](store)
             if waker in adapter.unheard:
                 store.set("another key", "")
 
-        self._wake("wait", stores, wake)
+        self._wake("wait", world, stores, wake)
 
     @pytest.mark.parametrize("kind", WAITS)
-    def test_each_wait_ends_when_the_last_key_comes(self, stores: tuple[Any, Any], kind: str) -> None:
-        self._wake(kind, stores, _WAKERS["set"])
+    def test_each_wait_ends_when_the_last_key_comes(
+        self, world: World, stores: tuple[Any, Any], kind: str
+    ) -> None:
+        self._wake(kind, world, stores, _WAKERS["set"])
 
-    def _wake(self, kind: str, stores: tuple[Any, Any], waker: Callable[[Any], object]) -> None:
+    def _wake(self, kind: str, world: World, stores: tuple[Any, Any], waker: Callable[[Any], object]) -> None:
         first, second = stores
         first.set("there", "0")
-        with ThreadPoolExecutor(1) as thread:
-            ended: Future[object] = thread.submit(_waits(second)[kind])
-            # Whether the wait has begun by now can't be seen from outside; either order must do.
-            with pytest.raises(TimeoutError):
-                ended.result(0.05)
-            waker(first)
-            ended.result(LONG.total_seconds() / 2)
+        running = world.start(_waits(second)[kind])
+        # Whether the wait has begun by now can't be seen from outside; either order must do.
+        with pytest.raises(TimeoutError):
+            running.result(0.05)
+        waker(first)
+        running.result(LONG.total_seconds() / 2)
 
-    def test_all_waiters_wake(self, adapter: StoreAdapter, tmp_path: Path) -> None:
+    def test_all_waiters_wake(self, adapter: StoreAdapter, world: World, store: Any) -> None:
         if not adapter.waits_at_once:
             assert "waits_at_once" in adapter.reasons  # the set below would wait for the gets
             return
-        store, _ = adapter.open(tmp_path, LONG)
-        with ThreadPoolExecutor(4) as threads:
-            ended = [threads.submit(store.get, "late") for _ in range(4)]
-            store.set("late", "1")
-            assert [future.result(LONG.total_seconds() / 2) for future in ended] == [b"1"] * 4
+        running = [world.start(lambda: store.get("late")) for _ in range(4)]
+        store.set("late", "1")
+        assert [each.result(LONG.total_seconds() / 2) for each in running] == [b"1"] * 4
 
     def test_waiting_for_no_keys_ends_at_once(self, store: Any) -> None:
         store.wait([], SHORT)
 
-    def test_a_wait_ends_after_its_own_timeout(self, adapter: StoreAdapter, store: Any) -> None:
+    def test_a_wait_ends_after_its_own_timeout(self, adapter: StoreAdapter, world: World, store: Any) -> None:
         store.set("there", "1")
-        fails_late(adapter, lambda: store.wait(["there", "absent"], SHORT), "absent")
+        fails_late(adapter, world, lambda: store.wait(["there", "absent"], SHORT), "absent")
 
     @pytest.mark.parametrize("kind", WAITS[:3])
     def test_a_wait_ends_after_the_timeout_of_the_store(
-        self, adapter: StoreAdapter, store: Any, kind: str
+        self, adapter: StoreAdapter, world: World, store: Any, kind: str
     ) -> None:
         store.set("there", "1")
         store.set_timeout(SHORT)
         assert store.timeout == SHORT
-        fails_late(adapter, _waits(store)[kind], "late")
+        fails_late(adapter, world, _waits(store)[kind], "late")
 
     def test_the_store_works_on_after_a_wait_in_vain(
-        self, adapter: StoreAdapter, stores: tuple[Any, Any]
+        self, adapter: StoreAdapter, world: World, stores: tuple[Any, Any]
     ) -> None:
-        fails_late(adapter, lambda: stores[1].wait(["absent"], SHORT))
+        fails_late(adapter, world, lambda: stores[1].wait(["absent"], SHORT))
         stores[0].set("absent", "1")
         assert stores[1].get("absent") == b"1"
 

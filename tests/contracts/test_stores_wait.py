@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -20,9 +20,10 @@ from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.memory_store import MemoryStore, PrefixStore
 from toolkit.adapters.stores import InterruptibleStores, described
 from toolkit.core.errors import SignalException, StoreError, StoreTimeoutError
-from toolkit.ports import Bell, Interrupts, Stores
+from toolkit.ports import Bell, Stores
 
 from .store_adapters import StoreAdapter, parameters
+from .worlds import Running, SimWorld, World
 
 #: timeout of waits that are meant to end earlier, in seconds
 LONG_S = 30.0
@@ -60,8 +61,64 @@ class FakeInterrupts:
         return self._count
 
 
-def make_stores(interrupts: Interrupts) -> Stores:
-    return InterruptibleStores(interrupts, SystemClock())
+class Waiter:
+    """What waits, in a real process: waits in threads, and signals that the test makes up."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.interrupts = FakeInterrupts()
+        self.stores: Stores = InterruptibleStores(self.interrupts, SystemClock())
+
+    def wait(self, store: Any, keys: list[str], timeout_s: float) -> None:
+        self.stores.wait(store, keys, timeout_s)
+
+    def start(self, store: Any, keys: list[str]) -> Running:
+        """Wait for long beside the test's body. When this returns, the wait has begun."""
+        running = self._world.start(lambda: self.stores.wait(store, keys, LONG_S))
+        assert self.interrupts.asked.wait(SOON_S)
+        return running
+
+    def send(self, signum: int) -> None:
+        self.interrupts.send(signum)
+
+    def take(self) -> int | None:
+        return self.interrupts.take()
+
+
+class SimWaiter:
+    """The same in a simulated process, whose main task is whichever waits."""
+
+    def __init__(self, world: SimWorld) -> None:
+        from simulator.adapters.bell import TaskBell
+        from simulator.adapters.clock import NodeClock
+        from simulator.adapters.interrupts import ProcessInterrupts
+        from simulator.adapters.stores import SimStores
+
+        self._world = world
+        self._bell = TaskBell(world.kernel, NodeClock(world.node))
+        self._interrupts = ProcessInterrupts(world.process)
+        self._stores = SimStores(self._interrupts)
+        self._early: list[int] = []
+
+    def wait(self, store: Any, keys: list[str], timeout_s: float) -> None:
+        with self._interrupts.handling(self._bell):
+            for signum in self._early:
+                self._world.process.receive(signum)
+            self._stores.wait(store, keys, timeout_s)
+
+    def start(self, store: Any, keys: list[str]) -> Running:
+        running = self._world.start(lambda: self.wait(store, keys, LONG_S))
+        self._world.kernel.sleep(100_000_000)
+        return running
+
+    def send(self, signum: int) -> None:
+        if self._world.process.on_signal is None:
+            self._early.append(signum)  # nothing waits yet, and the signal would end the process
+        else:
+            self._world.process.receive(signum)
+
+    def take(self) -> int | None:
+        return self._interrupts.take()
 
 
 @pytest.fixture
@@ -71,99 +128,112 @@ def interrupts() -> FakeInterrupts:
 
 @pytest.fixture
 def stores(interrupts: FakeInterrupts) -> Stores:
-    return make_stores(interrupts)
-
-
-@pytest.fixture
-def pair(adapter: StoreAdapter, tmp_path: Path) -> tuple[Any, Any]:
-    return adapter.open(tmp_path, timedelta(seconds=LONG_S))
+    return InterruptibleStores(interrupts, SystemClock())
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
+def within(seconds: float, now_s: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    began_s = now_s()
     yield
-    assert time.monotonic() - began < seconds
+    assert now_s() - began_s < seconds
 
 
 @each_adapter
 class TestEachStore:
-    def test_returns_at_once_when_all_keys_are_there(self, stores: Stores, pair: tuple[Any, Any]) -> None:
+    @pytest.fixture
+    def world(self, adapter: StoreAdapter) -> Iterator[World]:
+        made = adapter.new_world()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def waiter(self, world: World) -> Waiter | SimWaiter:
+        return SimWaiter(world) if isinstance(world, SimWorld) else Waiter(world)
+
+    @pytest.fixture
+    def pair(self, adapter: StoreAdapter, world: World, tmp_path: Path) -> tuple[Any, Any]:
+        return adapter.open(world, tmp_path, timedelta(seconds=LONG_S))
+
+    def test_returns_at_once_when_all_keys_are_there(
+        self, world: World, waiter: Waiter, pair: tuple[Any, Any], adapter: StoreAdapter
+    ) -> None:
         pair[0].multi_set(["a", "b"], ["1", "2"])
-        with within(SOON_S):
-            stores.wait(pair[1], ["a", "b"], LONG_S)
-            stores.wait(pair[1], [], LONG_S)
-            stores.wait(pair[1], ["a"], 0.0)
+        with within(SOON_S, world.now_s):
+            waiter.wait(pair[1], ["a", "b"], LONG_S)
+            waiter.wait(pair[1], [], LONG_S)
+            if adapter.zero_sees or isinstance(waiter, Waiter):
+                waiter.wait(pair[1], ["a"], 0.0)
 
     @pytest.mark.parametrize("operation", ["set", "add"])
     def test_returns_when_the_last_key_comes(
-        self, stores: Stores, interrupts: FakeInterrupts, pair: tuple[Any, Any], operation: str
+        self, waiter: Waiter, pair: tuple[Any, Any], operation: str
     ) -> None:
         pair[0].set("a", "1")
-        with ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(stores.wait, pair[1], ["a", "b"], LONG_S)
-            assert interrupts.asked.wait(SOON_S)
-            assert not ended.done()
-            if operation == "set":
-                pair[0].set("b", "1")
-            else:
-                pair[0].add("b", 1)
-            ended.result(SOON_S)
+        running = waiter.start(pair[1], ["a", "b"])
+        assert not running.done()
+        if operation == "set":
+            pair[0].set("b", "1")
+        else:
+            pair[0].add("b", 1)
+        running.result(SOON_S)
 
-    def test_names_the_missing_keys_and_the_time(self, stores: Stores, pair: tuple[Any, Any]) -> None:
-        pair[0].set("there", "1")
-        with (
-            within(SHORT_S + SOON_S),
-            pytest.raises(StoreTimeoutError, match=r"waited 0\.2 s for keys 'x', 'y', in vain"),
-        ):
-            stores.wait(pair[1], ["x", "there", "y"], SHORT_S)
-
-    def test_a_timeout_of_0_looks_once(self, stores: Stores, pair: tuple[Any, Any]) -> None:
-        with within(SOON_S), pytest.raises(StoreTimeoutError, match="'x'"):
-            stores.wait(pair[1], ["x"], 0.0)
-
-    def test_a_signal_ends_the_wait(
-        self, stores: Stores, interrupts: FakeInterrupts, pair: tuple[Any, Any]
+    def test_names_the_missing_keys_and_the_time(
+        self, adapter: StoreAdapter, world: World, waiter: Waiter, pair: tuple[Any, Any]
     ) -> None:
-        with ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(stores.wait, pair[1], ["x"], LONG_S)
-            assert interrupts.asked.wait(SOON_S)
-            interrupts.send(signal.SIGTERM)
-            with pytest.raises(SignalException, match="got SIGTERM while waiting for key 'x'") as caught:
-                ended.result(SOON_S)
+        pair[0].set("there", "1")
+        named = "'x', 'y'" if adapter.names_only_missing else "'x', 'there', 'y'"
+        with (
+            within(SHORT_S + SOON_S, world.now_s),
+            pytest.raises(StoreTimeoutError, match=f"waited 0.2 s for keys {named}, in vain"),
+        ):
+            waiter.wait(pair[1], ["x", "there", "y"], SHORT_S)
+
+    def test_a_timeout_of_0_looks_once(self, world: World, waiter: Waiter, pair: tuple[Any, Any]) -> None:
+        with within(SOON_S, world.now_s), pytest.raises(StoreTimeoutError, match="'x'"):
+            waiter.wait(pair[1], ["x"], 0.0)
+
+    def test_a_signal_ends_the_wait(self, waiter: Waiter, pair: tuple[Any, Any]) -> None:
+        running = waiter.start(pair[1], ["x"])
+        waiter.send(signal.SIGTERM)
+        with pytest.raises(SignalException, match="got SIGTERM") as caught:
+            running.result(SOON_S)
         assert caught.value.sigval is signal.SIGTERM
-        assert interrupts.take() is None
+        assert waiter.take() is None
 
     def test_a_signal_that_came_before_ends_it_too(
-        self, stores: Stores, interrupts: FakeInterrupts, pair: tuple[Any, Any]
+        self, world: World, waiter: Waiter, pair: tuple[Any, Any]
     ) -> None:
-        interrupts.send(signal.SIGINT)
-        interrupts.send(signal.SIGTERM)
-        with within(SOON_S), pytest.raises(SignalException) as caught:
-            stores.wait(pair[1], ["x"], LONG_S)
+        waiter.send(signal.SIGINT)
+        waiter.send(signal.SIGTERM)
+        with within(SOON_S, world.now_s), pytest.raises(SignalException) as caught:
+            waiter.wait(pair[1], ["x"], LONG_S)
         assert caught.value.sigval is signal.SIGINT
-        assert interrupts.take() == signal.SIGTERM
+        assert waiter.take() == signal.SIGTERM
 
     def test_the_store_is_free_for_others_while_one_waits_and_works_after_a_signal(
-        self, stores: Stores, interrupts: FakeInterrupts, pair: tuple[Any, Any]
+        self, world: World, waiter: Waiter, pair: tuple[Any, Any]
     ) -> None:
         # The same handle: a torch client that waits by itself would be locked for the whole wait.
         store = pair[1]
-        with ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(stores.wait, store, ["x"], LONG_S)
-            assert interrupts.asked.wait(SOON_S)
-            with within(SOON_S):
-                assert store.add("n", 1) == 1
-            interrupts.send(signal.SIGTERM)
-            with pytest.raises(SignalException):
-                ended.result(SOON_S)
-        with within(SOON_S):
+        running = waiter.start(store, ["x"])
+        with within(SOON_S, world.now_s):
+            assert store.add("n", 1) == 1
+        waiter.send(signal.SIGTERM)
+        with pytest.raises(SignalException):
+            running.result(SOON_S)
+        with within(SOON_S, world.now_s):
             assert store.add("n", 1) == 2
 
-    def test_the_store_keeps_its_timeout(self, stores: Stores, pair: tuple[Any, Any]) -> None:
+    def test_the_store_keeps_its_timeout(self, waiter: Waiter, pair: tuple[Any, Any]) -> None:
         with pytest.raises(StoreTimeoutError):
-            stores.wait(pair[1], ["x"], 0.01)
+            waiter.wait(pair[1], ["x"], 0.01)
         assert pair[1].timeout == timedelta(seconds=LONG_S)
+
+
+def test_the_error_of_a_signal_says_what_was_waited_for(stores: Stores, interrupts: FakeInterrupts) -> None:
+    interrupts.send(signal.SIGTERM)
+    with pytest.raises(SignalException, match="got SIGTERM while waiting for key 'x'"):
+        stores.wait(MemoryStore(), ["x"], LONG_S)
 
 
 def test_of_many_keys_the_first_missing_are_named(stores: Stores) -> None:

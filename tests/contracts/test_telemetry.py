@@ -93,6 +93,16 @@ CASES = {
 }
 
 
+def test_in_the_simulator_nobody_listens() -> None:
+    pytest.importorskip("greenlet")
+    from simulator.adapters.sink import NoTelemetry
+
+    telemetry: Telemetry = NoTelemetry()
+    telemetry.put_metric("m", 3, "g")
+    assert telemetry.wanted("anywhere") is False
+    telemetry.record(object(), "anywhere")
+
+
 def seen_in_its_own_process(adapter: str, case: Callable[[Telemetry], Any]) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", __name__, adapter, case.__name__],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ _COMMANDS = {
     "show": "say what happened in a run",
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
+    "sim": "run a failing cluster in the deterministic simulator",
+    "check": "hold the recording of a run against the promises",
 }
 
 _HELP = """\
@@ -128,11 +131,40 @@ def _demo(argv: Sequence[str]) -> int:
     )
 
 
+def _sim(argv: Sequence[str]) -> int:
+    from toolkit.fronts.sim import sim_command
+    from toolkit.surroundings import environment
+
+    return sim_command(
+        argv, environ=environment(), executable=sys.executable, stdout=sys.stdout, stderr=sys.stderr
+    )
+
+
+def _check(argv: Sequence[str]) -> int:
+    from toolkit.fronts.check import check_command
+    from toolkit.surroundings import state_directory
+
+    parser = argparse.ArgumentParser(
+        prog="rally check",
+        description="Hold the recording of a run against the promises of the agent and the rendezvous.",
+        epilog="exit codes: 0 all promises held that a recording can tell of, 1 a promise was broken, "
+        "2 bad usage or input, 3 the recording is too incomplete to say",
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="a run directory, or the id of a run")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
+    args = parser.parse_args(argv)
+    return check_command(
+        args.run, as_json=args.json, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr
+    )
+
+
 _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "show": _show,
     "runs": _runs,
     "demo": _demo,
+    "sim": _sim,
+    "check": _check,
 }
 
 
@@ -145,6 +177,12 @@ def entry() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"rally: stdout can't be written: {error.strerror}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

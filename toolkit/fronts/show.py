@@ -21,6 +21,7 @@ from toolkit.fronts.summary import (
     ReadingSummary,
     RestartSummary,
     RunSummary,
+    SimulatedSummary,
     summary,
 )
 from toolkit.fronts.wording import (
@@ -73,7 +74,8 @@ def show_command(
     if as_json:
         stdout.write(json_text(said, stdout))
     else:
-        render_text(said, stdout, now_ns=wall_clock_ns())
+        # A simulated clock has nothing to do with ours.
+        render_text(said, stdout, now_ns=None if said.simulated else wall_clock_ns())
     return 0
 
 
@@ -175,7 +177,7 @@ def _headline(said: RunSummary, now_ns: int | None) -> str:
         case "vanished":
             return f"has no end: {_who_vanished(said)} vanished{after}"
         case "unknown":
-            return "has no events yet"
+            return "has not begun to run, or was killed before it did"
         case "rendezvous":
             return f"waits for its nodes{_so_far(said, now_ns)}{after}"
         case _:
@@ -200,11 +202,16 @@ def _facts(said: RunSummary, now_ns: int | None) -> list[str]:
     workers = said.world_size or len(said.ranks)
     started = f"started {local_time(parsed(said.started))}"
     return [
-        *([said.entrypoint] if said.entrypoint else []),
+        *([f"SIM seed {said.simulated.seed}", _what_was_simulated(said.simulated)] if said.simulated else []),
+        *([said.entrypoint] if said.entrypoint and not said.simulated else []),
         f"{plural(workers, 'worker')} on {where}",
         started + _how_long_ago(said.started, now_ns, " (", ")"),
         *([plural(said.rounds, "round")] if said.rounds else []),
     ]
+
+
+def _what_was_simulated(simulated: SimulatedSummary) -> str:
+    return f"scenario {simulated.scenario} with {simulated.subject}"
 
 
 def _how_long_ago(rfc3339: str, now_ns: int | None, before: str, after: str) -> str:
@@ -275,6 +282,8 @@ def _print_evidence(page: _Page, failure: FailureSummary) -> None:
         page.line((line, "dim"), indent=6)
     if failure.stderr and failure.stderr != "/dev/null":
         page.line((f"its stderr: {failure.stderr}", "dim"), indent=4)
+    elif not failure.traceback and not failure.signal:
+        page.line(("its stderr went to the console; with --tee 2 it is kept, too", "dim"), indent=4)
 
 
 def _print_restart(page: _Page, restarts: list[RestartSummary], *, over: bool) -> None:

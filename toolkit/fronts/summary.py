@@ -183,10 +183,19 @@ class ReadingSummary(msgspec.Struct, frozen=True, kw_only=True):
     oversized: int
 
 
+class SimulatedSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a run in the simulator: what was run, whose agent, and the seed that gives the same run again."""
+
+    scenario: str = ""
+    subject: str = ""
+    seed: int = 0
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in a run.
 
-    `state` "vanished" means that the recording ends without an end and that its agents are gone.
+    `state` "vanished" means that the recording ends without an end and that its agents are gone. `simulated` is null
+    for runs of real agents.
     """
 
     schema_version: Literal[1] = 1
@@ -213,6 +222,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     barriers: list[BarrierSummary]
     last_decisions: list[DecisionSummary]
     recording: ReadingSummary
+    simulated: SimulatedSummary | None = None
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -223,6 +233,9 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         is_alive: asked for agents that did not say that they ended.
     """
     nodes = list(timeline.nodes.values())
+    simulated = _simulated(recording)
+    if simulated is not None:
+        is_alive = _never_alive
     alive = {node.name: None if node.result else _ask(node, is_alive) for node in nodes}
     state = state_of(timeline, alive)
     return RunSummary(
@@ -253,7 +266,21 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         barriers=[_barrier(node, node.barrier) for node in nodes if node.barrier],
         last_decisions=[_decision(node.name, node.decision) for node in nodes if node.decision],
         recording=_reading(timeline, recording),
+        simulated=simulated,
     )
+
+
+def _simulated(recording: Recording) -> SimulatedSummary | None:
+    said = recording.run.get("simulated")
+    try:
+        return None if said is None else msgspec.convert(said, SimulatedSummary)
+    except msgspec.ValidationError:
+        return SimulatedSummary()  # a recording may say anything; this one says that it is simulated
+
+
+def _never_alive(host: str, pid: int, started_wall_ns: int) -> bool:
+    """Simulated agents are gone with their simulation."""
+    return False
 
 
 #: states of runs that have not ended

@@ -1,0 +1,39 @@
+"""The scenarios by name: plain ones, and the gallery of what is known to go wrong.
+
+`scenarios.ALL` maps names to values; `scenarios.moved_rank_0` and `scenarios.named("moved-rank-0")` are the same one.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from simulator.plain_data import with_settings
+from simulator.scenario import Scenario
+from simulator.scenarios import gallery, plain
+from toolkit.core.errors import ConfigurationError
+
+__all__ = ["ALL", "GALLERY", "PLAIN", "named", "with_settings"]
+
+PLAIN: dict[str, Scenario] = {scenario.name: scenario for scenario in plain.SCENARIOS}
+GALLERY: dict[str, Scenario] = {scenario.name: scenario for scenario in gallery.SCENARIOS}
+ALL: dict[str, Scenario] = PLAIN | GALLERY
+
+
+def named(name: str) -> Scenario:
+    """The scenario of that name.
+
+    Raises:
+        ConfigurationError: there is none; names the nearest ones.
+    """
+    if name in ALL:
+        return ALL[name]
+    near = get_close_matches(name, ALL, n=3, cutoff=0.5)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "`rally sim --list` names them all"
+    raise ConfigurationError(f"there is no scenario {name!r}; {remedy}")
+
+
+def __getattr__(name: str) -> Scenario:
+    try:
+        return ALL[name.replace("_", "-")]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no scenario {name!r}") from None
