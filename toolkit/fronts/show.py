@@ -238,7 +238,7 @@ def _print_incidents(page: _Page, said: RunSummary) -> None:
         return
     page.gap()
     for failures, restarts in groups[:_INCIDENTS_MAX]:
-        _print_failures(page, failures)
+        _print_failures(page, failures, hint=said.simulated is None)
         _print_restart(page, restarts, over=said.state not in GOING_ON)
     _print_refusals(page, said)
     if len(groups) > _INCIDENTS_MAX:
@@ -258,7 +258,7 @@ def _by_round(said: RunSummary) -> list[tuple[list[FailureSummary], list[Restart
     return [groups[number] for number in sorted(groups)]
 
 
-def _print_failures(page: _Page, failures: list[FailureSummary]) -> None:
+def _print_failures(page: _Page, failures: list[FailureSummary], *, hint: bool) -> None:
     first = [failure for failure in failures if failure.first]
     others = [failure for failure in failures if not failure.first]
     for failure in first[:_CONSEQUENCES_MAX]:
@@ -266,6 +266,8 @@ def _print_failures(page: _Page, failures: list[FailureSummary]) -> None:
             page.sign("failed"), " ", (_after(failure.after_s), "dim"), (failure.text, "bold"), indent=2
         )
         _print_evidence(page, failure)
+    if hint and first and not any(failure.traceback or failure.stderr or failure.signal for failure in first):
+        page.line(("stderr went to the console; with --tee 2 it is kept, too", "dim"), indent=4)
     unshown = others[_CONSEQUENCES_MAX:] + first[_CONSEQUENCES_MAX:]
     for failure in others[:_CONSEQUENCES_MAX]:
         page.line((f"then {failure.text}", "dim"), indent=4)
@@ -282,8 +284,6 @@ def _print_evidence(page: _Page, failure: FailureSummary) -> None:
         page.line((line, "dim"), indent=6)
     if failure.stderr and failure.stderr != "/dev/null":
         page.line((f"its stderr: {failure.stderr}", "dim"), indent=4)
-    elif not failure.traceback and not failure.signal:
-        page.line(("its stderr went to the console; with --tee 2 it is kept, too", "dim"), indent=4)
 
 
 def _print_restart(page: _Page, restarts: list[RestartSummary], *, over: bool) -> None:
