@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from . import sim
 from .__main__ import Row
 from .job import REPOSITORY, BenchError, Launcher, running
 from .measures import Measure
@@ -62,6 +63,32 @@ def test_the_verdict_compares_the_ratio_of_medians_with_the_goal(
 
 def test_a_measure_without_a_goal_has_no_verdict() -> None:
     assert Row(Measure("name", "title", "s", goal=None), theirs=(1.0,), ours=(2.0,)).verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "goal", "samples", "verdict"),
+    [
+        ("/s", 200.0, (100.0, 250.0, 300.0), "met"),
+        ("/s", 200.0, (100.0, 150.0, 300.0), "missed"),
+        ("MB", 100.0, (90.0, 99.0, 300.0), "met"),
+        ("s", 0.5, (0.6,), "missed"),
+    ],
+)
+def test_a_figure_of_the_simulator_is_held_against_its_goal(
+    unit: str, goal: float, samples: tuple[float, ...], verdict: str
+) -> None:
+    assert sim.SimRow(sim.SimMeasure("name", "title", unit, goal), samples).verdict == verdict
+
+
+def test_a_figure_of_the_simulator_is_taken_in_a_process_of_its_own() -> None:
+    pytest.importorskip("greenlet")
+    done, mark = bench("--runs", "1", "--only", "sim-start", "--only", "sim-parked", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["measures"] == []
+    assert [row["name"] for row in said["simulator"]] == ["sim-parked", "sim-start"]
+    assert all(row["median"] > 0 and len(row["samples"]) == 1 for row in said["simulator"])
+    assert_nothing_carries(mark)
 
 
 @pytest.mark.torch

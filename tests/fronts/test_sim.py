@@ -301,6 +301,7 @@ def test_bad_input_is_one_line_and_exit_2(case: str) -> None:
         (),
         ("solo", "--list"),
         ("solo", "--seed", "x"),
+        ("solo", "--seed", str(1 << 63)),
         ("solo", "--no-such-option"),
         ("solo", "--seed", "1", "--tape", "t"),
     ],

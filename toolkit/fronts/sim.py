@@ -27,6 +27,8 @@ BAD_INPUT = 2
 EXIT_CODES = {"held": 0, "broken": 1, "undetermined": 3}
 #: the seed of who gives none
 SEED = 0
+#: what JSON readers take for a whole number
+_SEED_MAX = (1 << 63) - 1
 #: how long the fresh process of --verify may take, in seconds
 _VERIFY_TIMEOUT_S = 600.0
 _INTERRUPTED = "it was stopped by Ctrl-C"
@@ -103,6 +105,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.list == (args.scenario is not None):
         parser.error("name a scenario or a file, or give --list")
+    if args.seed is not None and not -_SEED_MAX <= args.seed <= _SEED_MAX:
+        parser.error(f"--seed {args.seed} has more than 63 bits; give a smaller one")
     if args.tape is not None and args.seed is not None:
         parser.error("--tape has its own seed; leave out --seed")
     return args
