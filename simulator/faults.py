@@ -16,6 +16,8 @@ from difflib import get_close_matches
 from toolkit.core.errors import ConfigurationError
 
 ROLES = ("rank0", "store-host", "last-joiner", "busy", "any")
+#: how a worker can be made to fail, in words
+WORKER_CAUSES = {"oom": "is killed by the kernel for want of memory", "gpu": "reports an error of its GPU"}
 
 #: fields in seconds that may be below zero: clocks may be behind
 _SIGNED = ("offset_s", "step_s")
@@ -192,6 +194,42 @@ class KillWorker(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class FailWorker(Fault):
+    """One worker of the node ends as real ones do: "oom" (the kernel kills it) or "gpu" (an error that it reports)."""
+
+    local_rank: int = 0
+    cause: str = "oom"
+
+    def problem(self) -> str:
+        return (
+            ""
+            if self.cause in WORKER_CAUSES
+            else f"cause is {self.cause!r}; give {' or '.join(WORKER_CAUSES)}"
+        )
+
+    def what(self) -> str:
+        return f"local rank {self.local_rank} on {self.target} {WORKER_CAUSES[self.cause]}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlowWorker(Fault):
+    """Work of one worker takes `factor` times longer for a while, or until it ends with None."""
+
+    local_rank: int = 0
+    factor: float = 10.0
+    for_s: float | None = None
+
+    def problem(self) -> str:
+        return "" if self.factor > 0 else f"factor is {self.factor:g}; give a number above 0"
+
+    def lasts_s(self) -> float:
+        return self.for_s or 0.0
+
+    def what(self) -> str:
+        return f"local rank {self.local_rank} on {self.target} is {self.factor:g} times slower {_span(self.for_s)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Partition(Fault):
     """The node can't reach the others, nor they it, for a while (for ever with None); `one_way` loses what it sends."""
 
@@ -355,6 +393,8 @@ KINDS: tuple[type[Fault], ...] = (
     PauseAgent,
     SignalAgent,
     KillWorker,
+    FailWorker,
+    SlowWorker,
     Partition,
     SlowLinks,
     ConnectionDrop,
@@ -405,7 +445,7 @@ def check(fault: Fault, workers: Mapping[str, int]) -> None:
         raise ConfigurationError(
             f"{type(fault).__name__} strikes node {fault.target!r}, which isn't there; {remedy}"
         )
-    if isinstance(fault, KillWorker | FailSpawn):
+    if isinstance(fault, KillWorker | FailWorker | SlowWorker | FailSpawn):
         size = workers.get(fault.target, max(workers.values()))
         if not 0 <= fault.local_rank < size:
             raise ConfigurationError(

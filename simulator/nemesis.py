@@ -140,6 +140,18 @@ def _worker(d: _Draw) -> Fault:
     return faults.KillWorker(d.target, d.at_s, d.below("rank", d.workers), name)
 
 
+def _worker_error(d: _Draw) -> Fault:
+    causes = sorted(faults.WORKER_CAUSES)
+    return faults.FailWorker(
+        d.target, d.at_s, d.below("rank", d.workers), causes[d.below("cause", len(causes))]
+    )
+
+
+def _worker_slow(d: _Draw) -> Fault:
+    rank, factor = d.below("rank", d.workers), d.share("factor", 1.5, 50)
+    return faults.SlowWorker(d.target, d.at_s, rank, factor, for_s=d.span_s())
+
+
 def _partition(d: _Draw) -> Fault:
     return faults.Partition(d.target, d.at_s, for_s=d.span_s(), one_way=bool(d.below("one way", 2)))
 
@@ -188,6 +200,8 @@ FAMILIES: dict[str, Callable[[_Draw], Fault]] = {
     "agent-stopped": _agent_stopped,
     "agent-signalled": _agent_signalled,
     "worker": _worker,
+    "worker-error": _worker_error,
+    "worker-slow": _worker_slow,
     "partition": _partition,
     "latency": _latency,
     "drop": _drop,

@@ -160,6 +160,10 @@ class Strikes:
                 return self._signal_agent(node, fault)
             case faults.KillWorker():
                 return _signal_worker(node, fault)
+            case faults.FailWorker():
+                return _fail_worker(node, fault)
+            case faults.SlowWorker():
+                return self._slow_worker(node, fault)
             case faults.FlappingJoiner():
                 return self._flap(node, fault, fault.times)
             case faults.StallStore():
@@ -292,6 +296,18 @@ class Strikes:
             self._kernel.call_after(after_ns, what, partial(agent.receive, signum))
         return ""
 
+    def _slow_worker(self, node: Node, fault: faults.SlowWorker) -> str:
+        worker = _worker(node, fault.local_rank)
+        if worker is None:
+            return _NO_WORKER
+        worker.slowness *= fault.factor
+
+        def pass_by() -> None:
+            worker.slowness /= fault.factor
+
+        self._passes(fault.for_s, node, pass_by)
+        return ""
+
     def _stall(self, node: Node, for_s: float) -> str:
         servers = [server for server in _stores(self._cluster.world) if server.process.node is node]
         if not servers:
@@ -362,9 +378,37 @@ def _latest_rounds(events: list[Event]) -> dict[str, int]:
     return latest
 
 
+def _worker(node: Node, local_rank: int) -> Process | None:
+    workers = [process for process in node.processes.values() if process.local_rank == local_rank]
+    return workers[-1] if workers else None
+
+
+_NO_WORKER = "no such worker runs"
+
+
 def _signal_worker(node: Node, fault: faults.KillWorker) -> str:
-    workers = [process for process in node.processes.values() if process.local_rank == fault.local_rank]
-    if not workers:
-        return "no such worker runs"
-    workers[-1].receive(signal.Signals[fault.signal])
+    worker = _worker(node, fault.local_rank)
+    if worker is None:
+        return _NO_WORKER
+    worker.receive(signal.Signals[fault.signal])
+    return ""
+
+
+def _fail_worker(node: Node, fault: faults.FailWorker) -> str:
+    worker = _worker(node, fault.local_rank)
+    if worker is None:
+        return _NO_WORKER
+    if fault.cause == "oom":
+        worker.receive(signal.SIGKILL)
+        return ""
+    # As torch's @record leaves it.
+    worker.last_words = {
+        "message": {
+            "message": "RuntimeError: CUDA error: an uncorrectable memory error was found",
+            "extraInfo": {
+                "py_callstack": "RuntimeError: CUDA error: an uncorrectable memory error was found"
+            },
+        }
+    }
+    worker.end(1)
     return ""

@@ -205,7 +205,7 @@ def work(process: Process, env: Mapping[str, str], workload: Workload, jobs: Job
     kernel = process.node.world.kernel
 
     def spend(seconds: float, why: str) -> None:
-        kernel.sleep(int(seconds * process.node.slowness * SECOND), why)
+        kernel.sleep(int(seconds * process.node.slowness * process.slowness * SECOND), why)
 
     def fails_at(step: int) -> int | None:
         return next((f.exit_code for f in due if f.at_step == step), None)

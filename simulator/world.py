@@ -172,6 +172,10 @@ class Process:
         self.on_signal: Callable[[int], None] | None = None
         #: of a worker
         self.local_rank: int | None = None
+        #: its work takes so many times longer
+        self.slowness = 1.0
+        #: what it writes into its error file when it fails
+        self.last_words: dict[str, Any] | None = None
         #: what breaks when connections are reset
         self.connections: list[Connection] = []
         #: signals that came while it was paused

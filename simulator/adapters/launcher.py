@@ -38,6 +38,8 @@ class SimWorkers:
                 exit_code=code,
                 at_ns=self._clock.now_ns(),
                 wall_s=self._clock.wall_ns() // 1_000_000_000,
+                error_file=plan.error_file if process.last_words else "",
+                error_data=process.last_words,
             )
         )
         self._bell.ring()

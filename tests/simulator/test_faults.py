@@ -215,6 +215,24 @@ class TestWorkers:
         stopped = next(event for event in outcome.events if isinstance(event, events.WorkersStopped))
         assert stopped.killed == [1]
 
+    def test_a_worker_without_memory_is_killed(self) -> None:
+        outcome = solo(faults.FailWorker("node0", at_s=10, local_rank=1, cause="oom"))
+        first = next(event for event in outcome.events if isinstance(event, events.FailureRecorded))
+        assert (first.local_rank, first.signal) == (1, "SIGKILL")
+
+    def test_a_worker_whose_gpu_fails_says_so(self) -> None:
+        outcome = solo(faults.FailWorker("node0", at_s=10, local_rank=1, cause="gpu"))
+        first = next(event for event in outcome.events if isinstance(event, events.FailureRecorded))
+        assert (first.local_rank, first.exit_code) == (1, 1)
+        assert "CUDA error" in first.message
+        assert "CUDA error" in first.traceback
+
+    def test_a_slow_worker_holds_the_others_up(self) -> None:
+        plain = solo()
+        slow = solo(faults.SlowWorker("node0", at_s=10.5, local_rank=1, factor=5, for_s=20))
+        assert slow.virtual_s > plain.virtual_s + 10
+        assert slow.nodes["node0"].result == "SUCCEEDED"
+
     def test_a_start_fails_once(self) -> None:
         outcome = solo(faults.FailSpawn("node0", local_rank=1))
         assert outcome.nodes["node0"].result == "ERROR"
