@@ -270,6 +270,12 @@ def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
     )
 
 
+def _too_late(outcome: Outcome) -> list[str]:
+    """Faults planned for later than the job's end: without a word a reader would think that they were borne."""
+    late = [fault for fault in outcome.scenario.faults if fault.at_s > outcome.virtual_s]
+    return [f"{fault.words()}: struck nothing, the run had ended" for fault in late]
+
+
 def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: str = "") -> Report:
     """Judge what a run left."""
     scenario = outcome.scenario
@@ -289,7 +295,7 @@ def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: s
         virtual_s=outcome.virtual_s,
         steps=outcome.steps,
         choices=tuple(outcome.choices),
-        struck=tuple(outcome.struck),
+        struck=(*outcome.struck, *_too_late(outcome)),
         wall_s=wall_s,
         command=command or f"rally sim {scenario.name} --subject {outcome.subject} --seed {outcome.seed}",
     )

@@ -417,3 +417,19 @@ def test_what_needs_no_torch_imports_none() -> None:
 def test_a_fault_in_words_is_in_the_report() -> None:
     report = simulate(Scenario("one", solo=True, faults=(faults.PauseNode("node0", at_s=5, for_s=9),)))
     assert "stands still" in str(report)
+
+
+@pytest.mark.torch
+def test_ctrl_c_between_the_runs_of_verify_is_told_in_a_line() -> None:
+    pytest.importorskip("torch")
+    command = [sys.executable, "-m", "toolkit.fronts.cli", "sim", "happy-64", "--verify"]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "HELD" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 3, told
+    assert "Traceback" not in told
+    assert "stopped by Ctrl-C" in told

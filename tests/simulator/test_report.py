@@ -50,6 +50,11 @@ CRASH = Scenario(
 # -- verdicts -------------------------------------------------------------------------------------------------
 
 
+def test_a_fault_that_comes_after_the_end_is_told() -> None:
+    report = simulate(replace(CRASH, faults=(faults.KillWorker("node0", 3000.0),)), seed=1)
+    assert "struck nothing, the run had ended" in str(report)
+
+
 def test_a_run_that_goes_well_holds() -> None:
     report = simulate(CRASH, seed=1)
     assert (report.verdict, report.exit_code, report.broken) == ("held", 0, ())

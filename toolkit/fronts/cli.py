@@ -12,6 +12,8 @@ from pathlib import Path
 from toolkit.core.errors import RallyError
 
 BAD_INPUT = 2
+#: what `rally sim` returns when it could not find out
+UNDETERMINED = 3
 
 _COMMANDS = {
     "run": "run a job: what torchrun does, with the same options",
@@ -132,12 +134,17 @@ def _demo(argv: Sequence[str]) -> int:
 
 
 def _sim(argv: Sequence[str]) -> int:
-    from toolkit.fronts.sim import sim_command
-    from toolkit.surroundings import environment
+    try:
+        from toolkit.fronts.sim import sim_command
+        from toolkit.surroundings import environment
 
-    return sim_command(
-        argv, environ=environment(), executable=sys.executable, stdout=sys.stdout, stderr=sys.stderr
-    )
+        return sim_command(
+            argv, environ=environment(), executable=sys.executable, stdout=sys.stdout, stderr=sys.stderr
+        )
+    except KeyboardInterrupt:
+        # While a simulation runs Ctrl-C leaves its report; this is before, after, or in a second run of --verify.
+        print("rally sim: stopped by Ctrl-C; what was asked for is not finished", file=sys.stderr)
+        return UNDETERMINED
 
 
 def _check(argv: Sequence[str]) -> int:
