@@ -99,6 +99,23 @@ class CrashNode(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class CrashAtOperation(Fault):
+    """Power cut when the node's agent sends its `number`-th store operation from then on, which still goes out.
+
+    With `back_after_s` the node's agent starts again so much later.
+    """
+
+    number: int = 1
+    back_after_s: float | None = None
+
+    def problem(self) -> str:
+        return "" if self.number >= 1 else f"number is {self.number}; give 1 or more"
+
+    def what(self) -> str:
+        return f"{self.target} loses power at store operation {self.number} of its agent from then on"
+
+
+@dataclass(frozen=True, slots=True)
 class PauseNode(Fault):
     """Everything on the node stands still for a while, or for ever with None; its clocks go on."""
 
@@ -387,6 +404,7 @@ class FlappingJoiner(Fault):
 
 KINDS: tuple[type[Fault], ...] = (
     CrashNode,
+    CrashAtOperation,
     PauseNode,
     SlowNode,
     KillAgent,

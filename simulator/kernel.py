@@ -27,6 +27,9 @@ _COLLECT_EVERY = 50_000
 #: steps between two updates of the digest; divides the other
 _HASH_EVERY = 200
 
+#: stands where other happenings have the wait that they end: a timer is for whichever wait there is by then
+_TIMER = -1
+
 
 class LimitReached(RallyError):
     """The run took more steps, time or tasks than it may."""
@@ -78,6 +81,8 @@ class Task:
         "waits_for",
         "since_ns",
         "token",
+        "deadline_ns",
+        "timers",
         "done",
         "killed",
         "timed_out",
@@ -93,6 +98,11 @@ class Task:
         self.since_ns = 0
         #: counts the parks; a wake-up for an earlier one is stale
         self.token = 0
+        #: when the park ends by itself; None for never
+        self.deadline_ns: int | None = None
+        #: when its timers go off that are in the heap, the next one last. Most parks have no timer of their own: an
+        #: earlier one serves, and is set again if it goes off too early.
+        self.timers: list[int] = []
         self.done = False
         self.killed = False
         self.timed_out = False
@@ -160,8 +170,12 @@ class Kernel:
             raise TaskKilled
         task.token += 1
         task.waits_for, task.since_ns, task.timed_out = why, self.now_ns, False
-        if timeout_ns is not None:
-            self._put(self.now_ns + max(0, timeout_ns), "timeout", task, task.token, None)
+        if timeout_ns is None:
+            task.deadline_ns = None
+        else:
+            task.deadline_ns = at_ns = self.now_ns + (timeout_ns if timeout_ns > 0 else 0)
+            if not task.timers or at_ns < task.timers[-1]:
+                self._set_timer(task, at_ns)
         self._hub.switch()
         return not task.timed_out
 
@@ -206,13 +220,27 @@ class Kernel:
         if not task.done and not task.killed:
             self._put(self.now_ns + delay_ns, "wake", task, task.token, None)
 
+    def go_on(self, task: Task) -> None:
+        """Let a parked task go on at once: the last thing that a happening does. Costs half of a `wake`."""
+        assert self._current is None, f"{task.name} can go on at once only out of a happening"
+        if task.done or task.killed:
+            return
+        if task.owner is not None and task.owner.paused:
+            self._defer(task, "wake")
+        else:
+            task.timed_out = False
+            task.token += 1
+            self._current = task
+            task.greenlet.switch()
+            self._current = None
+
     def call_at(self, at_ns: int, what: str, happen: Callable[[], None]) -> None:
         """Have `happen` called in the hub at a moment; it must not block."""
         self._put(max(at_ns, self.now_ns), what, None, 0, happen)
 
     def call_after(self, delay_ns: int, what: str, happen: Callable[[], None]) -> None:
         """The same, from now."""
-        self.call_at(self.now_ns + max(0, delay_ns), what, happen)
+        self._put(self.now_ns + max(0, delay_ns), what, None, 0, happen)
 
     def kill(self, task: Task) -> None:
         """Cut a task off for ever: it never runs again, and nothing of its clean-up does while the run goes on."""
@@ -287,16 +315,22 @@ class Kernel:
             what, task, token, happen = due[0]
             heapq.heappop(self._times)
             del self._due[at_ns]
-        if task is not None and (task.token != token or task.killed or task.done):
-            return  # stale: it went on for another reason
+        if task is not None:
+            if task.killed or task.done:
+                return
+            if token == _TIMER:
+                if task.timers.pop() != task.deadline_ns:
+                    self._went_off_early(task, at_ns)
+                    return
+            elif task.token != token:
+                return  # stale: it went on for another reason
         self.now_ns = at_ns
         self._count(what, task)
         if task is None:
             assert happen is not None, "what is no task is a happening"
             happen()
         elif task.owner is not None and task.owner.paused:
-            # Whatever comes after it for the same wait is stale.
-            self._deferred.setdefault(task.owner, {}).setdefault(task.number, (token, what))
+            self._defer(task, what)
         else:
             task.timed_out = what == "timeout"
             task.token += 1
@@ -305,6 +339,21 @@ class Kernel:
             self._current = None
         if self.tape.mismatch is not None:
             raise self.tape.mismatch  # also if the code that asked for the decision took it for its own error
+
+    def _defer(self, task: Task, what: str) -> None:
+        assert task.owner is not None, "who belongs to nobody is never paused"
+        # Whatever comes after it for the same wait is stale.
+        self._deferred.setdefault(task.owner, {}).setdefault(task.number, (task.token, what))
+
+    def _set_timer(self, task: Task, at_ns: int) -> None:
+        task.timers.append(at_ns)
+        self._put(at_ns, "timeout", task, _TIMER, None)
+
+    def _went_off_early(self, task: Task, at_ns: int) -> None:
+        """The wait that there is now ends later than the timer that served for it, or never."""
+        due_ns = task.deadline_ns
+        if due_ns is not None and due_ns > at_ns and (not task.timers or due_ns < task.timers[-1]):
+            self._set_timer(task, due_ns)
 
     def _count(self, what: str, task: Task | None) -> None:
         self.steps = step = self.steps + 1

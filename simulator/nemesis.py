@@ -105,6 +105,10 @@ def _crash(d: _Draw) -> Fault:
     return faults.CrashNode(d.target, d.at_s)
 
 
+def _crash_at_operation(d: _Draw) -> Fault:
+    return faults.CrashAtOperation(d.target, d.at_s, number=1 + d.below("number", 60))
+
+
 def _reboot(d: _Draw) -> Fault:
     return faults.CrashNode(d.target, d.at_s, reboot_after_s=d.span_s("back"))
 
@@ -192,6 +196,7 @@ def _start(d: _Draw) -> Fault:
 
 FAMILIES: dict[str, Callable[[_Draw], Fault]] = {
     "crash": _crash,
+    "crash-at-operation": _crash_at_operation,
     "reboot": _reboot,
     "pause": _pause,
     "slow": _slow,
@@ -213,7 +218,7 @@ FAMILIES: dict[str, Callable[[_Draw], Fault]] = {
 }
 
 #: after these a node has no agent any more
-_DEADLY = ("crash", "agent-killed", "agent-signalled")
+_DEADLY = ("crash", "crash-at-operation", "agent-killed", "agent-signalled")
 
 
 def schedule(tape: Tape, scenario: Scenario, options: Options = Options()) -> tuple[Fault, ...]:

@@ -239,6 +239,8 @@ def _subject(subject: str | Subject) -> Subject:
 
 def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
     """What the simulator knows of a run beside its events."""
+    from simulator.simulation import store_host_of
+
     scenario, world = simulation.scenario, simulation.world
     low, high = scenario.bounds
     stuck = outcome.finding if outcome.finding.startswith("nothing is left") else ""
@@ -248,7 +250,8 @@ def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
     for node in world.nodes.values():
         addresses.update({node.name: node.name, f"{node.name}.sim": node.name, node.address: node.name})
         alive = [process for process in node.processes.values() if process.alive]
-        if node.up and not any(process.label == "agent" for process in alive):
+        serves_only = node.name not in outcome.nodes
+        if node.up and not serves_only and not any(process.label == "agent" for process in alive):
             orphans[node.name] = [process.label for process in alive]
     return Facts(
         min_nodes=low,
@@ -264,7 +267,7 @@ def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
         grace_s=scenario.shutdown_timeout_s,
         limit=over_limit,
         stuck=stuck,
-        store_host="" if scenario.solo else scenario.node_names[0],
+        store_host=store_host_of(scenario),
         addresses=addresses,
         orphans={name: left for name, left in orphans.items() if left},
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,10 +21,6 @@ class Choice(NamedTuple):
     label: str
     value: int
     bound: int
-
-
-#: makes a Choice; its class's own way costs twice as much
-_new_tuple = tuple.__new__
 
 
 class TapeMismatch(RallyError):
@@ -42,7 +39,9 @@ class Tape:
 
     def __init__(self, seed: int, recorded: Sequence[Choice] = (), *, strict: bool = True) -> None:
         self.seed = seed
-        self.choices: list[Choice] = []
+        # Side by side: a run makes millions of choices, and as tuples they would take four times the memory.
+        self._labels: list[str] = []
+        self._values, self._bounds = array("q"), array("q")
         self._recorded = recorded
         self._next = 0
         self._strict = strict
@@ -51,8 +50,17 @@ class Tape:
         #: by label, what gives random bits
         self._streams: dict[str, Callable[[int], int]] = {}
 
+    @property
+    def choices(self) -> list[Choice]:
+        """All decisions so far. Made when asked for."""
+        return list(map(Choice, self._labels, self._values, self._bounds))
+
     def draw(self, label: str, bound: int) -> int:
         """A number in `range(bound)`; the same one for the same seed, label and count of draws of that label.
+
+        Args:
+            label: names the decision.
+            bound: of 63 bits at most.
 
         Raises:
             TapeMismatch: the recorded tape has another decision here, or has ended.
@@ -66,7 +74,9 @@ class Tape:
             value = draw_bits(bits)
             while value >= bound:
                 value = draw_bits(bits)
-        self.choices.append(_new_tuple(Choice, (label, value, bound)))
+        self._labels.append(label)
+        self._values.append(value)
+        self._bounds.append(bound)
         return value
 
     def _replayed(self, label: str, bound: int) -> int | None:

@@ -20,12 +20,18 @@ class NodePlan:
         role: of its workers.
         local_world_size: workers; None is the scenario's.
         workload: what its workers do; None is the scenario's.
+        topology: a label; nodes with one label get ranks beside each other.
+        node_rank: the group rank that it wants; None leaves it open.
+        spare: whether it would rather wait until somebody is to be replaced.
     """
 
     start_s: float = 0.0
     role: str = "trainer"
     local_world_size: int | None = None
     workload: Workload | None = None
+    topology: str = ""
+    node_rank: int | None = None
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,9 @@ class Scenario:
         plans: what differs from node to node, by name.
         faults: what goes wrong, and when.
         solo: one node without a rendezvous service.
-        rdzv_conf: for torch's handler, as `--rdzv-conf`.
+        store_apart: whether a machine of its own serves the store, as a service would; only for our agent.
+        rdzv_conf: as `--rdzv-conf`; each rendezvous takes what it knows.
+        spares: nodes that may wait beside a full round; None means any number. Only our rendezvous knows it.
         shutdown_timeout_s: between SIGTERM and SIGKILL.
         exit_barrier_timeout_s: how long finished nodes wait.
         quiet_by_s: when all agents must have ended, counted from the last fault that passes; the bound on liveness.
@@ -68,7 +76,9 @@ class Scenario:
     plans: Mapping[str, NodePlan] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     solo: bool = False
+    store_apart: bool = False
     rdzv_conf: Mapping[str, str] = field(default_factory=dict)
+    spares: int | None = None
     shutdown_timeout_s: float = 30.0
     exit_barrier_timeout_s: float = 300.0
     quiet_by_s: float = 1800.0

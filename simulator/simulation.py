@@ -13,12 +13,15 @@ from typing import Any
 
 from simulator.adapters.bell import TaskBell
 from simulator.adapters.clock import NodeClock
+from simulator.adapters.connector import SimConnector
 from simulator.adapters.host import NodeHost, TapeEntropy
 from simulator.adapters.interrupts import ProcessInterrupts
 from simulator.adapters.launcher import SimLauncher
 from simulator.adapters.local_store import LocalStore
 from simulator.adapters.sink import NoTelemetry, WorldSink
+from simulator.adapters.store import StoreServer
 from simulator.adapters.stores import SimStores
+from simulator.adapters.tasks import ProcessTasks
 from simulator.faults import FlappingJoiner, quiet_at_s
 from simulator.kernel import SECOND, Kernel, LimitReached, Limits
 from simulator.rng import Choice, Tape
@@ -29,13 +32,36 @@ from simulator.tripwire import Tripwire
 from simulator.workloads import Jobs
 from simulator.world import Process, Said, World
 from toolkit.agent.launched import LaunchedAgent
+from toolkit.agent.rendezvous import Offer, RallyRendezvous
 from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import SignalException
 from toolkit.core.events import Event
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import LogLayout
 from toolkit.core.model import WorkerSpec
+from toolkit.core.rounds import Settings
 from toolkit.ports import Ports
+
+#: where the first node of a scenario serves the store of the job: torch's default port, too
+STORE_PORT = 29400
+#: the machine that serves it where no agent does
+STORE_NODE = "store"
+#: keys of `rdzv_conf` (as in `--rdzv-conf`) that our rendezvous knows, and what they set
+SETTINGS = {
+    "last_call_timeout": "last_call_s",
+    "join_timeout": "join_timeout_s",
+    "join_window": "join_window_s",
+    "lease": "lease_s",
+    "beat": "beat_s",
+    "store_timeout": "store_timeout_s",
+}
+
+
+def store_host_of(scenario: Scenario) -> str:
+    """The machine that serves the store of the job, or an empty string."""
+    if scenario.solo:
+        return ""
+    return STORE_NODE if scenario.store_apart else scenario.node_names[0]
 
 
 def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
@@ -54,6 +80,7 @@ def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
         telemetry=NoTelemetry(),
         host=NodeHost(process, {}),
         entropy=TapeEntropy(process),
+        tasks=ProcessTasks(process, clock),
         new_store=lambda: LocalStore(node.world.kernel),
     )
 
@@ -62,7 +89,7 @@ class RallySubject:
     """Our agent: `toolkit.agent.launched.LaunchedAgent`, unmodified.
 
     Args:
-        rendezvous: makes the handler for an agent of several nodes; solo scenarios need none.
+        rendezvous: makes the handler for an agent of several nodes; None is our own. Solo scenarios need none.
         surroundings: what must be in force while such handlers run; None is nothing.
     """
 
@@ -111,8 +138,9 @@ class RallySubject:
     def _handler(self, process: Process, scenario: Scenario, ports: Ports) -> Any:
         if scenario.solo:
             return SoloRendezvous(RUN_ID, ports)
-        assert self._rendezvous is not None, "a scenario of several nodes needs a rendezvous"
-        return self._rendezvous(process, scenario, ports)
+        if self._rendezvous is not None:
+            return self._rendezvous(process, scenario, ports)
+        return _own_rendezvous(process, scenario, ports)
 
     def _make(self, process: Process, scenario: Scenario, handler: Any, ports: Ports) -> LaunchedAgent:
         plan = scenario.plan(process.node.name)
@@ -130,6 +158,25 @@ class RallySubject:
             shutdown_timeout=scenario.shutdown_timeout_s,
             ports=ports,
         )
+
+
+def _own_rendezvous(process: Process, scenario: Scenario, ports: Ports) -> RallyRendezvous:
+    """Our rendezvous, unmodified, over a store that the scenario's first node serves."""
+    low, high = scenario.bounds
+    plan = scenario.plan(process.node.name)
+    conf = {SETTINGS[key]: float(value) for key, value in scenario.rdzv_conf.items() if key in SETTINGS}
+    settings = Settings(
+        min_nodes=low, max_nodes=high, max_restarts=scenario.max_restarts, spares=scenario.spares, **conf
+    )
+    offer = Offer(
+        role=plan.role,
+        local_world_size=plan.local_world_size or scenario.local_world_size,
+        topology=plan.topology,
+        node_rank=plan.node_rank,
+        spare=plan.spare,
+    )
+    connector = SimConnector(process, store_host_of(scenario), STORE_PORT)
+    return RallyRendezvous(RUN_ID, settings, offer, connector, ports)
 
 
 def _shut_down(handler: Any) -> None:
@@ -220,7 +267,11 @@ class Simulation:
         self.subject = subject
         self.tape = Tape(seed, recorded)
         self.kernel = Kernel(self.tape, Limits(time_ns=int(scenario.limit_s * SECOND) + 1))
-        self.world = World(self.kernel, list(scenario.node_names))
+        self.world = World(
+            self.kernel, [*scenario.node_names, *([STORE_NODE] if scenario.store_apart else [])]
+        )
+        if scenario.store_apart:
+            self._serve_store()
         self._surroundings = subject.surroundings(self.world, scenario)
         self.jobs = Jobs(self.world)
         self.outcome = Outcome(scenario, subject.name, seed)
@@ -243,7 +294,17 @@ class Simulation:
             int(after_s * SECOND), f"the agent on {name} starts", lambda: self._start(name, boot)
         )
 
+    def _serve_store(self) -> None:
+        StoreServer(self.world.nodes[STORE_NODE].start_process("store"), STORE_PORT).listen()
+
     def _start(self, name: str, boot: bool) -> None:
+        if name == STORE_NODE:
+            # No agent runs there; the service comes back with its machine, and without its memory.
+            self._unended -= 1
+            if not self.world.nodes[name].up:
+                self.world.nodes[name].boot()
+                self._serve_store()
+            return
         node, outcome = self.world.nodes[name], self.outcome.nodes[name]
         if boot and not node.up:
             node.boot()

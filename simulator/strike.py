@@ -152,6 +152,10 @@ class Strikes:
         match fault:
             case faults.CrashNode():
                 return self._crash(node, fault.reboot_after_s)
+            case faults.CrashAtOperation():
+                agent = self._agent(node)
+                done = 0 if agent is None else agent.operations
+                node.dies_at = (done + fault.number, partial(self._crash_at_operation, node, fault))
             case faults.KillAgent():
                 return self._kill_agent(node, fault.restart_after_s)
             case faults.PauseAgent():
@@ -255,6 +259,11 @@ class Strikes:
         if reboot_after_s is not None:
             self._cluster.start_agent(node.name, reboot_after_s, boot=True)
         return ""
+
+    def _crash_at_operation(self, node: Node, fault: faults.CrashAtOperation) -> None:
+        node.dies_at = None
+        self._crash(node, fault.back_after_s)
+        self._hit(faults.CrashNode(node.name, reboot_after_s=fault.back_after_s), fault.what())
 
     def _agent(self, node: Node) -> Process | None:
         agent = self._cluster.agents.get(node.name)

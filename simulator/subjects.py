@@ -10,17 +10,19 @@ from simulator.torch_subject import TorchSubject, torch_handler
 from simulator.torch_surroundings import TorchSurroundings
 from toolkit.core.errors import ConfigurationError
 
-SUBJECTS = ("rally", "torch")
+SUBJECTS = ("rally", "torch", "rally-over-c10d")
 
 
 def subject_named(name: str) -> Subject:
-    """Our agent, over torch's rendezvous handler where there are several nodes, or torch's agent.
+    """Our agent with our rendezvous, torch's agent with torch's, or our agent over torch's rendezvous.
 
     Raises:
         ConfigurationError: there is no such subject.
     """
     match name:
         case "rally":
+            return RallySubject()
+        case "rally-over-c10d":
             return RallySubject(torch_handler, TorchSurroundings)
         case "torch":
             return TorchSubject()

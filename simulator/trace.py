@@ -14,7 +14,7 @@ from typing import Literal
 from simulator.checkers.record import Record
 from toolkit.core import events
 from toolkit.core.events import Event
-from toolkit.core.words import ending, plural
+from toolkit.core.words import ending, host_of, plural, without_tokens
 
 #: events of one node that come within so many seconds stand in one cell
 _TOGETHER_S = 0.25
@@ -95,6 +95,31 @@ def words_of(event: Event) -> str:
             return f"gets {name}"
         case events.EventsDropped(count=count):
             return f"loses {plural(count, 'event')}"
+        case _:
+            return _words_of_job(event)
+
+
+def _words_of_job(event: Event) -> str:
+    """What the nodes of a job decide together, from the node that decides it or is hit by it."""
+    match event:
+        case events.RoundEnded(by=by, action="membership") if without_tokens(by) == event.node:
+            # Who it is about is told, too, if it is one node; a lost one that ended no round is not worth a cell.
+            return f"rings the bell: {without_tokens(event.reason).split(':')[0]}"
+        case events.Parked():
+            return "is parked"
+        case events.Evicted():
+            return "is evicted"
+        case events.CoordinatorChanged(began=began, coordinator=coordinator) if began > 1:
+            return "coordinates from now on" if without_tokens(coordinator) == event.node else ""
+        case events.StoreSilent():
+            return "hears nothing from the store"
+        case events.StoreAnswers():
+            return "hears from the store again"
+        case events.JoinHeld(joiner=joiner, for_s=for_s):
+            return f"holds {host_of(joiner)} back for {for_s:.0f} s"
+        case events.JoinRefused(joiner=joiner):
+            ours = without_tokens(joiner) == event.node
+            return "is refused" if ours else f"refuses {host_of(joiner)}"
         case _:
             return ""
 

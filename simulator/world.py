@@ -80,6 +80,8 @@ class Node:
         #: local ranks whose next start fails, as a full process table would make it
         self.failing_starts: list[int] = []
         self.processes: dict[int, Process] = {}
+        #: store operation of its agent at which power is cut, and what cuts it
+        self.dies_at: tuple[int, Callable[[], None]] | None = None
         self._ports = itertools.count(40_000)
 
     @property
@@ -176,6 +178,8 @@ class Process:
         self.slowness = 1.0
         #: what it writes into its error file when it fails
         self.last_words: dict[str, Any] | None = None
+        #: store operations that it has sent
+        self.operations = 0
         #: what breaks when connections are reset
         self.connections: list[Connection] = []
         #: signals that came while it was paused
@@ -206,6 +210,15 @@ class Process:
         self.node.processes.pop(self.pid, None)
         for tell in self.on_exit:
             tell(exit_code)
+
+    def did_operation(self) -> None:
+        """It has sent a store operation; some fault may wait for that."""
+        self.operations += 1
+        dies_at = self.node.dies_at
+        if dies_at is not None and self.operations == dies_at[0] and self.parent is None:
+            kernel = self.node.world.kernel
+            kernel.call_after(0, f"{self.node.name} loses power at a store operation", dies_at[1])
+            kernel.park("its end")
 
     def vanish(self) -> None:
         """It is gone without a word. Its tasks never run again."""
@@ -292,7 +305,11 @@ class Network:
 
     def link(self, source: Node, target: Node) -> Link:
         """The link in this direction; changes to it count from now on."""
-        return self._links.setdefault((source.name, target.name), Link())
+        ends = (source.name, target.name)
+        link = self._links.get(ends)
+        if link is None:
+            link = self._links[ends] = Link()
+        return link
 
     def cut(self, source: Node, target: Node) -> None:
         """From now on nothing arrives in this direction."""
@@ -362,6 +379,7 @@ class World:
         self.kernel = kernel
         self.pids = itertools.count(1000)
         self.nodes = {name: Node(self, name, index) for index, name in enumerate(names)}
+        self._by_address = {node.address: node for node in self.nodes.values()}
         self.network = Network(self)
         #: what listens where: (address, port) -> a server
         self.listeners: dict[tuple[str, int], Any] = {}
@@ -378,5 +396,4 @@ class World:
 
     def node_at(self, address: str) -> Node | None:
         """The node with that address, name or full name; up or not."""
-        name = address.removesuffix(DOMAIN)
-        return self.nodes.get(name) or next((n for n in self.nodes.values() if address == n.address), None)
+        return self.nodes.get(address.removesuffix(DOMAIN)) or self._by_address.get(address)

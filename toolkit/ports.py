@@ -13,7 +13,9 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from toolkit.core.events import Event
+from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+from toolkit.core.rounds import Over, Ring
 
 
 class Clock(Protocol):
@@ -59,6 +61,10 @@ class Store(Protocol):
         """Add to a counter that starts at 0 and return the sum."""
         ...
 
+    def append(self, key: str, value: str | bytes, /) -> None:
+        """Put `value` behind the value of `key`; a missing key is made."""
+        ...
+
     def multi_get(self, keys: list[str], /) -> list[bytes]: ...
     def multi_set(self, keys: list[str], values: list[str] | list[bytes], /) -> None: ...
     def compare_set(self, key: str, expected: str | bytes, desired: str | bytes, /) -> bytes:
@@ -90,6 +96,37 @@ class Stores(Protocol):
         ...
 
 
+class StoreConnector(Protocol):
+    """Makes connections to the one store where the nodes of a job meet, which one of them may host."""
+
+    @property
+    def where(self) -> str:
+        """The store in words: its host and port. Every error about it names this."""
+        ...
+
+    @property
+    def hosting(self) -> bool:
+        """Whether this agent hosts the store, so that it must be the last to leave. Known after `connect`."""
+        ...
+
+    @property
+    def local_address(self) -> str:
+        """What the others can call this machine: this end of the connection. Known after `connect`."""
+        ...
+
+    def connect(self, timeout_s: float) -> Store:
+        """A connection of its own; hosts the store first where that is this agent's part. Blocks.
+
+        Raises:
+            StoreError: nobody answered within `timeout_s`, or what answered is no such store.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store, if this agent hosts it."""
+        ...
+
+
 class Rendezvous(Protocol):
     """Forms the group. torch's `RendezvousHandler`s fit as they are.
 
@@ -110,6 +147,49 @@ class Rendezvous(Protocol):
     def num_nodes_waiting(self) -> int: ...
     def get_run_id(self) -> str: ...
     def shutdown(self) -> bool: ...
+
+
+class JobRendezvous(Rendezvous, Protocol):
+    """A rendezvous that also shares why rounds end, who failed and how the job ends: `toolkit.agent.rendezvous`.
+
+    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
+    """
+
+    def attach(self, say: Callable[..., None]) -> None:
+        """Events go to `say(kind, **fields)` from now on, from any thread."""
+        ...
+
+    def patience_s(self) -> float:
+        """How long the loop may wait before it calls `over` again, in seconds."""
+        ...
+
+    def over(self) -> Over | None:
+        """What became of this agent's round; None while it goes on. Never blocks."""
+        ...
+
+    def still_in(self) -> bool:
+        """Whether this agent's round goes on, as of now."""
+        ...
+
+    def fail(self, records: Sequence[FailureRecord], ring: Ring | None, why: str) -> Over:
+        """Say that workers of this node have failed, and what is to follow; returns what was decided for all."""
+        ...
+
+    def succeed(self) -> Over | None:
+        """Say that this node has succeeded; returns what had ended the round before, if anything."""
+        ...
+
+    def wait_for_end(self) -> Over:
+        """The exit barrier."""
+        ...
+
+    def report(self) -> JobReport:
+        """How the job ended."""
+        ...
+
+    def leave(self, reason: str = "") -> None:
+        """Leave the job; `reason` is told to a round that goes on. Bounded; raises nothing."""
+        ...
 
 
 class Workers(Protocol):
@@ -236,6 +316,22 @@ class Reservation(Protocol):
     def release(self) -> None: ...
 
 
+class Tasks(Protocol):
+    """Code that runs beside the agent's loop."""
+
+    def spawn(self, run: Callable[[], None], name: str) -> None:
+        """Start `run` beside the caller. Nobody waits for its end; it must not raise, and it ends with the process."""
+        ...
+
+    def new_bell(self) -> Bell:
+        """A bell for what was spawned; not to be rung by a signal handler."""
+        ...
+
+    def new_lock(self) -> AbstractContextManager[Any]:
+        """What only one may hold at a time, for moments: who holds it does not wait for anything. Not re-entrant."""
+        ...
+
+
 class Entropy(Protocol):
     """Randomness."""
 
@@ -261,5 +357,6 @@ class Ports:
     telemetry: Telemetry
     host: Host
     entropy: Entropy
+    tasks: Tasks
     new_store: Callable[[], Store]
     """A fresh in-memory store."""

@@ -5,7 +5,8 @@ needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,6 +18,19 @@ def environment() -> Mapping[str, str]:
 def set_default(name: str, value: str) -> None:
     """Set a variable of this process that is not set. For libraries that take a setting in no other way."""
     os.environ.setdefault(name, value)
+
+
+@contextmanager
+def default_for_now(name: str, value: str) -> Iterator[None]:
+    """A variable of this process that is not set is, for a while: for what is read once and is not for workers."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def state_directory() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import surroundings
 from toolkit.adapters.clock import SystemClock
@@ -27,11 +27,16 @@ from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.processes.launcher import ProcessLauncher
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
+from toolkit.adapters.tasks import Threads
 from toolkit.agent import base, launched, solo
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
+from toolkit.core.rounds import Settings
 from toolkit.ports import EventSink, Ports
+
+if TYPE_CHECKING:
+    from toolkit.agent.rendezvous import Offer, RallyRendezvous
 
 
 def fresh_run_id() -> str:
@@ -84,6 +89,50 @@ def torch_rendezvous(**settings: Any) -> Any:
 
     surroundings.set_default(adapter.FRESH_WORKER_STORE, "1")
     return adapter.make_handler(adapter.RendezvousSettings(**settings))
+
+
+def load_torch_quietly() -> None:
+    """Import torch for this agent, so that its C++ code keeps quiet about connections that break: we say it ourselves.
+
+    What is set by the user counts; the workers do not inherit it.
+
+    Raises:
+        ConfigurationError: torch can't be imported.
+    """
+    from toolkit.adapters.from_torch import tcp_store
+
+    with surroundings.default_for_now(tcp_store.LOG_LEVEL, tcp_store.LOG_LEVEL_QUIET):
+        tcp_store.load_torch()
+
+
+def rally_rendezvous(
+    host: str,
+    port: int,
+    *,
+    may_host: bool | None,
+    run_id: str,
+    settings: Settings,
+    offer: Offer,
+    ports: Ports,
+) -> RallyRendezvous:
+    """Our own rendezvous of several nodes, over a store at `host:port`.
+
+    Args:
+        host: name or address of the machine that hosts the store; an IPv6 address without brackets.
+        may_host: True if this agent must host it, False if it must not; None: the first agent on that machine does.
+        run_id: the job.
+        settings: what all its nodes have in common.
+        offer: what this node brings.
+
+    Raises:
+        ConfigurationError: torch, whose store it is, can't be imported.
+    """
+    from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
+    from toolkit.agent.rendezvous import RallyRendezvous
+
+    load_torch_quietly()
+    connector = TcpStoreConnector(host, port, may_host=may_host)
+    return RallyRendezvous(run_id, settings, offer, connector, ports)
 
 
 def numa_options(mode: str | None) -> Any | None:
@@ -144,6 +193,7 @@ def system_ports(
         telemetry=TorchTelemetry(),
         host=host,
         entropy=SystemEntropy(),
+        tasks=Threads(),
         new_store=MemoryStore,
     )
 

@@ -62,7 +62,8 @@ def _left_early(
 ) -> Iterator[Broken]:
     left, event = told.event, entered[1]
     assert isinstance(left, events.BarrierLeft), "asked by the caller"
-    if left.waited_s > event.timeout_s + record.facts.notice_s:
+    # A timeout of 0 is none: it waits as long as the others live.
+    if event.timeout_s and left.waited_s > event.timeout_s + record.facts.notice_s:
         yield broken_by(
             "exit-barrier",
             life,
@@ -164,7 +165,10 @@ def _stopped_short(record: Record) -> str:
 
 
 def _same_result(record: Record) -> Iterator[Broken]:
-    """Of agents that were in a round. Those that died or were told to end have no say, nor has a spare that left."""
+    """Of agents that were in a round. Those that died, were told to end or were hit and ended have no say.
+
+    Nor has a spare that left.
+    """
     results = {
         life.name: life.finished[1].result
         for life in record.lives
@@ -172,6 +176,7 @@ def _same_result(record: Record) -> Iterator[Broken]:
         and life.seats
         and life.finished[1].result not in ("SIGNAL", "STOPPED")
         and not record.hits_on(life.name, "CrashNode", "KillAgent", "SignalAgent", "FlappingJoiner")
+        and not (life.finished[1].result == "ERROR" and record.hits_on(life.name, *LETHAL))
     }
     if len(set(results.values())) > 1:
         views = listed([f"{name} {result}" for name, result in results.items()])

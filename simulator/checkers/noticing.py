@@ -19,8 +19,13 @@ _NOTICING = (
     events.MembershipChanged,
     events.DecisionMade,
     events.RendezvousStarted,
+    events.RoundEnded,
+    events.LeaseLost,
+    events.BarrierLeft,
+    events.StoreSilent,
     events.AgentFinished,
 )
+_LEAVING = (events.WorkersStopping, events.RoundEnded, events.Evicted)
 
 
 def _dead_noticed(record: Record) -> Iterator[Broken]:
@@ -43,18 +48,26 @@ def _unaware(hit: Hit, record: Record) -> Iterator[tuple[Life, float]]:
     """Those that worked with the dead node and learned of its death too late, with the time it took."""
     by_s = hit.at_s + record.facts.notice_s
     for group in record.rounds:
-        if not any(seat.name == hit.node and _sits_at(seat, hit.at_s) for seat in group.seats):
+        dead = [seat for seat in group.seats if seat.name == hit.node and _sits_at(seat, hit.at_s)]
+        if not dead or any(_had_finished(seat, hit.at_s) for seat in dead):
             continue
         for seat in group.seats:
             works = seat.works is not None and seat.works[0] <= hit.at_s < seat.works[1]
             if seat.name == hit.node or not works or seat.life.end_s <= by_s or record.facts.ended_s <= by_s:
                 continue
+            if any(t.at_s <= hit.at_s and isinstance(t.event, _LEAVING) for t in seat.said):
+                continue  # it was on its way out of that round already
             noticed = next(
                 (t.at_s for t in seat.life.told if t.at_s > hit.at_s and isinstance(t.event, _NOTICING)),
                 math.inf,
             )
             if noticed > by_s:
                 yield seat.life, noticed - hit.at_s
+
+
+def _had_finished(seat: Seat, at_s: float) -> bool:
+    """Whether it was done: then nobody misses it."""
+    return any(t.at_s <= at_s and isinstance(t.event, events.BarrierEntered) for t in seat.said)
 
 
 def _sits_at(seat: Seat, at_s: float) -> bool:
@@ -97,8 +110,61 @@ def _uncounted(record: Record) -> str:
     return "" if counted else "the store's operations are not in the events yet"
 
 
+def _hung_coordinator(record: Record) -> Iterator[Broken]:
+    """A coordinator that is gone or stands still is replaced, if somebody is there who could."""
+    allowed_s = 2 * record.facts.notice_s
+    for hit in record.facts.hits:
+        by_s = hit.at_s + allowed_s
+        if hit.kind not in _HANGS or hit.until_s <= by_s or record.facts.ended_s <= by_s:
+            continue
+        if hit.node != _coordinator_at(record, hit.at_s) or hit.node == record.facts.store_host:
+            continue
+        others = [
+            life
+            for life in record.lives
+            if life.name != hit.node and _could_take_over(life, hit, by_s, record)
+        ]
+        ended = any(told.at_s <= by_s for life in record.lives for told, _ in life.of(events.JobEnded))
+        if not others or ended or _coordinator_at(record, by_s) != hit.node:
+            continue
+        yield Broken(
+            "hung-coordinator-noticed",
+            f"{hit.node} coordinated the job when it was struck at {hit.at_s:.1f} s, and {others[0].name} still "
+            f"followed it {allowed_s:g} s later",
+            others[0].name,
+            by_s,
+        )
+
+
+#: faults after which a coordinator does nothing more, for as long as they last
+_HANGS = ("CrashNode", "KillAgent", "PauseAgent", "PauseNode", "Partition")
+
+
+def _coordinator_at(record: Record, at_s: float) -> str:
+    """The node that was known to coordinate the job then."""
+    changes = [
+        (told.at_s, event.coordinator)
+        for life in record.lives
+        for told, event in life.of(events.CoordinatorChanged)
+        if told.at_s <= at_s
+    ]
+    agent = max(changes, key=lambda change: change[0], default=(0.0, ""))[1]
+    return next((life.name for life in record.lives if agent.startswith(f"{life.told[0].event.node}_")), "")
+
+
+def _could_take_over(life: Life, hit: Hit, by_s: float, record: Record) -> bool:
+    """Whether an agent took part all the time and nothing held it up."""
+    seated = [told.at_s for told, _ in life.of(events.SeatTaken)]
+    held = [other for other in record.facts.hits if other.node == life.name and other.until_s > hit.at_s]
+    store = record.hits_on(record.facts.store_host) if record.facts.store_host else []
+    return bool(seated) and seated[0] < hit.at_s and life.end_s > by_s and not held and not store
+
+
 def _no_epochs(record: Record) -> str:
-    return "the events tell of no coordinator and no epoch yet"
+    if not record.facts.simulated:
+        return "only the simulator knows who stood still, and when"
+    told = any(life.of(events.CoordinatorChanged) for life in record.lives)
+    return "" if told else "this rendezvous has no coordinator"
 
 
 CHECKERS = (
@@ -111,7 +177,7 @@ CHECKERS = (
     Checker(
         "hung-coordinator-noticed",
         "a coordinator that hangs is replaced within twice the lease",
-        lambda record: (),
+        _hung_coordinator,
         beyond=_no_epochs,
     ),
     Checker(

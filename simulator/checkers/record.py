@@ -4,7 +4,8 @@ Times: `at_s` of an event is the world's own time where the simulator knows it, 
 Wall clocks of several machines differ, so orders across nodes count only beyond `Record.slack_s`; within one node
 it is the order of its events that counts, and its monotonic clock that measures.
 
-Rounds: torch's handler shares no round number, so rounds are found by what must hold of them. A seat (one agent's stay
+Rounds: ours have numbers, which their members say. torch's handler shares none, so its rounds are found by what must
+hold of them. A seat (one agent's stay
 in a round) belongs to the latest round that is not full yet, that this agent is not in, and that nobody has left; how
 full a round can be is what its members say themselves. So members that contradict each other come to sit in one round
 and are found out, and a node that forms a world of its own beside a full round is a round of its own.
@@ -366,8 +367,11 @@ def _name(record: Record) -> None:
         of_host.setdefault(host, set()).add(life.name)
     for life in record.lives:
         host = "" if life.started is None else life.started.hostname
+        said_by = life.name.rpartition("_")[0]  # agents are called <hostname>_<pid>
         if host in record.facts.nodes or (host and len(of_host[host]) == 1):
             life.name = host
+        elif not host and said_by in record.facts.nodes:
+            life.name = said_by
 
 
 def _gone_s(life: Life, record: Record) -> float | None:
@@ -387,7 +391,8 @@ def _gone_s(life: Life, record: Record) -> float | None:
         known = [end.exited_at_s]
     elif end is None or end.result in ("RUNNING", "WAITING"):
         return math.inf
-    return max((at_s for at_s in known if at_s >= life.told[-1].at_s), default=life.told[-1].at_s)
+    # The first of them: what struck its node later found it gone.
+    return min((at_s for at_s in known if at_s >= life.told[-1].at_s), default=life.told[-1].at_s)
 
 
 def _seats(life: Life) -> list[Seat]:
@@ -435,10 +440,16 @@ def _works(seat: Seat) -> tuple[float, float] | None:
 
 def _rounds(lives: list[Life]) -> list[Round]:
     rounds: list[Round] = []
+    numbered: dict[tuple[int, int, str], Round] = {}
     for seat in sorted((seat for life in lives for seat in life.seats), key=lambda seat: seat.told.place):
-        group = next((group for group in reversed(rounds) if group.has_room_for(seat)), None)
+        said = (seat.event.round, seat.event.epoch, seat.event.coordinator)
+        if seat.event.epoch:
+            group = numbered.get(said)
+        else:
+            group = next((group for group in reversed(rounds) if group.has_room_for(seat)), None)
         if group is None:
             group = Round(len(rounds) + 1)
             rounds.append(group)
+            numbered[said] = group
         group.add(seat)
     return rounds

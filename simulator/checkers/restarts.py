@@ -26,7 +26,8 @@ def _job_budget(record: Record) -> Iterator[Broken]:
         return
     restarts = 0
     for group in record.rounds:
-        failed = [seat for seat in map(_seat_before, group.seats) if seat is not None and failure_in(seat)]
+        before = [seat for seat in map(_seat_before, group.seats) if seat is not None]
+        failed = [seat for seat in before if failure_in(seat) and not _evicted_from(seat)]
         restarts += bool(failed)
         if failed and restarts > min(budgets):
             names = listed([seat.name for seat in failed])
@@ -38,6 +39,11 @@ def _job_budget(record: Record) -> Iterator[Broken]:
                 group.formed.at_s,
             )
             return
+
+
+def _evicted_from(seat: Seat) -> bool:
+    """Whether the job had gone on without that node: what failed there is nobody's restart."""
+    return any(isinstance(told.event, events.Evicted) for told in seat.said)
 
 
 def _has_window(record: Record) -> bool:

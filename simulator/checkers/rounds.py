@@ -81,7 +81,9 @@ def _unheld(group: Round, record: Record) -> Iterator[str]:
     missing = [rank for rank in range(group.size) if rank not in held]
     worked_s = max((seat.works[1] - seat.works[0] for seat in group.seats if seat.works), default=0.0)
     silent = record.incomplete or any(
-        life.gone_s is not None and life.gone_s < math.inf for life in record.lives
+        (life.gone_s is not None and life.gone_s < math.inf)
+        or (life.finished is not None and life.finished[0].at_s <= group.formed.at_s)
+        for life in record.lives
     )
     if missing and worked_s > record.facts.notice_s and not silent:
         yield f"of {plural(group.size, 'node')} nobody holds group {ranks(missing)}, and the others work"

@@ -166,6 +166,8 @@ def _unpaid(life: Life) -> Iterator[Broken]:
         match told.event:
             case events.FailureRecorded():
                 failed = told
+            case events.Evicted():
+                failed = None  # it was of a round that the job had left: nothing is restarted because of it
             case events.DecisionMade(action="restart", spends_budget=spends):
                 decided = True
                 if failed is not None and not spends:
@@ -234,8 +236,11 @@ def _signal_ends(record: Record) -> Iterator[Broken]:
         end = record.facts.nodes.get(hit.node)
         if hit.kind != "SignalAgent" or end is None or hit.at_s + allowed_s > record.facts.ended_s:
             continue
-        # An agent that had ended before was not there to hear it.
-        after_s = (end.exited_at_s if end.exited_at_s is not None else record.facts.ended_s) - hit.at_s
+        # An agent that had ended before was not there to hear it; one that was started later did not hear it either.
+        lives = [life for life in record.lives if life.name == hit.node and life.told[0].at_s <= hit.at_s]
+        later = any(life.name == hit.node and life.told[0].at_s > hit.at_s for life in record.lives)
+        ended_s = end.exited_at_s if end.exited_at_s is not None else record.facts.ended_s
+        after_s = (lives[-1].end_s if later and lives else ended_s) - hit.at_s
         if after_s > allowed_s:
             ended = f"ended {after_s:.0f} s later" if end.ended else f"still waits for {end.waits_for}"
             yield Broken(

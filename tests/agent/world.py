@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from toolkit.adapters.memory_store import MemoryStore
+from toolkit.adapters.tasks import Threads
 from toolkit.agent.launched import LaunchedAgent
 from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
@@ -335,6 +336,7 @@ class World:
             telemetry=self.recorded,
             host=self.host,
             entropy=FakeEntropy(),
+            tasks=Threads(),
             new_store=MemoryStore,
         )
 

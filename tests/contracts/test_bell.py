@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.agent.world import FakeBell
 from toolkit.adapters.loop_bell import LoopBell
+from toolkit.adapters.tasks import Threads
 from toolkit.ports import Bell
 
 from .worlds import FakeWorld, RealWorld, SimWorld, World
@@ -45,9 +47,18 @@ def _simulated(world: SimWorld) -> Bell:
     return TaskBell(world.kernel, NodeClock(world.node))
 
 
+def _of_a_task(world: SimWorld) -> Bell:
+    from simulator.adapters.clock import NodeClock
+    from simulator.adapters.tasks import ProcessTasks
+
+    return ProcessTasks(world.process, NodeClock(world.node)).new_bell()
+
+
 ADAPTERS = {
     "loop": BellAdapter(RealWorld, lambda world: LoopBell()),
+    "thread": BellAdapter(RealWorld, lambda world: Threads().new_bell()),
     "simulated": BellAdapter(SimWorld, _simulated),
+    "simulated task": BellAdapter(SimWorld, _of_a_task),
     "fake": BellAdapter(FakeWorld, lambda world: FakeBell(world.time)),
 }
 
@@ -74,10 +85,15 @@ def bell(adapter: BellAdapter, world: World) -> Iterator[Bell]:
 
 
 @pytest.fixture
-def real_bell() -> Iterator[Bell]:
+def loop_bell() -> Iterator[Bell]:
     made = LoopBell()
     yield made
     made.close()
+
+
+@pytest.fixture(params=["loop", "thread"])
+def real_bell(request: pytest.FixtureRequest, loop_bell: Bell) -> Bell:
+    return loop_bell if request.param == "loop" else Threads().new_bell()
 
 
 def wakes_soon(world: World, bell: Bell, timeout_s: float | None = LONG_S) -> bool:
@@ -151,8 +167,33 @@ def test_no_ring_of_several_threads_is_lost(real_bell: Bell) -> None:
         ringer.join(SOON_S)
 
 
-def test_a_signal_handler_wakes_the_waiter(real_bell: Bell) -> None:
-    bell = real_bell
+def test_what_was_said_before_a_ring_is_seen_after_the_wait(real_bell: Bell) -> None:
+    """Also if the ring falls between the end of a wait and the using up of the ring that ended it."""
+    bell, count = real_bell, 2000
+    said: list[int] = []
+
+    def tell() -> None:
+        for at in range(count):
+            said.append(at)
+            bell.ring()
+
+    teller = threading.Thread(target=tell)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        teller.start()
+        while len(said) < count:
+            assert bell.wait(SOON_S), f"{len(said)} of {count} were said"
+    finally:
+        sys.setswitchinterval(interval)
+        teller.join(SOON_S)
+
+
+# Only the bell of the loop: no signal handler rings that of a thread, whose ring would wait for itself there.
+
+
+def test_a_signal_handler_wakes_the_waiter(loop_bell: Bell) -> None:
+    bell = loop_bell
     before = signal.signal(signal.SIGUSR1, lambda signum, frame: bell.ring())
     main = threading.main_thread().ident
     assert main is not None
@@ -165,8 +206,8 @@ def test_a_signal_handler_wakes_the_waiter(real_bell: Bell) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_handler_that_rings_during_a_ring_does_no_harm(real_bell: Bell) -> None:
-    bell = real_bell
+def test_a_handler_that_rings_during_a_ring_does_no_harm(loop_bell: Bell) -> None:
+    bell = loop_bell
     before = signal.signal(signal.SIGALRM, lambda signum, frame: bell.ring())
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:

@@ -69,6 +69,7 @@ class TestValues:
         first.set("k", "text")
         assert second.get("k") == b"text"
         second.set("k", b"\x00\xff")
+        assert second.check(["k"])  # TCPStore's set is still on its way when it returns; this comes after it
         assert first.get("k") == b"\x00\xff"
 
     def test_text_is_utf8(self, store: Any) -> None:

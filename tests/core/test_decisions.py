@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args, get_type_hints
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +17,11 @@ from toolkit.core.decisions import (
     Restart,
     after_membership,
     after_monitor,
+    after_round,
 )
 from toolkit.core.model import WorkerState
 from toolkit.core.restarts import RestartVerdict
+from toolkit.core.rounds import Over
 
 ALLOWED = RestartVerdict(True, "2 of 3 restarts left", delay_s=1.5)
 REFUSED = RestartVerdict(False, "all 3 restarts are used up")
@@ -58,6 +62,36 @@ def test_waiting_nodes_restart_the_group_for_free() -> None:
     assert one.reason == "1 node waits to join (seen by group rank 3)"
     assert isinstance(two, Restart)
     assert "2 nodes wait" in two.reason
+
+
+def test_a_round_that_was_ended_is_restarted_as_was_decided_for_all() -> None:
+    over = Over("restart", "rank 1 exited with code 3", by="b", spends=True, delay_s=2.5, restarts=1)
+    assert after_round(over) == Restart("rank 1 exited with code 3", spends_budget=True, delay_s=2.5)
+
+
+@pytest.mark.parametrize("kind", ["membership", "evicted"])
+def test_nodes_that_come_or_go_restart_the_group_for_free(kind: Literal["membership", "evicted"]) -> None:
+    assert after_round(Over(kind, "node d waits to join")) == Restart("node d waits to join", False)
+
+
+def test_the_end_of_the_job_is_the_end_of_each_member() -> None:
+    assert after_round(Over("failed", "all 3 restarts are used up")) == Fail("all 3 restarts are used up")
+    assert after_round(Over("succeeded", "all nodes succeeded")) == Finish("all nodes succeeded")
+
+
+@given(
+    st.sampled_from(get_args(get_type_hints(Over)["kind"])),
+    st.text(max_size=20),
+    st.booleans(),
+    st.floats(0, 99),
+)
+def test_what_follows_from_a_round_says_what_was_decided(
+    kind: Any, reason: str, spends: bool, delay_s: float
+) -> None:
+    decision = after_round(Over(kind, reason, spends=spends, delay_s=delay_s))
+    assert decision.reason == reason
+    if isinstance(decision, Restart):
+        assert (decision.spends_budget, decision.delay_s) == (spends, delay_s)
 
 
 def test_the_table_knows_every_state() -> None:

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 
 from toolkit.core import events
 from toolkit.core.events import AnyEvent, decode, encode
+from toolkit.core.job_report import FailureRecord
 
 KINDS = get_args(AnyEvent)
-_SAMPLES = {int: 7, str: "text", float: 1.5, bool: True, list[int]: [1, 2]}
+_SAMPLES = {
+    int: 7,
+    str: "text",
+    float: 1.5,
+    bool: True,
+    list[int]: [1, 2],
+    list[str]: ["a", "b"],
+    list[FailureRecord]: [FailureRecord(node="a", global_rank=3, message="boom", hand="first")],
+}
 
 
 def sample(kind: type[events.Event]) -> events.Event:

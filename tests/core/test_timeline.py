@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from toolkit.core import events as ev
 from toolkit.core import timeline as tl
+from toolkit.core.job_report import FailureRecord
 
 MS = 1_000_000
 
@@ -21,7 +22,7 @@ class Script:
         self.events: list[ev.Event] = []
         self._node = node
         self._mono_offset_ms, self._wall_offset_ms = mono_offset_ms, wall_offset_ms
-        self.round = self.restart_count = self.seq = 0
+        self.round = self.epoch = self.restart_count = self.seq = 0
 
     def say(self, at_ms: int, kind: type[ev.Event], **fields: Any) -> None:
         self.seq += 1
@@ -33,6 +34,7 @@ class Script:
                 mono_ns=(at_ms + self._mono_offset_ms) * MS,
                 wall_ns=(at_ms + self._wall_offset_ms) * MS,
                 round=self.round,
+                epoch=self.epoch,
                 restart_count=self.restart_count,
                 **fields,
             )
@@ -385,6 +387,78 @@ def test_what_can_grow_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timeline.ignored > 0
 
 
+def test_restarts_for_membership_spend_nothing_and_are_counted_for_the_job() -> None:
+    script = Script()
+    script.start_agent(0)
+    script.epoch = 1
+    script.round = 3  # it came late: two rounds have ended without it
+    script.say(
+        50,
+        ev.RendezvousCompleted,
+        group_rank=1,
+        group_world_size=2,
+        world_size=4,
+        role_world_size=4,
+        master_addr="m",
+        master_port=1,
+        global_ranks=[2, 3],
+        seat=4,
+        coordinator="a_1_0123ab",
+    )
+    script.start_workers(60, 70)
+    gone = "node b_2_abcdef is lost: it gave no sign of life for 4.0 s"
+    script.say(
+        900,
+        ev.RoundEnded,
+        ended=3,
+        action="membership",
+        reason=gone,
+        by="a_1_0123ab",
+        spends_budget=False,
+        restarts=0,
+    )
+    script.say(901, ev.DecisionMade, action="restart", reason=gone, spends_budget=False, restarts_left=3)
+    timeline = tl.fold_all(script.events)
+    assert (timeline.rounds, timeline.restarts_used, timeline.restarts_total) == (3, 0, 2)
+    (restart,) = timeline.restarts
+    assert (restart.round, restart.spends_budget) == (3, False)
+    assert restart.reason == "node b_2 is lost: it gave no sign of life for 4.0 s"
+    (round_,) = timeline.nodes["a"].rounds
+    assert (round_.number, round_.epoch, round_.seat, round_.coordinator) == (3, 1, 4, "a_1")
+    ((number, end),) = timeline.job.ends
+    assert (number, end.reason, end.by) == (3, restart.reason, "a_1")
+
+
+def test_a_parked_node_waits_and_loses_no_time() -> None:
+    script = restarted_job(Script())
+    script.events = script.events[:-6]
+    script.say(2_000, ev.Evicted, left=1, reason="the job went on")
+    script.say(2_001, ev.DecisionMade, action="restart", reason="the job went on")
+    script.say(2_002, ev.RendezvousStarted, backend="rally")
+    script.say(2_003, ev.Parked, beside=4, reason="full")
+    parked = tl.fold_all(script.events)
+    assert (parked.state, parked.nodes["a"].state, parked.nodes["a"].evictions) == ("rendezvous", "parked", 1)
+    script.rendezvous(2_002, 3_600_000)
+    script.start_workers(3_600_001, 3_600_002, incarnation=2)
+    timeline = tl.fold_all(script.events)
+    assert timeline.time_lost_s == tl.fold_all(restarted_job(Script()).events).time_lost_s
+    assert timeline.state == "running"
+
+
+def test_a_lost_node_keeps_nobody_waiting_and_the_job_s_own_outcome_counts() -> None:
+    silent, host = Script("b_2"), Script("a_1")
+    for script in (silent, host):
+        script.start_agent(0)
+        script.rendezvous(10, 30, nodes=2)
+        script.start_workers(40, 50)
+    host.say(5_000, ev.LeaseLost, lost="b_2_abcdef", reason="it gave no sign of life for 4.0 s", stood_s=4.0)
+    host.say(9_000, ev.JobEnded, outcome="failed", why="too few nodes")
+    assert tl.fold_all([*silent.events, *host.events]).state == "running"
+    host.finish(9_001, result="ERROR", reason="it went wrong")
+    timeline = tl.fold_all([*silent.events, *host.events])
+    assert (timeline.state, timeline.result, timeline.reason) == ("failed", "FAILED", "too few nodes")
+
+
 _INT = st.one_of(st.integers(-3, 4), st.integers())
 _HEADER: dict[str, st.SearchStrategy[Any]] = {
     "run_id": st.sampled_from(["", "job"]),
@@ -393,6 +467,7 @@ _HEADER: dict[str, st.SearchStrategy[Any]] = {
     "mono_ns": st.one_of(st.integers(0, 50), st.integers()),
     "wall_ns": _INT,
     "round": _INT,
+    "epoch": _INT,
     "restart_count": _INT,
 }
 _WORDS = st.sampled_from(
@@ -412,6 +487,8 @@ def _value(annotation: str) -> st.SearchStrategy[Any]:
         "bool": st.booleans(),
         "float": st.floats(),
         "list[int]": st.lists(_INT, max_size=3),
+        "list[str]": st.lists(_WORDS, max_size=3),
+        "list[FailureRecord]": st.lists(st.builds(FailureRecord, node=_WORDS, message=_WORDS), max_size=3),
     }
     return by_annotation[annotation]
 
@@ -442,9 +519,11 @@ def test_folding_never_raises_and_portions_make_no_difference(
         "ended",
         "duration_s",
         "rounds",
+        "restarts_total",
         "time_lost_s",
     ):
         getattr(at_once, name)
+    list(at_once.job.ends)
     for restart in at_once.restarts:
         assert restart.total_s is None or restart.total_s >= 0
 

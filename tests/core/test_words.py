@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.core.words import ending, plural, ranks
+from toolkit.core.words import ending, endings, host_of, plural, ranks, some, without_tokens
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,26 @@ def test_ranks_in_short(given: list[int], text: str) -> None:
 def test_endings() -> None:
     assert ending(3, "") == "exited with code 3"
     assert ending(None, "SIGKILL") == "was killed by SIGKILL"
+    assert ending(None, "SIGSEGV") == "was killed by SIGSEGV (segmentation fault)"
+    assert endings([2], None, "SIGKILL") == "rank 2 was killed by SIGKILL"
+    assert endings([0, 1, 4], None, "SIGKILL") == "ranks 0-1, 4 were killed by SIGKILL"
+    assert endings([0, 1], 3, "") == "ranks 0-1 exited with code 3"
+
+
+def test_agents_have_the_names_of_their_recordings() -> None:
+    assert without_tokens("node gpu-a_12_0f3a9c is lost") == "node gpu-a_12 is lost"
+    assert without_tokens("gpu-a_12") == "gpu-a_12"
+    assert host_of("gpu_a_12_0f3a9c") == host_of("gpu_a_12") == "gpu_a"
+
+
+def test_of_many_names_a_few_are_said() -> None:
+    assert [some(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c", "d"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b, c and d",
+    ]
+    assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
 def test_plurals() -> None:

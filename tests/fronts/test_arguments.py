@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts.arguments import OPTIONS, build_parser, comma_separated, parse_arguments
 
-OURS = {"--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"}
+OURS = {
+    *("--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"),
+    *("--spares", "--topology"),
+}
+#: defaults that are not torchrun's: dest -> ours, torchrun's
+OWN_DEFAULTS = {"rdzv_backend": ("rally", "static")}
 
 EXAMPLES = {
     "nnodes": "2:4",
@@ -68,8 +73,14 @@ def torchs(argv: list[str], environ: Mapping[str, str] = {}) -> dict[str, Any]:
 
 
 def ours(argv: list[str], environ: Mapping[str, str] = {}) -> dict[str, Any]:
-    values = vars(parse_arguments(argv, environ).values)
-    return {dest: values[dest] for dest in values if dest not in ("run_dir", "quiet", "exit_barrier_timeout")}
+    arguments = parse_arguments(argv, environ)
+    values = vars(arguments.values)
+    for dest, (here, theirs) in OWN_DEFAULTS.items():
+        if dest not in arguments.sources:
+            assert values[dest] == here
+            values[dest] = theirs
+    own = {option.dest for option in OPTIONS if option.ours}
+    return {dest: values[dest] for dest in values if dest not in own}
 
 
 @pytest.mark.torch
@@ -80,7 +91,7 @@ def test_every_option_of_torchrun_is_there_with_its_names_choices_and_default() 
     for dest, action in expected.items():
         same = mine[dest]
         assert set(same.option_strings) == set(action.option_strings), dest
-        assert same.default == action.default, dest
+        assert (same.default, action.default) == OWN_DEFAULTS.get(dest, (action.default,) * 2), dest
         assert same.nargs == action.nargs, dest
         assert list(same.choices or ()) == list(action.choices or ()), dest
     extra = {name for dest in set(mine) - set(expected) for name in mine[dest].option_strings}
@@ -166,8 +177,13 @@ def test_short_options_can_share_a_word() -> None:
 
 
 def test_ours_can_be_abbreviated_where_torchruns_leave_room() -> None:
-    values = parse_arguments(["--run-d", "here", "--quie", "--ex", "9", "train.py"], {}).values
-    assert (values.run_dir, values.quiet, values.exit_barrier_timeout) == ("here", True, 9.0)
+    values = parse_arguments(["--run-d", "here", "--quie", "--ex", "9", "--sp", "2", "train.py"], {}).values
+    assert (values.run_dir, values.quiet, values.exit_barrier_timeout, values.spares) == (
+        "here",
+        True,
+        9.0,
+        2,
+    )
     assert parse_arguments(["--run", "/train.py"], {}).values.run_path is True
 
 
@@ -194,6 +210,7 @@ def test_the_command_line_beats_the_environment_and_both_are_named_as_sources() 
         ("--rdzv-id", "--rdzv-id needs a value (NAME)"),
         ("--standalone=yes t.py", "--standalone takes no value, and '--standalone=yes' gives one"),
         ("--max-restarts many t.py", "--max-restarts is 'many'; give a whole number"),
+        ("--spares some t.py", "--spares is 'some'; give a whole number"),
         ("--monitor_interval soon t.py", "--monitor-interval is 'soon'; give a number"),
         ("--start-method thread t.py", "--start-method is 'thread'; give spawn, fork or forkserver"),
         (

@@ -3,8 +3,9 @@
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,12 @@ def test_a_port_in_use_names_who_has_it(tmp_path: Path, taken_port: int, free_po
 @pytest.mark.torch
 def test_node_0_needs_its_port(tmp_path: Path, taken_port: int, free_port: int) -> None:
     pytest.importorskip("torch")
-    message = refusal(f"--nnodes 2 --master-port {taken_port} train.py", tmp_path)
-    assert message.startswith(f"port {taken_port} of the rendezvous endpoint is in use by ")
-    found = check(f"--nnodes 2 --master-port {free_port} train.py", tmp_path)
-    assert found == preflight.Checked(1, hosts_endpoint=True, local_addr="127.0.0.1")
+    for backend in ("static", "rally"):
+        line = f"--nnodes 2 --rdzv-backend {backend} --node-rank 0 --master-port"
+        message = refusal(f"{line} {taken_port} train.py", tmp_path)
+        assert message.startswith(f"port {taken_port} of the rendezvous endpoint is in use by ")
+        found = check(f"{line} {free_port} train.py", tmp_path)
+        assert found == preflight.Checked(1, hosts_endpoint=True, local_addr="127.0.0.1")
 
 
 @pytest.mark.torch
@@ -165,9 +168,48 @@ def test_a_shared_endpoint_may_be_served_by_another_agent_here(
 
 
 @pytest.mark.torch
-def test_an_endpoint_that_cant_be_resolved_or_reached(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", ["", "--node-rank 1"])
+def test_several_agents_on_one_machine_meet(
+    tmp_path: Path, taken_port: int, free_port: int, ranks: str
+) -> None:
+    """Whoever comes first serves; who comes next finds the port taken, and that is right."""
     pytest.importorskip("torch")
-    line = "--nnodes 2 --rdzv-backend c10d --rdzv-conf read_timeout=1 --rdzv-endpoint {} train.py"
+    assert check(f"--nnodes 2 {ranks} --master-port {taken_port} train.py", tmp_path) == preflight.Checked(
+        1, True, "127.0.0.1"
+    )
+    if not ranks:
+        line = f"--nnodes 2 --master-port {free_port} train.py"
+        assert check(line, tmp_path) == preflight.Checked(1, True, "127.0.0.1")
+
+
+@pytest.mark.torch
+def test_an_endpoint_where_something_else_answers(tmp_path: Path, free_port: int) -> None:
+    pytest.importorskip("torch")
+
+    def greet() -> None:
+        with suppress(OSError):
+            while True:
+                with closing(server.accept()[0]) as connection:
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
+
+    with closing(socket.create_server(("127.0.0.1", free_port))) as server:
+        threading.Thread(target=greet, daemon=True).start()
+        message = refusal(f"--nnodes 2 --rdzv-endpoint 127.0.0.1:{free_port} train.py", tmp_path)
+        server.shutdown(socket.SHUT_RDWR)
+    assert message == (
+        f"rendezvous endpoint: at 127.0.0.1:{free_port} answers something that is no TCPStore; it says "
+        "'SSH-2.0-OpenSSH_9.7'; give another port, the same on every node"
+    )
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "meeting",
+    ["--rdzv-backend c10d --rdzv-conf read_timeout=1", "--rdzv-conf store_timeout=1,lease=0.5,beat=0.2"],
+)
+def test_an_endpoint_that_cant_be_resolved_or_reached(tmp_path: Path, meeting: str) -> None:
+    pytest.importorskip("torch")
+    line = f"--nnodes 2 {meeting} --rdzv-endpoint {{}} train.py"
     message = refusal(line.format("nowhere.invalid:29400"), tmp_path)
     assert message.startswith(
         "rendezvous endpoint: the host name 'nowhere.invalid' can't be resolved, tried for 1."

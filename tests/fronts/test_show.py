@@ -17,8 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from simulator import scenarios, simulate
 from toolkit.adapters.recording.directory import RunDirectory, fresh_run_directory
 from toolkit.core import events as ev
+from toolkit.core.job_report import FailureRecord
 from toolkit.fronts import summary as summaries
 from toolkit.fronts.show import render_text, show_command
 from toolkit.fronts.summary import IsAlive, RunSummary
@@ -35,7 +37,7 @@ class Recorder:
     def __init__(self, directory: RunDirectory, host: str = "gpu-a", pid: int = 7, clock_ms: int = 0) -> None:
         self._directory, self._host, self._pid = directory, host, pid
         self._clock_ms = clock_ms
-        self._seq = self._round = self._restarts = 0
+        self._seq = self.round = self._restarts = 0
         self.node = f"{host}_{pid}"
         self.path = directory.events_path(self.node)
 
@@ -47,7 +49,7 @@ class Recorder:
             seq=self._seq,
             mono_ns=(self._clock_ms + at_ms) * MS,
             wall_ns=STARTED_NS + at_ms * MS,
-            round=self._round,
+            round=self.round,
             restart_count=self._restarts,
             **fields,
         )
@@ -70,7 +72,7 @@ class Recorder:
     def bring_up(self, at_ms: int, *, incarnation: int = 0, workers: int = 2, nodes: int = 1) -> None:
         """Rendezvous for 200 ms, then a start of 40 ms."""
         self.say(at_ms, ev.RendezvousStarted, backend="solo")
-        self._round += 1
+        self.round += 1
         self.say(
             at_ms + 200,
             ev.RendezvousCompleted,
@@ -308,6 +310,98 @@ def test_nothing_in_a_recording_commands_the_terminal(tmp_path: Path) -> None:
     assert "\\x1b]0;title\\x07 \\u202egnp [bold]m\\x9b" in text
 
 
+def recorded_in_the_simulator(state_dir: Path, name: str, *only: str) -> str:
+    """The run directory of a simulated job with our rendezvous, of all nodes or of some of them."""
+    directory = a_directory(state_dir, "sim")
+    for event in simulate(scenarios.named(name), "rally").events:
+        if not only or any(event.node.startswith(host) for host in only):
+            with directory.events_path(event.node).open("ab") as file:
+                file.write(ev.encode(event) + b"\n")
+    return str(directory.path)
+
+
+def report_in(text: str) -> str:
+    """The part that is the same whichever nodes are recorded."""
+    incidents = text.split("\n\n", 1)[1]
+    return "\n".join(
+        line for line in incidents.splitlines() if line.startswith(("  ✗ failed", "    ", "  →"))
+    )
+
+
+@pytest.mark.parametrize("host", ["node-a", "node-b"])
+def test_the_report_of_a_job_is_the_same_whichever_node_is_recorded(tmp_path: Path, host: str) -> None:
+    whole = shown(tmp_path, recorded_in_the_simulator(tmp_path / "all", "barrier-after-failure"))
+    one = shown(tmp_path, recorded_in_the_simulator(tmp_path / "one", "barrier-after-failure", host))
+    assert report_in(one) == report_in(whole)
+    first, why = report_in(one).splitlines()
+    assert first.startswith("  ✗ failed first: rank 1 (local rank 0 on node-b, pid ")
+    assert first.endswith(") exited with code 1")
+    assert why == "    → not restarted: a worker failed; no restarts are allowed (max_restarts is 0)"
+    assert "2 workers on 2 nodes, 1 of them recorded here" in one
+    assert "node-a_1000  failed     group rank 0, 1 worker; its own workers succeeded" in whole
+
+
+def test_what_the_nodes_decided_is_in_the_json_of_each(tmp_path: Path) -> None:
+    said = [
+        as_json(tmp_path, recorded_in_the_simulator(tmp_path / host, "bystander-closes", host)).job
+        for host in ("node-a", "node-b", "node-c")
+    ]
+    assert said[0] is not None
+    assert [(end.number, end.by, end.restarts) for end in said[0].round_ends] == [
+        (1, "node-c_1002", 1),
+        (2, "node-c_1002", 2),
+    ]
+    for job in said:
+        assert job is not None
+        assert (job.outcome, job.why, job.failures) == (said[0].outcome, said[0].why, said[0].failures)
+        assert [end.reason for end in job.round_ends] == [end.reason for end in said[0].round_ends]
+
+
+def test_a_lost_node_is_told_and_spends_nothing(tmp_path: Path) -> None:
+    run = recorded_in_the_simulator(tmp_path, "silent-node-loss")
+    text = shown(tmp_path, run)
+    assert "  → round 1 restarted for a change of membership: node node-c_1001 is lost: it gave no" in text
+    assert "  ✗ node-c_1001  lost       group rank 2, 1 worker\n" in text
+    assert "  restarts   0 of 3 used, 1 for membership; " in text
+    said = as_json(tmp_path, run)
+    assert (said.state, said.group_world_size) == ("succeeded", 2)
+    assert said.job is not None
+    assert [lost.node for lost in said.job.lost] == ["node-c_1001"]
+
+
+def test_hosts_that_come_and_go_take_a_row_each(tmp_path: Path) -> None:
+    text = shown(tmp_path, recorded_in_the_simulator(tmp_path, "flapping-joiner"))
+    assert "  ✗ node-a (5 agents)  lost       no group rank, 1 worker\n" in text
+    assert "  held back  node-a_1010, node-a_1011, node-a_1012 and 2 more: host node-a was lost 2 t" in text
+
+
+def test_who_came_late_says_what_it_can_not_know(tmp_path: Path) -> None:
+    node = Recorder(a_directory(tmp_path))
+    node.start()
+    node.say(
+        50,
+        ev.RendezvousCompleted,
+        group_rank=1,
+        group_world_size=2,
+        world_size=4,
+        role_world_size=4,
+        master_addr="m",
+        master_port=1,
+        global_ranks=[2, 3],
+        seat=4,
+        coordinator="gpu-b_1_0123ab",
+        epoch=1,
+    )
+    text = shown(tmp_path)
+    assert "why " not in text
+    node.round = 3
+    node.say(60, ev.JobEnded, epoch=1, outcome="succeeded")
+    node.say(70, ev.AgentFinished, epoch=1, result="SUCCEEDED", reason="all did", duration_s=0.07)
+    text = shown(tmp_path)
+    assert "  why rounds 1 to 2 ended is not in this recording\n" in text
+    assert text.startswith("✓ job succeeded in 70 ms, after 2 restarts\n")
+
+
 def on_a_terminal(said: RunSummary, **environment: str) -> str:
     """What `render_text` writes to a terminal of 80 columns."""
     code = (
@@ -425,6 +519,14 @@ def test_whatever_a_recording_says_can_be_shown(
         ev.DecisionMade(**header, action="restart", reason=text, spends_budget=True, restarts_left=number),
         ev.WorkersStarted(**header, mono_ns=number, incarnation=number),
         ev.SignalReceived(**header, signal=text, count=number),
+        ev.RoundFormed(**header, formed=number, members=[text]),
+        ev.RoundEnded(
+            **header, ended=number, action=text, reason=text, by=text, spends_budget=True, restarts=number
+        ),
+        ev.JoinHeld(**header, joiner=text, reason=text, for_s=duration_s),
+        ev.StoreSilent(**header, where=text, silent_s=duration_s, limit_s=duration_s),
+        ev.CoordinatorChanged(**header, began=number, coordinator=text, before=text),
+        ev.JobEnded(**header, outcome="failed", why=text, failures=[FailureRecord(message=text)]),
         ev.AgentFinished(**header, result=text, reason=text, duration_s=duration_s),
     ]
     path.write_bytes(b"".join(ev.encode(event) + b"\n" for event in events))

@@ -159,6 +159,36 @@ def test_it_says_who_failed_and_what_follows() -> None:
     )
 
 
+def test_it_says_what_the_nodes_decide_together() -> None:
+    up = (started(), formed(2), *workers_start())
+    assert said(started(), WAITING, ev.Parked(beside=2, reason="full"), 90.0).startswith(
+        " ◌ round 2 runs without this node, which waits as a spare (90 s) · "
+    )
+    over = ev.RoundEnded(
+        node="a_1",
+        ended=1,
+        action="membership",
+        reason="node b_2_abcdef is lost: it left",
+        by="b_2_abcdef",
+        spends_budget=False,
+        restarts=0,
+    )
+    stopped = ev.WorkersStopped()
+    assert said(*up, over, restart(spends_budget=False), STOPPING, stopped).startswith(
+        " ◌ restarting: node b_2 is lost: it left · "
+    )
+    report = ev.JobEnded(outcome="failed", why="too few nodes are left")
+    assert said(*up, report).startswith(" ✗ the job failed: too few nodes are left · ")
+
+
+def test_a_silent_store_is_shown_until_it_answers() -> None:
+    silent = ev.StoreSilent(where="a:29400", silent_s=3.0, limit_s=60.0)
+    up = (started(), formed(2), *workers_start())
+    assert said(*up, silent, 10.0).startswith(" ✗ the store at a:29400 does not answer, giving up in 47 s · ")
+    answers = ev.StoreAnswers(where="a:29400", silent_s=19.5)
+    assert said(*up, silent, 10.0, answers).startswith(" ● running · ")
+
+
 def test_names_from_outside_cannot_move_the_cursor() -> None:
     line = said(ev.RendezvousStarted(backend="c10d", run_id="a\x1b[2Jb\nc"))
     assert line.endswith("run a?[2Jb?c")

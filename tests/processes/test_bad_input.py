@@ -104,7 +104,17 @@ def test_a_port_in_use(rally: Rally, worker: Path, listening: int) -> None:
 @torch_needed
 def test_an_endpoint_whose_port_is_in_use(rally: Rally, worker: Path, listening: int) -> None:
     pytest.importorskip("torch")
-    job = rally("--nnodes", "2", "--master-port", f"{listening}", worker)
+    job = rally(
+        "--nnodes",
+        "2",
+        "--node-rank",
+        "0",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        f"{listening}",
+        worker,
+    )
     assert_refused(job, f"port {listening}", "in use by")
 
 
@@ -150,7 +160,7 @@ def test_a_static_endpoint_that_does_not_answer(rally: Rally, worker: Path, sile
     job = rally(
         "--quiet",
         *("--nnodes", "2", "--node-rank", "1", "--master-addr", "127.0.0.1", "--master-port", f"{silent}"),
-        *("--rdzv-conf", "timeout=1", worker),
+        *("--rdzv-backend", "static", "--rdzv-conf", "timeout=1", worker),
     )
     assert_refused(job, f"127.0.0.1:{silent} can't be reached", "tried for")
 
@@ -211,7 +221,8 @@ def test_numa_binding_without_a_gpu(rally: Rally, worker: Path) -> None:
 def test_a_busy_port_of_several_nodes_gets_a_remedy_that_helps(
     rally: Rally, worker: Path, listening: int
 ) -> None:
-    job = rally("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(listening), str(worker))
+    meeting = ("--master-addr", "127.0.0.1", "--master-port", str(listening))
+    job = rally("--nnodes", "2", "--node-rank", "0", *meeting, str(worker))
     assert_refused(job, f"port {listening}", "give another port, the same on every node")
 
 

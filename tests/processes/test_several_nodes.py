@@ -204,7 +204,7 @@ def test_a_node_that_joins_later_is_taken_in(rally: Rally, script: Script, tmp_p
 
 
 def test_two_nodes_with_fixed_ranks(rally: Rally, script: Script, tmp_path: Path, port: int) -> None:
-    meeting = ("--master-addr", "127.0.0.1", "--master-port", f"{port}")
+    meeting = ("--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", f"{port}")
     nodes = Nodes(rally, tmp_path, "2", meeting)
     worker = script(RANKS)
     nodes.start("--node-rank", "1", "--nproc-per-node", "2", worker)

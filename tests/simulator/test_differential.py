@@ -89,7 +89,7 @@ def test_both_do_the_same_where_nothing_fails(first: int) -> None:
     torch = TorchSubject(environment={FRESH_WORKER_STORE: "1"})
     for number in range(first, first + 50):
         scenario = small_scenario(number)
-        ours = what_happened(scenario, subject_named("rally"), seed=number)
+        ours = what_happened(scenario, subject_named("rally-over-c10d"), seed=number)
         theirs = what_happened(scenario, torch, seed=number)
         assert ours == theirs, scenario.name
         assert {result for _, result, _ in ours["ends"]} == {"SUCCEEDED"}, scenario.name
@@ -97,7 +97,7 @@ def test_both_do_the_same_where_nothing_fails(first: int) -> None:
 
 def test_by_default_torch_differs_only_in_where_the_workers_store_is() -> None:
     scenario = small_scenario(7)
-    ours = what_happened(scenario, subject_named("rally"), seed=7)["environments"]
+    ours = what_happened(scenario, subject_named("rally-over-c10d"), seed=7)["environments"]
     theirs = what_happened(scenario, subject_named("torch"), seed=7)["environments"]
     differing = {
         name

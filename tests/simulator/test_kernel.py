@@ -117,6 +117,102 @@ def test_the_timeout_of_an_earlier_wait_does_not_end_a_later_one() -> None:
     assert seen == [90]
 
 
+def test_many_waits_with_long_timeouts_leave_one_timer() -> None:
+    hub, woken = kernel(), []
+
+    def run() -> None:
+        for _ in range(1000):
+            woken.append(hub.park("an answer", 3600 * SECOND))
+        woken.append(hub.park("no answer", 3600 * SECOND))
+
+    task = hub.spawn(run, "asker")
+    for number in range(1000):
+        hub.call_at(number + 1, "answers", lambda: hub.wake(task))
+    hub.run(until_ns=2000)
+    assert woken == [True] * 1000
+    assert len(hub._times) == 1
+    steps = hub.steps
+    hub.run()
+    # The timer of the first wait went off too early for the last one, which costs no step.
+    assert (woken[-1], hub.now_ns, hub.steps - steps) == (False, 1000 + 3600 * SECOND, 1)
+
+
+def test_short_waits_between_long_ones_leave_few_timers() -> None:
+    hub, ends = kernel(), []
+
+    def run() -> None:
+        for _ in range(100):
+            hub.park("an answer", 1000)
+            hub.sleep(10)
+            ends.append(hub.now_ns)
+        assert hub.park("no answer", 500) is False
+        ends.append(hub.now_ns)
+
+    task = hub.spawn(run, "asker")
+    for number in range(100):
+        hub.call_at(11 * number + 1, "answers", lambda: hub.wake(task))
+    hub.run(until_ns=1100)
+    assert ends == [11 * (number + 1) for number in range(100)]
+    assert len(hub._times) <= 2
+    hub.run()
+    assert ends[-1] == 1100 + 500
+
+
+def test_a_wait_without_a_timeout_outlives_the_timer_of_an_earlier_one() -> None:
+    hub, seen = kernel(), []
+
+    def run() -> None:
+        hub.park("the first", 50)
+        seen.append(hub.park("the second"))
+
+    task = hub.spawn(run, "waiter")
+    hub.call_at(10, "wakes", lambda: hub.wake(task))
+    hub.call_at(50, "another thing", lambda: None)
+    hub.call_at(90, "wakes", lambda: hub.wake(task))
+    hub.run()
+    assert (seen, hub.now_ns) == ([True], 90)
+
+
+def test_who_goes_on_at_once_does_so_within_the_step() -> None:
+    hub, seen = kernel(), []
+
+    def run() -> None:
+        seen.append((hub.park("an answer", 100), hub.now_ns))
+        hub.sleep(5)
+        seen.append((False, hub.now_ns))
+
+    task = hub.spawn(run, "asker")
+    hub.call_at(10, "the answer", lambda: hub.go_on(task))
+    hub.run()
+    assert seen == [(True, 10), (False, 15)]
+    assert hub.steps == 3  # its start, the answer, the sleep
+    hub.go_on(task)  # it is done
+
+
+def test_who_goes_on_at_once_while_paused_does_so_later() -> None:
+    hub, box, seen = kernel(), Box(), []
+    task = hub.spawn(lambda: seen.append((hub.park("an answer", 20), hub.now_ns)), "asker", box)
+
+    def go_on() -> None:
+        box.paused = False
+        hub.resume(box)
+
+    hub.call_at(5, "pause", lambda: setattr(box, "paused", True))
+    hub.call_at(10, "the answer", lambda: hub.go_on(task))
+    hub.call_at(50, "resume", go_on)
+    hub.run()
+    assert seen == [(True, 50)]
+
+
+def test_only_a_happening_lets_a_task_go_on_at_once() -> None:
+    hub = kernel()
+    other = hub.spawn(lambda: hub.park("something"), "other")
+    hub.spawn(lambda: hub.go_on(other), "task", None, 5)
+    hub.run()
+    assert "only out of a happening" in str(hub.crashes[0][1])
+    hub.close()
+
+
 def test_waking_who_is_done_or_killed_does_nothing() -> None:
     hub = kernel()
     done, killed = hub.spawn(lambda: None, "done"), hub.spawn(lambda: hub.sleep(5), "killed")

@@ -288,6 +288,23 @@ def test_every_event_has_words_or_leaves_them_to_others() -> None:
         assert not (isinstance(event, silent) and words)
 
 
+def test_what_nodes_decide_together_is_told_where_it_is_decided() -> None:
+    lost = {"ended": 1, "action": "membership", "reason": "node b_2_abcdef is lost: it left", "restarts": 0}
+    rung = {"by": "a_1_0123ab", "spends_budget": False, **lost}
+    assert words_of(ev.RoundEnded(node="a_1", **rung)) == "rings the bell: node b_2 is lost"
+    assert words_of(ev.RoundEnded(node="c_3", **rung)) == ""
+    new = {"began": 2, "coordinator": "a_1_0123ab", "before": "b_2_abcdef"}
+    assert words_of(ev.CoordinatorChanged(node="a_1", **new)) == "coordinates from now on"
+    assert words_of(ev.CoordinatorChanged(node="c_3", **new)) == ""
+    assert (
+        words_of(ev.JoinHeld(node="a_1", joiner="b_2_abcdef", reason="", for_s=30)) == "holds b back for 30 s"
+    )
+    refused = {"joiner": "b_2_abcdef", "reason": "it differs"}
+    assert words_of(ev.JoinRefused(node="a_1", **refused)) == "refuses b"
+    assert words_of(ev.JoinRefused(node="b_2", **refused)) == "is refused"
+    assert words_of(ev.Parked(beside=2, reason="full")) == "is parked"
+
+
 # -- the package ----------------------------------------------------------------------------------------------
 
 

@@ -278,18 +278,19 @@ def test_where_torch_is_missing_it_says_so() -> None:
         "import sys; sys.modules['torch'] = None\n"
         "from simulator.subjects import subject_named\n"
         "from simulator.simulation import Scenario, Simulation\n"
-        "for subject in ('torch', 'rally'):\n"
+        "for subject in ('torch', 'rally-over-c10d'):\n"
         "    try:\n"
         "        Simulation(Scenario(nodes=2), subject_named(subject))\n"
         "    except Exception as error:\n"
         "        print(type(error).__name__, 'pip install torch' in str(error))\n"
-        "one = Simulation(Scenario(solo=True), subject_named('rally'))\n"
-        "print(one.run().nodes['node0'].result); one.close()\n"
+        "for scenario in (Scenario(solo=True), Scenario(nodes=2)):\n"
+        "    one = Simulation(scenario, subject_named('rally'))\n"
+        "    print(one.run().nodes['node0'].result); one.close()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.split("\n")[:3] == ["ConfigurationError True", "ConfigurationError True", "SUCCEEDED"]
+    assert done.stdout.split("\n")[:4] == ["ConfigurationError True"] * 2 + ["SUCCEEDED"] * 2
 
 
 def test_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:

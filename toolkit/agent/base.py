@@ -25,15 +25,18 @@ from toolkit.core.decisions import (
     Restart,
     after_membership,
     after_monitor,
+    after_round,
 )
 from toolkit.core.errors import (
+    RendezvousClosedError,
     SignalException,
     StoreTimeoutError,
     UnknownGroupState,
     death_signal,
     is_graceful_exit,
 )
-from toolkit.core.failures import cause_of
+from toolkit.core.failures import cause_of, failure_record, process_failure
+from toolkit.core.job_report import FailureRecord, culprit, in_order
 from toolkit.core.model import (
     DEFAULT_ROLE,
     RunResult,
@@ -44,8 +47,9 @@ from toolkit.core.model import (
     _RoleInstanceInfo,
 )
 from toolkit.core.restarts import PLAIN_BUDGET, PastRestart, RestartVerdict
+from toolkit.core.rounds import Over, Ring
 from toolkit.core.status import EventSource
-from toolkit.ports import Ports
+from toolkit.ports import JobRendezvous, Ports
 
 _ROLE_INFO = "torchelastic/role_info/"
 _ASSIGNED_RANKS = "torchelastic/assigned_ranks/"
@@ -98,6 +102,18 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         self._ports = ports
         self._reporter = Reporter(ports, self._run_id)
         self._past_restarts: tuple[PastRestart, ...] = ()
+        self._base: ranks.RankBase | None = None
+        self._over: Over | None = None
+        self._job_failed_of = ""
+        job = self._job
+        if job is not None:
+            job.attach(self._reporter.say)
+
+    @property
+    def _job(self) -> JobRendezvous | None:
+        """The rendezvous, if it is one that shares more than ranks."""
+        handler = self._worker_group.spec.rdzv_handler
+        return handler if hasattr(handler, "wait_for_end") else None
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:
         """The worker group; a live object that the agent changes."""
@@ -133,6 +149,8 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
 
     def _patience_s(self) -> float | None:
         """How long the loop may wait before it looks again, in seconds; None while it is woken by all changes."""
+        if self._job is not None:
+            return self._job.patience_s()
         return self._worker_group.spec.monitor_interval
 
     # -- the run --------------------------------------------------------------------------------------------
@@ -174,6 +192,8 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             raise
         finally:
             self._shut_down_with(death_sig)
+            if self._job is not None:
+                self._job.leave(_outcome_in_words(outcome)[1])
             self._total_execution_time = self._seconds_since(started_ns)
             self._say_finished(outcome, self._ports.clock.now_ns() - started_ns)
 
@@ -201,15 +221,16 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         while True:
             self._wait_for_change()
             result = self._monitor_workers(self._worker_group)
-            self._enter(result.state)
+            decision = self._decide(result) if self._job is None else self._decide_together(self._job, result)
             self._put_loop_metrics(result.state)
-            decision = self._decide(result)
             if self._carry_out(decision, result):
                 return result
 
     def _wait_for_change(self) -> None:
         self._heed_signals()
-        self._ports.bell.wait(self._patience_s())
+        # Its ring may have been used up by another wait.
+        if self._job is None or self._job.over() is None:
+            self._ports.bell.wait(self._patience_s())
         self._heed_signals()
 
     def _heed_signals(self) -> None:
@@ -219,6 +240,7 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             raise SignalException(f"process {self._ports.host.pid()} got {sigval.name}", sigval)
 
     def _decide(self, result: RunResult) -> Decision:
+        self._enter(result.state)
         decision = after_monitor(result.state, self._restart_verdict(result))
         if not isinstance(decision, Continue):
             return decision
@@ -227,6 +249,52 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         if waiting > 0:
             self._reporter.say(events.MembershipChanged, nodes_waiting=waiting)
         return after_membership(waiting, self._worker_group.group_rank)
+
+    def _decide_together(self, job: JobRendezvous, result: RunResult) -> Decision:
+        """What follows for this node, where one decision is made for all nodes of the job."""
+        self._over = None
+        match result.state:
+            case WorkerState.HEALTHY:
+                self._over = job.over()
+            case WorkerState.SUCCEEDED:
+                self._over = job.succeed()
+            case WorkerState.UNHEALTHY | WorkerState.FAILED:
+                self._enter(result.state)
+                self._over = self._propose(job, result)
+        if self._over is None:
+            self._enter(result.state)
+            return after_monitor(result.state, None)
+        if result.state == WorkerState.HEALTHY:
+            self._enter(result.state)
+        self._say_over(self._over)
+        return after_round(self._over)
+
+    def _propose(self, job: JobRendezvous, result: RunResult) -> Over:
+        proposed = after_monitor(result.state, self._restart_verdict(result))
+        records = self._failure_records(result)
+        if isinstance(proposed, Restart):
+            what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
+            ring = Ring(
+                action="restart",
+                reason=what,
+                by=self._reporter.node,
+                cause=cause_of(result.failures).key,
+                spends=True,
+                delay_s=proposed.delay_s,
+            )
+            return job.fail(records, ring, what)
+        assert isinstance(proposed, Fail), "a failed group is started again, or the job has failed"
+        what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
+        return job.fail(records, None, what)
+
+    def _failure_records(self, result: RunResult) -> list[FailureRecord]:
+        """Who failed on this node, in that order, as the other nodes are told."""
+        local = {worker.global_rank: worker.local_rank for worker in self._worker_group.workers}
+        role, host = self._worker_group.spec.role, self._ports.host.hostname()
+        return [
+            failure_record(failure, rank, local.get(rank, -1), role, self._reporter.node, host)
+            for rank, failure in result.failures.items()
+        ]
 
     def _restart_verdict(self, result: RunResult) -> RestartVerdict | None:
         if result.state not in (WorkerState.UNHEALTHY, WorkerState.FAILED):
@@ -248,20 +316,24 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
                 return False
             case Finish():
                 self._say_decision(decision)
-                self._exit_barrier()
+                if self._job is None:
+                    self._exit_barrier()
+                else:
+                    self._end_together(self._job, result)
                 return True
             case Restart():
                 self._spend_restart(decision, result)
                 self._say_decision(decision)
                 self._pause_before_restart(decision.delay_s)
-                self._restart_workers(self._worker_group)
-                return False
+                return self._restart_or_end(result)
             case Fail():
                 self._say_decision(decision)
                 self._stop_workers(self._worker_group)
                 self._enter(WorkerState.FAILED)
                 # torch leaves UNHEALTHY here, which its launcher takes for success.
                 result.state = WorkerState.FAILED
+                if self._job is not None:
+                    self._tell_of_job(self._job, result)
                 return True
             case Abort():
                 self._say_decision(decision)
@@ -271,13 +343,38 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             case _:
                 assert_never(decision)
 
+    def _restart_or_end(self, result: RunResult) -> bool:
+        """Restart the workers. Returns whether the job has failed meanwhile, and the run with it."""
+        try:
+            self._restart_workers(self._worker_group)
+        except RendezvousClosedError:
+            if self._job is None:
+                raise
+            self._enter(WorkerState.FAILED)
+            result.state = WorkerState.FAILED
+            self._tell_of_job(self._job, result)
+            return True
+        return False
+
     def _spend_restart(self, decision: Restart, result: RunResult) -> None:
         if not decision.spends_budget:
+            return
+        if self._over is not None:
+            self._count_restarts(self._over.restarts)
+            self._remember_restart(self._over.cause)
             return
         # With a window old restarts come back into the budget; torch's count of what remains can't say so.
         self._remaining_restarts = max(0, self._remaining_restarts - 1)
         self._reporter.restart_count += 1
-        restart = PastRestart(self._ports.clock.now_ns(), cause_of(result.failures).key)
+        self._remember_restart(cause_of(result.failures).key)
+
+    def _count_restarts(self, restarts: int) -> None:
+        """Take the job's count for this agent's own."""
+        self._reporter.restart_count = restarts
+        self._remaining_restarts = max(0, self._worker_group.spec.max_restarts - restarts)
+
+    def _remember_restart(self, cause: str) -> None:
+        restart = PastRestart(self._ports.clock.now_ns(), cause)
         self._past_restarts = (*self._past_restarts[-_HISTORY_MAX:], restart)
 
     def _pause_before_restart(self, delay_s: float) -> None:
@@ -297,12 +394,14 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         spec = worker_group.spec
         self._reporter.say(events.RendezvousStarted, backend=spec.rdzv_handler.get_backend())
         try:
-            with self._ports.interrupts.interruptible():
-                self._form_group(worker_group)
+            if self._job is not None:
+                info = self._form_group(worker_group)  # its waits heed signals themselves
+            else:
+                with self._ports.interrupts.interruptible():
+                    info = self._form_group(worker_group)
         except Exception as error:
             self._reporter.say(events.RendezvousFailed, error=f"{type(error).__name__}: {error}")
             raise
-        self._reporter.round += 1
         workers = worker_group.workers
         self._reporter.say(
             events.RendezvousCompleted,
@@ -313,13 +412,21 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             master_addr=str(worker_group.master_addr),
             master_port=int(worker_group.master_port or 0),
             global_ranks=[worker.global_rank for worker in workers],
+            seat=getattr(info, "seat", -1),
+            coordinator=getattr(info, "coordinator", ""),
         )
 
-    def _form_group(self, worker_group: WorkerGroup) -> None:
+    def _form_group(self, worker_group: WorkerGroup) -> Any:
         spec = worker_group.spec
         with self.record_duration("RENDEZVOUS"):
             info = spec.rdzv_handler.next_rendezvous()
         self._store = info.store
+        self._base = getattr(info, "base", None)
+        if self._job is None:
+            self._reporter.round += 1
+        else:
+            self._reporter.round, self._reporter.epoch = info.round, info.epoch
+            self._count_restarts(info.restarts)
         with self.record_duration("ASSIGN_WORKER_RANKS"):
             workers = self._assign_worker_ranks(info.store, info.rank, info.world_size, spec)
         worker_group.workers = workers
@@ -329,6 +436,7 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         bootstrap = info.bootstrap_store_info
         worker_group.master_addr = spec.master_addr or bootstrap.master_addr
         worker_group.master_port = spec.master_port or bootstrap.master_port
+        return info
 
     @profiled("SimpleElasticAgent._assign_worker_ranks")
     def _assign_worker_ranks(
@@ -337,8 +445,11 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         """The ranks of this node's workers, `[local_world_size]`.
 
         Each agent writes what it has, rank 0 reads all of it and writes every node's rank base. The environment
-        variable `TORCH_ELASTIC_WORKER_IDENTICAL=1` says that all nodes are alike, which needs no exchange.
+        variable `TORCH_ELASTIC_WORKER_IDENTICAL=1` says that all nodes are alike, which needs no exchange. Nor does a
+        rendezvous that gives out the ranks itself.
         """
+        if self._base is not None:
+            return ranks.workers_of(self._base, spec.local_world_size)
         if self._ports.host.environment().get("TORCH_ELASTIC_WORKER_IDENTICAL", "0") == "1":
             base = ranks.identical_nodes(group_rank, group_world_size, spec.local_world_size)
             return ranks.workers_of(base, spec.local_world_size)
@@ -366,6 +477,9 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         """Form the group and start its workers. Workers of before must have been stopped."""
         self._heed_signals()
         self._rendezvous(worker_group)
+        # An agent that was stopped in between belongs to a round that is over: it starts nothing.
+        while self._job is not None and not self._job.still_in():
+            self._rendezvous(worker_group)
         self._heed_signals()
         for local_rank, worker_id in self._start_workers(worker_group).items():
             worker = worker_group.workers[local_rank]
@@ -409,6 +523,40 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
             self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
 
+    def _end_together(self, job: JobRendezvous, result: RunResult) -> None:
+        """Wait until all nodes have ended, as long as they live; a failure elsewhere is this node's result, too."""
+        started_ns = self._ports.clock.now_ns()
+        members = int(self._worker_group.group_world_size or 1)
+        self._reporter.say(events.BarrierEntered, members=members, timeout_s=0.0)
+        outcome, detail = "complete", ""
+        self._in_exit_barrier = True
+        try:
+            over = job.wait_for_end()
+            if over.kind != "succeeded":
+                outcome, detail = "failed", over.reason
+                result.state = WorkerState.FAILED
+        except Exception as error:
+            outcome, detail = _barrier_outcome(error), str(error)
+            if outcome == "interrupted":
+                raise
+            result.state = WorkerState.FAILED
+        finally:
+            self._in_exit_barrier = False
+            waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
+            self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
+        self._tell_of_job(job, result)
+
+    def _tell_of_job(self, job: JobRendezvous, result: RunResult) -> None:
+        """Say how the job ended, as all its nodes do; who failed first comes first in the result, too."""
+        report = job.report()
+        failures = list(report.failures) or in_order(self._failure_records(result))
+        self._job_failed_of = report.why
+        self._reporter.say(events.JobEnded, outcome=report.outcome, why=report.why, failures=failures)
+        first = culprit(failures)
+        if result.is_failed() and first is not None:
+            own = result.failures.pop(first.global_rank, None)
+            result.failures = {first.global_rank: own or process_failure(first), **result.failures}
+
     # -- typed events ---------------------------------------------------------------------------------------
 
     def _say_started(self) -> None:
@@ -424,6 +572,20 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             entrypoint=spec.get_script_name(),
         )
 
+    def _say_over(self, over: Over) -> None:
+        if over.kind in ("restart", "membership"):
+            self._reporter.say(
+                events.RoundEnded,
+                ended=self._reporter.round,
+                action=over.kind,
+                reason=over.reason,
+                by=over.by,
+                spends_budget=over.spends,
+                restarts=over.restarts,
+            )
+        elif over.kind == "evicted":
+            self._reporter.say(events.Evicted, left=self._reporter.round, reason=over.reason)
+
     def _say_decision(self, decision: Finish | Restart | Fail | Abort) -> None:
         self._reporter.say(
             events.DecisionMade,
@@ -436,7 +598,7 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
 
     def _say_finished(self, outcome: RunResult | BaseException | None, took_ns: int) -> None:
         failed = sorted(outcome.failures) if isinstance(outcome, RunResult) else []
-        result, reason = _outcome_in_words(outcome)
+        result, reason = _outcome_in_words(outcome, self._job_failed_of)
         self._reporter.say(
             events.AgentFinished, result=result, reason=reason, duration_s=took_ns / 1e9, failed_ranks=failed
         )
@@ -448,14 +610,15 @@ def _barrier_outcome(error: Exception) -> str:
     return "timeout" if isinstance(error, StoreTimeoutError) else "error"
 
 
-def _outcome_in_words(outcome: RunResult | BaseException | None) -> tuple[str, str]:
+def _outcome_in_words(outcome: RunResult | BaseException | None, why: str = "") -> tuple[str, str]:
+    """The result and the reason of an agent's end; `why` is what its job failed of."""
     match outcome:
         case RunResult(state=WorkerState.STOPPED):
             return outcome.state.value, "the rendezvous had no place for this node"
         case RunResult():
             return (
                 outcome.state.value,
-                "the workers failed" if outcome.is_failed() else "all workers succeeded",
+                (why or "the workers failed") if outcome.is_failed() else "all workers succeeded",
             )
         case None:
             return "ERROR", "the agent was ended from outside"

@@ -8,12 +8,15 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import msgspec
+
 from toolkit.agent.base import SimpleElasticAgent
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
 from toolkit.core.errors import LaunchError
 from toolkit.core.failures import failure_of, result_of, signal_name
+from toolkit.core.job_report import TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
     LaunchPlan,
@@ -24,9 +27,6 @@ from toolkit.core.launch_plan import (
 )
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.ports import Ports, Workers
-
-#: how much of a traceback goes into an event, in characters from its end
-TRACEBACK_MAX = 8_000
 
 
 class LaunchedAgent(SimpleElasticAgent):
@@ -64,6 +64,8 @@ class LaunchedAgent(SimpleElasticAgent):
 
     def _patience_s(self) -> float | None:
         handler = self._worker_group.spec.rdzv_handler
+        if self._job is not None:
+            return super()._patience_s()
         # Exits, signals and, where the rendezvous can, arrivals ring the bell: then there is nothing to poll for.
         return None if getattr(handler, "rings_bell", False) is True else super()._patience_s()
 
@@ -121,6 +123,17 @@ class LaunchedAgent(SimpleElasticAgent):
         result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
         return result
+
+    def _failure_records(self, result: RunResult) -> list[FailureRecord]:
+        now_ns = self._ports.clock.now_ns()
+        ends = {end.local_rank: end for end in (self._workers.exits() if self._workers is not None else ())}
+        return [
+            msgspec.structs.replace(
+                record,
+                age_s=(now_ns - ends[record.local_rank].at_ns) / 1e9 if record.local_rank in ends else 0.0,
+            )
+            for record in super()._failure_records(result)
+        ]
 
     @profiled("LocalElasticAgent._stop_workers")
     def _stop_workers(self, worker_group: WorkerGroup) -> None:

@@ -32,6 +32,8 @@ class Reporter:
         self._ports = ports
         self._seq = 0
         self._ask_run_id = run_id
+        # The rendezvous speaks from a thread of its own; numbers must be without gaps and in their order.
+        self._lock = ports.tasks.new_lock()
 
     @cached_property
     def run_id(self) -> str:
@@ -39,21 +41,22 @@ class Reporter:
         return self._ask_run_id()
 
     def say(self, kind: type[Event], **fields: Any) -> None:
-        """Emit one event."""
-        self._seq += 1
-        self._ports.events.emit(
-            kind(
-                run_id=self.run_id,
-                node=self.node,
-                seq=self._seq,
-                mono_ns=self._ports.clock.now_ns(),
-                wall_ns=self._ports.clock.wall_ns(),
-                round=self.round,
-                epoch=self.epoch,
-                restart_count=self.restart_count,
-                **fields,
+        """Emit one event. Safe in any thread."""
+        with self._lock:
+            self._seq += 1
+            self._ports.events.emit(
+                kind(
+                    run_id=self.run_id,
+                    node=self.node,
+                    seq=self._seq,
+                    mono_ns=self._ports.clock.now_ns(),
+                    wall_ns=self._ports.clock.wall_ns(),
+                    round=self.round,
+                    epoch=self.epoch,
+                    restart_count=self.restart_count,
+                    **fields,
+                )
             )
-        )
 
 
 class HasPorts(Protocol):

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from toolkit.core.model import WorkerState
 from toolkit.core.restarts import RestartVerdict
+from toolkit.core.rounds import Over
 
 _S = WorkerState
 
@@ -93,6 +94,19 @@ def after_monitor(state: WorkerState, verdict: RestartVerdict | None) -> Decisio
             return Abort(f"worker group is in state {state.value} while it should be running")
         case _:
             assert_never(state)
+
+
+def after_round(over: Over) -> Decision:
+    """What follows for a member from what became of its round, which was decided for all."""
+    match over.kind:
+        case "restart" | "membership" | "evicted":
+            return Restart(over.reason, over.spends, over.delay_s)
+        case "failed":
+            return Fail(over.reason)
+        case "succeeded":
+            return Finish(over.reason)
+        case _:
+            assert_never(over.kind)
 
 
 def after_membership(nodes_waiting: int, group_rank: int | None) -> Decision:

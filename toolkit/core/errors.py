@@ -9,9 +9,11 @@ RallyError
 │   ├── RendezvousTimeoutError
 │   ├── RendezvousConnectionError
 │   ├── RendezvousStateError
+│   ├── RendezvousRefusedError           this node may not take part; says why and what to do
 │   └── RendezvousGracefulExitError      this node is not needed; not a failure
 ├── StoreError
-│   └── StoreTimeoutError (TimeoutError) a key did not come in time; names the keys and the wait
+│   ├── StoreTimeoutError (TimeoutError) a key did not come in time; names the keys and the wait
+│   └── StoreLostError                   the store of the job is gone; names its address
 ├── RecordingError                       a run directory that can't be read or written
 ├── UnknownGroupState                    the worker group is in a state from which no decision follows
 └── SignalException                      the agent was told to end; carries `sigval`
@@ -60,6 +62,10 @@ class RendezvousStateError(RendezvousError):
     """The rendezvous state is corrupt."""
 
 
+class RendezvousRefusedError(RendezvousError):
+    """The job does not take this node: it differs from the others in something they must share."""
+
+
 class RendezvousGracefulExitError(RendezvousError):
     """This node was not included in the round and leaves; not a failure."""
 
@@ -70,6 +76,10 @@ class StoreError(RallyError):
 
 class StoreTimeoutError(StoreError, TimeoutError):
     """A key did not come into being in time."""
+
+
+class StoreLostError(StoreError):
+    """The store where the nodes of a job meet can't be reached any more. Names its address."""
 
 
 class RecordingError(RallyError):

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from toolkit.core.job_report import FailureRecord
+
 VERSION = 1
 
 
@@ -69,7 +71,11 @@ class RendezvousStarted(Event, frozen=True, kw_only=True, tag="rendezvous_starte
 
 
 class RendezvousCompleted(Event, frozen=True, kw_only=True, tag="rendezvous_completed"):
-    """The group has formed and ranks are assigned. `global_ranks` has the shape `[local_world_size]`."""
+    """The group has formed and ranks are assigned. `global_ranks` has the shape `[local_world_size]`.
+
+    `seat` counts the nodes as they came, and `coordinator` is the one that decided; -1 and empty where the rendezvous
+    has no such thing.
+    """
 
     group_rank: int
     group_world_size: int
@@ -78,12 +84,124 @@ class RendezvousCompleted(Event, frozen=True, kw_only=True, tag="rendezvous_comp
     master_addr: str
     master_port: int
     global_ranks: list[int]
+    seat: int = -1
+    coordinator: str = ""
 
 
 class RendezvousFailed(Event, frozen=True, kw_only=True, tag="rendezvous_failed"):
     """The group did not form."""
 
     error: str
+
+
+class SeatTaken(Event, frozen=True, kw_only=True, tag="seat_taken"):
+    """The agent has asked for a seat in round `gathering`, and waits for what the coordinator says."""
+
+    gathering: int
+    seat: int
+    store: str
+
+
+class Parked(Event, frozen=True, kw_only=True, tag="parked"):
+    """A round has formed without this agent; it waits beside it."""
+
+    beside: int
+    reason: str
+
+
+class RoundFormed(Event, frozen=True, kw_only=True, tag="round_formed"):
+    """Said by the coordinator: who is in round `formed`, by group rank, and who waits beside it."""
+
+    formed: int
+    members: list[str]
+    parked: list[str] = []
+
+
+class RoundEnded(Event, frozen=True, kw_only=True, tag="round_ended"):
+    """The bell: round `ended` is over before its time.
+
+    Args:
+        action: "restart" after a failure, "membership" because nodes came or went.
+        reason: in words.
+        by: the node that decided it for all.
+        spends_budget: whether it counts against the budget.
+        restarts: of the job that spent the budget, this one included.
+    """
+
+    ended: int
+    action: str
+    reason: str
+    by: str
+    spends_budget: bool
+    restarts: int
+
+
+class Evicted(Event, frozen=True, kw_only=True, tag="evicted"):
+    """The job went on without this agent, which was silent for too long. It stops its workers and asks anew."""
+
+    left: int
+    reason: str
+
+
+class LeaseLost(Event, frozen=True, kw_only=True, tag="lease_lost"):
+    """Said by the coordinator that noticed it: `lost` left, or its counter stood for `stood_s` seconds."""
+
+    lost: str
+    reason: str
+    stood_s: float
+
+
+class StoreSilent(Event, frozen=True, kw_only=True, tag="store_silent"):
+    """The store of the job at `where` has not answered this agent for `silent_s` seconds; after `limit_s` it ends."""
+
+    where: str
+    silent_s: float
+    limit_s: float
+
+
+class StoreAnswers(Event, frozen=True, kw_only=True, tag="store_answers"):
+    """The store of the job answers again."""
+
+    where: str
+    silent_s: float
+
+
+class CoordinatorChanged(Event, frozen=True, kw_only=True, tag="coordinator_changed"):
+    """`coordinator` decides from now on, in epoch `began`; `before` did until then. Said by each agent."""
+
+    began: int
+    coordinator: str
+    before: str
+    reason: str = ""
+
+
+class JoinHeld(Event, frozen=True, kw_only=True, tag="join_held"):
+    """Said by the coordinator: `joiner` has to wait for `for_s` seconds before a round is restarted for it."""
+
+    joiner: str
+    reason: str
+    for_s: float
+
+
+class JoinRefused(Event, frozen=True, kw_only=True, tag="join_refused"):
+    """`joiner` may not take part. Said by the coordinator and by the joiner."""
+
+    joiner: str
+    reason: str
+
+
+class JobEnded(Event, frozen=True, kw_only=True, tag="job_ended"):
+    """How the whole job ended; the same from all of its agents.
+
+    Args:
+        outcome: "succeeded" or "failed".
+        why: in words.
+        failures: of the last round, who failed first at the top (`core/job_report.py`).
+    """
+
+    outcome: str
+    why: str = ""
+    failures: list[FailureRecord] = []
 
 
 class WorkersStarting(Event, frozen=True, kw_only=True, tag="workers_starting"):
@@ -234,6 +352,18 @@ AnyEvent = (
     | RendezvousStarted
     | RendezvousCompleted
     | RendezvousFailed
+    | SeatTaken
+    | Parked
+    | RoundFormed
+    | RoundEnded
+    | Evicted
+    | LeaseLost
+    | StoreSilent
+    | StoreAnswers
+    | CoordinatorChanged
+    | JoinHeld
+    | JoinRefused
+    | JobEnded
     | WorkersStarting
     | WorkerStarted
     | WorkersStarted

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
@@ -85,6 +86,50 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     summary = ProcessFailure.summary(first) if first.error_file != NOT_AVAILABLE else ""
     return FailureCause(codes, f"{how}: {summary}" if summary else how)
+
+
+def failure_record(
+    failure: ProcessFailure, global_rank: int, local_rank: int, role: str, node: str, host: str
+) -> FailureRecord:
+    """What the other nodes are told of a failure here."""
+    # Called so because a subclass of the agent may bring torch's failures.
+    message = ProcessFailure.summary(failure)[:MESSAGE_MAX]
+    traceback = ProcessFailure.traceback(failure)[-TRACEBACK_MAX:]
+    died_of = signal_name(failure.exitcode)
+    return FailureRecord(
+        node=node,
+        host=host,
+        global_rank=global_rank,
+        local_rank=local_rank,
+        role=role,
+        pid=failure.pid,
+        exit_code=None if failure.exitcode < 0 else failure.exitcode,
+        signal=died_of,
+        message=message,
+        traceback=traceback,
+        hand=hand_of(died_of, message, traceback),
+        timestamp=int(failure.timestamp),
+    )
+
+
+def process_failure(record: FailureRecord) -> ProcessFailure:
+    """A failure on another node in torch's shape."""
+    code = -_number_of(record.signal) if record.exit_code is None else record.exit_code
+    return ProcessFailure(
+        local_rank=record.local_rank,
+        pid=record.pid,
+        exitcode=code,
+        message=record.words(),
+        timestamp=record.timestamp,
+    )
+
+
+def _number_of(name: str) -> int:
+    """The inverse of `signal_name`; SIGKILL for what is none."""
+    if name in signal.Signals.__members__:
+        return signal.Signals[name]
+    number = name.removeprefix("signal ")
+    return int(number) if number.isdecimal() else signal.SIGKILL
 
 
 def exit_code_of(result: RunResult) -> int:

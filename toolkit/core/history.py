@@ -13,9 +13,20 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from toolkit.core import events
+from toolkit.core.job_story import JobStory
+from toolkit.core.moment import Moment, seconds_between
 
 NodeState = Literal[
-    "starting", "rendezvous", "launching", "running", "stopping", "stopped", "barrier", "ending", "finished"
+    "starting",
+    "rendezvous",
+    "parked",
+    "launching",
+    "running",
+    "stopping",
+    "stopped",
+    "barrier",
+    "ending",
+    "finished",
 ]
 RankState = Literal["running", "succeeded", "failed", "stopped", "unkillable"]
 JobState = Literal[
@@ -30,28 +41,6 @@ JobState = Literal[
     "stopped",
     "error",
 ]
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """When something happened on one node.
-
-    Args:
-        mono_ns: the node's monotonic clock.
-        wall_ns: the node's wall clock, nanoseconds since the Unix epoch.
-    """
-
-    mono_ns: int
-    wall_ns: int
-
-
-def seconds_between(start: Moment | None, end: Moment | None) -> float | None:
-    """Seconds on the monotonic clock of the one node that both are from; None if either is missing.
-
-    Never negative, and never more than some 30 years: a recording may say anything.
-    """
-    if start is None or end is None:
-        return None
-    return min(max(end.mono_ns - start.mono_ns, 0), 10**18) / 1e9
 
 
 class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,11 +108,17 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One rendezvous as one node saw it.
 
     Args:
-        number: the node's own count.
+        number: the job's count with our rendezvous, whose `epoch` is above 0; else the node's own.
+        started: None if the recording does not have it, and for a node that waited parked.
         completed: None until the group has formed.
+        seat: counts the nodes as they asked for one; -1 for the coordinator's own, and where there are none.
+        coordinator: the node that formed it, with our rendezvous.
     """
 
     number: int
+    epoch: int = 0
+    seat: int = -1
+    coordinator: str = ""
     started: Moment | None = None
     completed: Moment | None = None
     error: str = ""
@@ -145,7 +140,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         life: which start of the node's agent this belongs to, from 1.
         incarnation: the one that was given up.
-        round: the node's count of rendezvous rounds when it was decided.
+        round: that was given up, by the count of `Round.number`.
         spends_budget: whether it counts against `max_restarts`; a change of membership does not.
         noticed: the first failure, or the moment at which waiting nodes were seen.
         decided: when the agent decided on it.
@@ -203,7 +198,10 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Barrier(msgspec.Struct, frozen=True, kw_only=True):
-    """The exit barrier as one node saw it; `outcome` is empty while it waits."""
+    """The exit barrier as one node saw it; `outcome` is empty while it waits.
+
+    A timeout of 0 is no limit: with our rendezvous nodes wait for the others as long as those live.
+    """
 
     members: int
     timeout_s: float
@@ -233,6 +231,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         dropped: events that the agent itself says it could not write.
         repeated: events left out because their number had been seen.
         ranks: by local rank.
+        evictions: how often the job went on without it, because it was silent for too long.
         restarts: the latest of them; `restarts_total` counts all.
         result: how it ended, as in `AgentFinished`; empty while it has not.
     """
@@ -265,6 +264,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     repeated: int = 0
     ranks: Mapping[int, Rank] = {}
+    evictions: int = 0
     first_failed: int | None = None
     failed_at: Moment | None = None
     rounds: tuple[Round, ...] = ()
@@ -286,6 +286,7 @@ FailureKey: TypeAlias = tuple[str, int, int, int]
 
 #: worst first: the result of the job is the worst of its nodes, save that a node that left says nothing
 _RESULTS_BY_WEIGHT = ("FAILED", "ERROR", "UNKNOWN", "SIGNAL", "SUCCEEDED", "STOPPED")
+_RESULT_OF_OUTCOME = {"succeeded": "SUCCEEDED", "failed": "FAILED"}
 _STATE_OF_RESULT: dict[str, JobState] = {
     "SUCCEEDED": "succeeded",
     "FAILED": "failed",
@@ -300,6 +301,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         nodes: by name, in the order of their first event.
         failures: in the order of their events; between nodes that is only as good as their wall clocks.
+        job: what the nodes decided together, with our rendezvous.
         sessions: jobs that ran one after another into this recording; only the last one is told.
         ignored: events that a bound kept out.
     """
@@ -307,14 +309,22 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     nodes: Mapping[str, Node] = {}
     failures: Mapping[FailureKey, Failure] = {}
+    job: JobStory = JobStory()
     sessions: int = 1
     ignored: int = 0
 
     @property
     def result(self) -> str:
-        """The worst result of the nodes, or an empty string while one has not finished."""
-        nodes = self.nodes.values()
-        return worst_result(nodes) if nodes and all(node.result for node in nodes) else ""
+        """The job's own, if its nodes told it, else the worst of the nodes; empty while one has not finished.
+
+        A node that the others know to be lost keeps nobody waiting.
+        """
+        lost = {lost.node for lost in self.job.lost}
+        nodes = [node for node in self.nodes.values() if node.result or node.name not in lost]
+        if not nodes or not all(node.result for node in nodes):
+            return ""
+        outcome = self.job.outcome
+        return _RESULT_OF_OUTCOME.get(outcome.outcome if outcome else "", "") or worst_result(nodes)
 
     @property
     def state(self) -> JobState:
@@ -327,8 +337,10 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it ended, in the words of the first node with the job's result; empty while it has not."""
-        result = self.result
+        """Why it ended, in the words of the job or else the first node with its result; empty while it has not."""
+        result, outcome = self.result, self.job.outcome
+        if result and outcome is not None and outcome.why:
+            return outcome.why
         return next((node.reason for node in self.nodes.values() if result and node.result == result), "")
 
     @property
@@ -363,8 +375,16 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rounds(self) -> int:
-        """Rendezvous rounds, as the node that saw most of them counts."""
+        """Rendezvous rounds: the job's number with our rendezvous, else of the node that saw most of them."""
         return max((node.round for node in self.nodes.values()), default=0)
+
+    @property
+    def restarts_total(self) -> int:
+        """Restarts whatever the reason: of the job where rounds are its own, else of the node that had most."""
+        of_nodes = max((node.restarts_total for node in self.nodes.values()), default=0)
+        # A node that came late has seen less than the number of its round tells.
+        of_job = max((node.round - 1 for node in self.nodes.values() if node.epoch > 0), default=0)
+        return max(of_nodes, of_job, 0)
 
     @property
     def restarts(self) -> list[Restart]:
@@ -403,6 +423,6 @@ def _state_while_running(nodes: Iterable[Node]) -> JobState:
         return "restarting"
     if "running" in states:
         return "running"
-    if "rendezvous" in states:
+    if states & {"rendezvous", "parked"}:
         return "rendezvous"
     return "ending" if states & {"stopping", "stopped"} else "starting"

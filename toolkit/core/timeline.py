@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events
+from toolkit.core import events, job_story
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -20,7 +20,6 @@ from toolkit.core.history import (
     FailureKey,
     Incarnation,
     JobState,
-    Moment,
     Node,
     NodeState,
     Rank,
@@ -29,9 +28,11 @@ from toolkit.core.history import (
     Round,
     Signal,
     Timeline,
-    seconds_between,
     worst_result,
 )
+from toolkit.core.job_story import JobStory
+from toolkit.core.moment import Moment, seconds_between
+from toolkit.core.words import without_tokens
 
 __all__ = [
     "fold",
@@ -41,6 +42,7 @@ __all__ = [
     "FailureKey",
     "Incarnation",
     "JobState",
+    "JobStory",
     "Moment",
     "Node",
     "NodeState",
@@ -97,6 +99,7 @@ class _Draft:
         self.run_id = start.run_id
         self.nodes = dict(start.nodes)
         self.failures = dict(start.failures)
+        self.job = start.job
         self.sessions = start.sessions
         self.ignored = start.ignored
 
@@ -105,6 +108,7 @@ class _Draft:
             run_id=self.run_id,
             nodes=self.nodes,
             failures=self.failures,
+            job=self.job,
             sessions=self.sessions,
             ignored=self.ignored,
         )
@@ -117,6 +121,7 @@ class _Draft:
         at = Moment(event.mono_ns, event.wall_ns)
         step = _STEPS.get(type(event))
         self.nodes[event.node] = step(self, node, event, at) if step else node
+        self.job = job_story.told(self.job, event, at)
 
     def _node_for(self, event: Event) -> Node | None:
         """The node with the header of `event` taken in, or None if the event is left out."""
@@ -144,6 +149,7 @@ class _Draft:
             # The job had ended: what follows is another one.
             self.nodes.clear()
             self.failures.clear()
+            self.job = JobStory()
             self.sessions += 1
             return _with_header(Node(name=node.name), event)
         reborn = Node(
@@ -157,6 +163,7 @@ class _Draft:
             restarts=node.restarts,
             restarts_total=node.restarts_total,
             time_lost_s=node.time_lost_s,
+            evictions=node.evictions,
         )
         return _with_header(reborn, event)
 
@@ -260,6 +267,9 @@ def _rendezvous_completed(draft: _Draft, node: Node, event: events.RendezvousCom
     formed = replace(
         begun,
         number=event.round,
+        epoch=event.epoch,
+        seat=event.seat,
+        coordinator=without_tokens(event.coordinator),
         completed=at,
         group_rank=event.group_rank,
         group_world_size=event.group_world_size,
@@ -281,6 +291,17 @@ def _rendezvous_completed(draft: _Draft, node: Node, event: events.RendezvousCom
 def _rendezvous_failed(draft: _Draft, node: Node, event: events.RendezvousFailed, at: Moment) -> Node:
     earlier, begun = _round_begun(node, event.round + 1)
     return replace(node, state="ending", rounds=_appended(earlier, replace(begun, error=event.error)))
+
+
+def _parked(draft: _Draft, node: Node, event: events.Parked, at: Moment) -> Node:
+    # It may wait for hours: that is no time that the round takes, and none that a restart costs.
+    earlier, begun = _round_begun(node, event.beside + 1)
+    waiting = replace(begun, started=None)
+    return replace(node, state="parked", restarting=False, rounds=_appended(earlier, waiting))
+
+
+def _evicted(draft: _Draft, node: Node, event: events.Evicted, at: Moment) -> Node:
+    return replace(node, evictions=node.evictions + 1)
 
 
 def _round_begun(node: Node, number: int) -> tuple[tuple[Round, ...], Round]:
@@ -400,7 +421,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         life=node.life,
         incarnation=node.incarnation,
         round=event.round,
-        reason=event.reason,
+        reason=without_tokens(event.reason),
         spends_budget=event.spends_budget,
         delay_s=event.delay_s,
         noticed=node.failed_at or node.arrivals_seen,
@@ -514,6 +535,8 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.RendezvousStarted: _rendezvous_started,
     events.RendezvousCompleted: _rendezvous_completed,
     events.RendezvousFailed: _rendezvous_failed,
+    events.Parked: _parked,
+    events.Evicted: _evicted,
     events.WorkersStarting: _workers_starting,
     events.WorkerStarted: _worker_started,
     events.WorkersStarted: _workers_started,

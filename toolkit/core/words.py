@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 #: how many keys of a store an error names
 _NAMED_MAX = 8
+#: what tells an agent from another of the same host and pid, in the names that the nodes of a job have for each other
+_TOKEN = re.compile(r"(_\d+)_[0-9a-f]{6}\b")
+_SIGNALS = {
+    "SIGSEGV": " (segmentation fault)",
+    "SIGBUS": " (bus error: is /dev/shm full?)",
+    "SIGABRT": " (abort)",
+    "SIGFPE": " (arithmetic error)",
+    "SIGILL": " (illegal instruction)",
+}
 
 
 def ending(exit_code: int | None, signal: str) -> str:
     """How a process ended: "was killed by SIGKILL", "exited with code 3"."""
     if signal:
-        return f"was killed by {signal}"
+        return f"was killed by {signal}{_SIGNALS.get(signal, '')}"
     return "ended" if exit_code is None else f"exited with code {exit_code}"
+
+
+def endings(global_ranks: list[int], exit_code: int | None, signal: str) -> str:
+    """How several workers ended alike: "ranks 0-2 were killed by SIGABRT (abort)"."""
+    how = ending(exit_code, signal)
+    one = len(set(global_ranks)) == 1
+    return f"{ranks(global_ranks)} {how if one else how.replace('was ', 'were ', 1)}"
+
+
+def without_tokens(text: str) -> str:
+    """Agents in `text` by the names of their recordings, "gpu-a_123", without the token that follows in the store."""
+    return _TOKEN.sub(r"\1", text)
+
+
+def host_of(agent: str) -> str:
+    """The machine in the name of an agent: "gpu-a" of "gpu-a_123"."""
+    return without_tokens(agent).rsplit("_", 1)[0]
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """Names in words; of many, the first few: "a", "a and b", "a, b, c and 4 more"."""
+    if len(names) > shown + 1:
+        return f"{', '.join(names[:shown])} and {len(names) - shown} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def ranks(global_ranks: list[int]) -> str:

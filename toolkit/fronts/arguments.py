@@ -1,8 +1,8 @@
-"""The arguments of `rally run`: those of torchrun, name by name, and three of ours.
+"""The arguments of `rally run`: those of torchrun, name by name, and five of ours.
 
 The table is the one source; the parser, the `PET_` variables and the reading of abbreviations follow from it.
 Names, defaults, choices and meaning are those of `torch/distributed/run.py` (torch 2.13), which is not
-imported.
+imported; one default is ours, that of `--rdzv-backend`.
 """
 
 from __future__ import annotations
@@ -121,14 +121,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "rdzv-backend",
-        "Where the nodes meet: static, c10d, etcd, etcd-v2, or the name of a plug-in. Default: static.",
+        "How the nodes meet: rally, or torch's static, c10d, etcd, etcd-v2, or the name of a plug-in. Default: rally.",
         "NAME",
-        default="static",
+        default="rally",
         group=_RENDEZVOUS,
     ),
     Option(
         "rdzv-endpoint",
-        "Address of that place, usually HOST:PORT; the same on every node.",
+        "Where they meet, usually HOST:PORT; the same on every node. Default for rally and static: --master-addr.",
         "HOST:PORT",
         default="",
         group=_RENDEZVOUS,
@@ -142,7 +142,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "rdzv-conf",
-        "Settings of the backend, KEY=VALUE separated by commas, such as join_timeout=600.",
+        "Settings of the backend, KEY=VALUE separated by commas; rally has join_timeout, last_call_timeout, "
+        "lease, beat, store_timeout, join_window, spare, is_host.",
         "KEY=VALUE,...",
         default="",
         group=_RENDEZVOUS,
@@ -246,7 +247,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "node-rank",
-        "Rank of this node, from 0; for the static backend. Default: 0.",
+        "Rank of this node, from 0; for static and rally. Default: 0, with rally open.",
         "RANK",
         kind=int,
         default=0,
@@ -254,14 +255,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "master-addr",
-        "Address of node 0; for the static backend. Default: 127.0.0.1.",
+        "Address of node 0; for static and rally. Default: 127.0.0.1.",
         "HOST",
         default="127.0.0.1",
         group=_RENDEZVOUS,
     ),
     Option(
         "master-port",
-        "Port on node 0; for the static backend. Default: 29500, and a free one on a single node.",
+        "Port on node 0; for static and rally. Default: 29500, and a free one on a single node.",
         "PORT",
         kind=int,
         group=_RENDEZVOUS,
@@ -316,8 +317,24 @@ OPTIONS: tuple[Option, ...] = (
         "quiet", "No status line, no notices.", short="-q", flag=True, default=False, ours=True, group=_OURS
     ),
     Option(
+        "spares",
+        "How many nodes may wait beside a full round, on top of --nnodes. Default: any number.",
+        "N",
+        kind=int,
+        ours=True,
+        group=_OURS,
+    ),
+    Option(
+        "topology",
+        "Label of this node, such as its rack; like labels get ranks side by side. Default: RALLY_TOPOLOGY.",
+        "LABEL",
+        in_environment=False,
+        ours=True,
+        group=_OURS,
+    ),
+    Option(
         "exit-barrier-timeout",
-        "How long a node that is done waits for the others. Default: 300.",
+        "How long a node that is done waits for the others; not with rally. Default: 300.",
         "SECONDS",
         kind=float,
         default=300.0,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
-from toolkit.core.words import ending, plural, ranks
-
-#: lines of a traceback that are shown; the whole of it is in the recording
-TRACEBACK_LINES = 12
+from toolkit.core.job_story import LEFT
+from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.fronts.wording import parked, report_in_words, store_silent, tail_of, taken_over
 
 
 class Narration:
@@ -28,7 +27,13 @@ class Narration:
         self._reminder: Reminder | None = None
         self._restarts_max = 0
         self._workers = 0
-        self._master = ""
+        self._coordinator = ""
+        #: the node that was lost last, and why the last round ended
+        self._lost = ""
+        self._over = ""
+        self._gave_up = False
+        #: the traceback that was written last
+        self._shown: tuple[str, ...] = ()
 
     def emit(self, event: ev.Event) -> None:
         """Tell of it, if it is worth a line."""
@@ -42,6 +47,11 @@ class Narration:
                 self._formed(event)
             case ev.RendezvousFailed():
                 self._done_waiting()
+            case ev.SeatTaken():
+                self._remind(f"waiting for round {event.gathering} to form (store at {event.store})")
+            case ev.Parked():
+                self.say(parked(event.beside))
+                self._remind(f"waiting as a spare beside round {event.beside}")
             case ev.FailureRecorded():
                 self._failed(event)
             case ev.DecisionMade():
@@ -64,6 +74,37 @@ class Narration:
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case _:
+                self._tell_of_job(event)
+
+    def _tell_of_job(self, event: ev.Event) -> None:
+        """What the nodes of a job decide together."""
+        match event:
+            case ev.RoundEnded():
+                self._round_over(event)
+            case ev.Evicted():
+                self._over = event.reason
+                self.say(f"evicted after a silence: {event.reason}")
+            case ev.LeaseLost() if event.reason != LEFT:
+                self._lost = event.lost
+                self.say(f"node {without_tokens(event.lost)} is lost: {event.reason}")
+            case ev.CoordinatorChanged() if event.coordinator:
+                self._coordinated(event)
+            case ev.StoreSilent():
+                self.say(
+                    f"{store_silent(event.where)}, for {event.silent_s:.0f} s now; "
+                    f"this node gives up after {event.limit_s:g} s"
+                )
+            case ev.StoreAnswers():
+                self.say(f"the store at {event.where} answers again, after {event.silent_s:.0f} s")
+            case ev.JoinHeld():
+                who, why = without_tokens(event.joiner), event.reason
+                self.say(f"node {who} has to wait {event.for_s:.0f} s before it is let in: {why}")
+            case ev.JoinRefused() if without_tokens(event.joiner) != event.node:
+                # The node itself ends with this as its error.
+                self.say(f"node {without_tokens(event.joiner)} is refused: {without_tokens(event.reason)}")
+            case ev.JobEnded(outcome="failed"):
+                self._report(event)
+            case _:
                 pass
 
     def say(self, text: str) -> None:
@@ -85,7 +126,8 @@ class Narration:
             self._reminder = None
 
     def _formed(self, event: ev.RendezvousCompleted) -> None:
-        if event.group_world_size > 1:
+        # One node says it, too, where there may be more: from the coordinator it has its epoch.
+        if event.group_world_size > 1 or event.epoch > 0:
             self.say(
                 f"round {event.round}: {plural(event.group_world_size, 'node')}, this one has "
                 f"{ranks(event.global_ranks)} of {event.world_size}; "
@@ -97,10 +139,8 @@ class Narration:
         told = "" if _says_no_more(event) else f": {event.message}"
         self.say(f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}")
         if event.first and event.traceback:
-            lines = event.traceback.rstrip().splitlines()
-            shown = lines[-TRACEBACK_LINES:]
-            left_out = f"    ({len(lines) - len(shown)} lines left out)\n" if len(lines) > len(shown) else ""
-            self._write(left_out + "".join(f"    {line}\n" for line in shown))
+            self._shown = tail_of(event.traceback)
+            self._write_lines(self._shown)
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
@@ -108,12 +148,42 @@ class Narration:
                 delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
                 spent = event.restart_count
                 self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
+            case "restart" if event.reason == self._over:
+                self.say(f"restarting {self._all()}")
             case "restart":
                 self.say(f"restarting {self._all()}: {event.reason}")
             case "fail" | "abort":
-                self.say(f"giving up: {event.reason}")
+                self._gave_up = True
+                self.say(f"giving up: {without_tokens(event.reason)}")
             case _:
                 pass
+
+    def _round_over(self, event: ev.RoundEnded) -> None:
+        """Why, once: this node has told of its own failure, and of a node that it saw lost."""
+        self._over = event.reason
+        ours = without_tokens(event.by) == event.node
+        if ours and (event.action == "restart" or (self._lost and self._lost in event.reason)):
+            return
+        says = "" if ours else f" (says {without_tokens(event.by)})"
+        self.say(f"round {event.ended} is over{says}: {without_tokens(event.reason)}")
+
+    def _coordinated(self, event: ev.CoordinatorChanged) -> None:
+        before, self._coordinator = self._coordinator, event.coordinator
+        if before and before != event.coordinator:
+            self.say(taken_over(event.began, event.coordinator, before, event.reason))
+
+    def _report(self, event: ev.JobEnded) -> None:
+        words = report_in_words(event.why, event.failures)
+        self.say(words.first)
+        if words.traceback != self._shown:
+            self._write_lines(words.traceback)
+        for line in words.others:
+            self.say(line)
+        if words.why and not self._gave_up:
+            self.say(f"not restarted: {words.why}")
+
+    def _write_lines(self, lines: Iterable[str]) -> None:
+        self._write("".join(f"    {line}\n" for line in lines))
 
     def _all(self) -> str:
         return "the worker" if self._workers == 1 else f"all {self._workers} workers"

@@ -17,11 +17,14 @@ from enum import Enum
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
+from toolkit.fronts import rally_options
 from toolkit.fronts.arguments import OPTIONS, Arguments, build_parser, one_of, parse_arguments
+from toolkit.fronts.rally_options import MASTER_PORT, RallyOptions
 from toolkit.fronts.rendezvous_settings import (
     C10D,
     DEFAULT_PORTS,
     KEYS,
+    RALLY,
     STATIC,
     Endpoint,
     parse_conf,
@@ -43,7 +46,6 @@ __all__ = [
 #: what `--nproc-per-node` may say besides a number and the name of an out-of-tree device
 NPROC_WORDS = ("cpu", "gpu", "xpu", "auto")
 
-_STATIC_PORT = 29500
 _SHUTDOWN_TIMEOUT_S = 30
 _SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 #: torch's `LaunchConfig`: how long the static store waits for the others
@@ -77,11 +79,12 @@ class RunOptions:
         nproc: workers of this node, or a word that `preflight.resolve_nproc` turns into a number.
         standalone: this node alone.
         rdzv_backend: name of the backend.
-        rdzv_endpoint: its address; for static made of `master_addr` and `master_port`; empty for none.
+        rdzv_endpoint: its address; for rally and static made of `master_addr` and `master_port`; empty for none.
         rdzv_id: name of the job; "none" if nobody gave one.
         rdzv_conf: settings for torch's `RendezvousParameters`.
+        rally: what our own rendezvous is to do; None for another backend.
         node_rank: rank of this node, for static.
-        master_addr: address of node 0, for static.
+        master_addr: address of node 0, for rally and static.
         master_port: port of node 0; None if nobody gave one.
         local_addr: address of this node, or None.
         role: role of the workers.
@@ -120,6 +123,7 @@ class RunOptions:
     rdzv_endpoint: str
     rdzv_id: str
     rdzv_conf: Mapping[str, str | int]
+    rally: RallyOptions | None
     node_rank: int
     master_addr: str
     master_port: int | None
@@ -156,7 +160,8 @@ class RunOptions:
         """
         if self.standalone:
             return True
-        if self.max_nodes != 1 or self.rdzv_backend not in (STATIC, C10D):
+        several = self.max_nodes > 1 if self.rally is None else self.rally.several
+        if several or self.rdzv_backend not in (RALLY, STATIC, C10D):
             return False
         return not self.rdzv_endpoint or self._endpoint_is_any_local_port()
 
@@ -183,6 +188,8 @@ class RunOptions:
     @property
     def hosted_endpoint(self) -> bool | None:
         """Whether this agent serves the endpoint; None where that depends on whose address it is."""
+        if self.rally is not None:
+            return self.rally.may_host
         if self.rdzv_backend == STATIC:
             return self.node_rank == 0
         if self.rdzv_backend == C10D:
@@ -190,8 +197,10 @@ class RunOptions:
         return False
 
     @property
-    def endpoint_timeout_s(self) -> int:
+    def endpoint_timeout_s(self) -> float:
         """How long this agent may wait for the endpoint, as long as torch's handlers do."""
+        if self.rally is not None:
+            return self.rally.settings.store_timeout_s
         if self.rdzv_backend == STATIC:
             return int(self.rdzv_conf.get("timeout", _STATIC_TIMEOUT_S))
         return int(self.rdzv_conf.get("read_timeout", _READ_TIMEOUT_S))
@@ -240,6 +249,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
     values = arguments.values
     min_nodes, max_nodes = _nodes(values.nnodes, arguments.name("nnodes"))
     conf = parse_conf(values.rdzv_conf, values.rdzv_backend, arguments.name("rdzv_conf"))
+    max_restarts = _at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
+    rally = None
+    if values.rdzv_backend == RALLY:
+        rally = rally_options.rally_options(arguments, min_nodes, max_nodes, conf, environ)
+    endpoint = _endpoint(arguments, max_nodes > 1 if rally is None else rally.several, conf)
     options = RunOptions(
         kind=_kind(values),
         script=values.training_script,
@@ -250,15 +264,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         nproc=_nproc(values.nproc_per_node, arguments.name("nproc_per_node")),
         standalone=values.standalone,
         rdzv_backend=values.rdzv_backend,
-        rdzv_endpoint=_endpoint(arguments, max_nodes, conf),
+        rdzv_endpoint=endpoint,
         rdzv_id=values.rdzv_id,
         rdzv_conf=_handler_conf(conf, values),
+        rally=rally,
         node_rank=_node_rank(arguments, max_nodes),
         master_addr=values.master_addr,
         master_port=_master_port(arguments),
         local_addr=values.local_addr or None,
         role=values.role,
-        max_restarts=_at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts"),
+        max_restarts=max_restarts,
         monitor_interval_s=_positive(values.monitor_interval, arguments.name("monitor_interval")),
         start_method=values.start_method,
         shutdown_timeout_s=_shutdown_timeout(arguments, environ),
@@ -278,7 +293,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         omp_num_threads_unset="OMP_NUM_THREADS" not in environ,
         run_dir=values.run_dir or None,
         quiet=values.quiet,
-        notices=(*_notices(arguments, min_nodes, max_nodes, conf), *_unheard(environ)),
+        notices=(*_notices(arguments, min_nodes, max_nodes, conf, endpoint), *_unheard(environ)),
     )
     _check_nodes_can_meet(options, arguments)
     return options
@@ -329,14 +344,17 @@ def _nproc(text: str, name: str) -> int | str:
     return number
 
 
-def _endpoint(arguments: Arguments, max_nodes: int, conf: Mapping[str, str]) -> str:
-    """The endpoint as torchrun has it: with static it is made of the master's address where it is missing."""
+def _endpoint(arguments: Arguments, several: bool, conf: Mapping[str, str]) -> str:
+    """The endpoint as torchrun has it: with static it is made of the master's address where it is missing.
+
+    With rally as well, so that a command line for static works as it is.
+    """
     values = arguments.values
     endpoint: str = values.rdzv_endpoint.strip()
     if values.standalone:
         return ""
-    if not endpoint and values.rdzv_backend == STATIC and max_nodes > 1:
-        port = _STATIC_PORT if values.master_port is None else values.master_port
+    if not endpoint and values.rdzv_backend in (RALLY, STATIC) and several:
+        port = MASTER_PORT if values.master_port is None else values.master_port
         host = values.master_addr
         endpoint = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
         name = arguments.name("master_addr")
@@ -349,9 +367,9 @@ def _endpoint(arguments: Arguments, max_nodes: int, conf: Mapping[str, str]) -> 
 def _endpoint_address(
     backend: str, endpoint: str, conf: Mapping[str, str | int], name: str = "--rdzv-endpoint"
 ) -> Endpoint | None:
-    torchs_own = backend in KEYS
+    known = backend in KEYS
     a_file = backend == C10D and str(conf.get("store_type", "tcp")).lower() == "file"
-    if not torchs_own or a_file:
+    if not known or a_file:
         return None
     if not endpoint:
         return Endpoint("localhost", DEFAULT_PORTS[backend]) if backend in DEFAULT_PORTS else None
@@ -369,7 +387,7 @@ def _handler_conf(conf: Mapping[str, str], values: Namespace) -> dict[str, str |
 def _node_rank(arguments: Arguments, max_nodes: int) -> int:
     values, name = arguments.values, arguments.name("node_rank")
     rank = _at_least_0(values.node_rank, name, "nodes before this one")
-    if rank >= max_nodes and values.rdzv_backend == STATIC and not values.standalone:
+    if rank >= max_nodes and values.rdzv_backend in (RALLY, STATIC) and not values.standalone:
         raise ConfigurationError(
             f"{name} is {rank}, and with --nnodes {values.nnodes} the last rank is {max_nodes - 1}; "
             "give the number of all nodes with --nnodes, and count ranks from 0"
@@ -448,25 +466,38 @@ def _check_nodes_can_meet(options: RunOptions, arguments: Arguments) -> None:
         )
 
 
-def _notices(arguments: Arguments, min_nodes: int, max_nodes: int, conf: Mapping[str, str]) -> list[str]:
+#: options of a rendezvous, which one node alone does without
+_OF_NODES = ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank", "spares", "topology")
+
+
+def _notices(
+    arguments: Arguments, min_nodes: int, max_nodes: int, conf: Mapping[str, str], endpoint: str
+) -> list[str]:
     values, given = arguments.values, arguments.sources
     backend, several = values.rdzv_backend, max_nodes > 1 and not values.standalone
     notices = []
     if values.standalone:
-        unused = [d for d in ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank") if d in given]
-        notices += [f"{given[dest]} has no effect with --standalone" for dest in unused]
+        notices += [f"{given[dest]} has no effect with --standalone" for dest in _OF_NODES if dest in given]
+    elif backend == RALLY:
+        several = several or bool(endpoint)
+        notices += rally_options.notices(arguments, min_nodes, max_nodes, endpoint)
     elif backend != STATIC or values.rdzv_endpoint:
         unused = [d for d in ("master_addr", "master_port") if d in given and several]
         notices += [f"{given[dest]} has no effect here: it is for the backend static" for dest in unused]
         if backend != STATIC and values.node_rank != 0:
             notices.append(f"{given['node_rank']} has no effect: the backend {backend} gives out the ranks")
-    if several and backend in DEFAULT_PORTS and not values.rdzv_endpoint:
+    if backend != RALLY and not values.standalone:
+        unused = [d for d in ("spares", "topology") if d in given]
+        notices += [f"{given[dest]} has no effect: it is for the backend rally" for dest in unused]
+    if several and backend in DEFAULT_PORTS and not endpoint:
         here = f"localhost:{DEFAULT_PORTS[backend]}"
         notices.append(
             f"no --rdzv-endpoint: the nodes meet at {here}, which only agents on this machine reach"
         )
     if backend == STATIC and several and min_nodes < max_nodes:
-        notices.append(f"the backend static waits for all {max_nodes} nodes; c10d can start with {min_nodes}")
+        notices.append(
+            f"the backend static waits for all {max_nodes} nodes; rally can start with {min_nodes}"
+        )
     if several:
         unread = unread_keys(conf, backend)
         notices += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]

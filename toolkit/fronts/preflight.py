@@ -17,11 +17,12 @@ from stat import S_ISDIR
 from toolkit.adapters import accelerators
 from toolkit.adapters.endpoint import RESOLVE_TIMEOUT_S, OnWait, check_endpoint, port_problem, resolve_within
 from toolkit.adapters.from_torch.handlers import NO_HANDLER, event_handlers
+from toolkit.adapters.from_torch.tcp_store import foreign_service
 from toolkit.adapters.limits import processes_max
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
 from toolkit.fronts.options import NPROC_WORDS, RunOptions
-from toolkit.fronts.rendezvous_settings import ETCD, ETCD_V2, KEYS
+from toolkit.fronts.rendezvous_settings import ETCD, ETCD_V2, KEYS, RALLY
 from toolkit.fronts.script_checks import check_script, mode_of
 
 Count = Callable[[str, Mapping[str, str], str], int]
@@ -94,8 +95,9 @@ def check_plugins(options: RunOptions) -> None:
         return
     _check_plugin(options.rdzv_backend, "torchrun.handlers", "--rdzv-backend", tuple(KEYS))
     if importlib.util.find_spec("torch") is None:
+        what = "meets in a store of torch" if options.rdzv_backend == RALLY else "is torch's"
         raise ConfigurationError(
-            f"the rendezvous backend {options.rdzv_backend} is torch's, and torch is not installed; install "
+            f"the rendezvous backend {options.rdzv_backend} {what}, and torch is not installed; install "
             "rallypoint[torch], or use --standalone for one node"
         )
     if options.rdzv_backend in (ETCD, ETCD_V2) and importlib.util.find_spec("etcd") is None:
@@ -220,9 +222,9 @@ def check_fixed_port(options: RunOptions) -> None:
 
 
 def check_rendezvous(options: RunOptions, nproc: int, on_wait: OnWait) -> Checked:
-    """That the nodes can meet: the endpoint is on this machine, or it answers.
+    """That the nodes can meet: the endpoint is on this machine, or it answers, and what answers is not foreign.
 
-    Waits for it as long as torch's handler would.
+    Waits for it as long as torch's handler would; ours as long as the store may be gone.
     """
     address = options.endpoint_address
     if options.solo or address is None:
@@ -239,4 +241,9 @@ def check_rendezvous(options: RunOptions, nproc: int, on_wait: OnWait) -> Checke
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"rendezvous endpoint: {error}") from error
+    foreign = foreign_service(*address) if options.rally is not None and reached.listening else None
+    if foreign is not None:
+        raise ConfigurationError(
+            f"rendezvous endpoint: at {address} answers {foreign}; give another port, the same on every node"
+        )
     return Checked(nproc, reached.own, reached.local_addr)

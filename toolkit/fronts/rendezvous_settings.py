@@ -1,4 +1,4 @@
-"""What `--rdzv-conf` and `--rdzv-endpoint` may say, for the backends that come with torch 2.13.
+"""What `--rdzv-conf` and `--rdzv-endpoint` may say, for our own backend and those that come with torch 2.13.
 
 torch ignores a key that it does not know, so that `join_timout=900` waits for 600 s. Here it is refused.
 """
@@ -11,14 +11,29 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.rally_conf import RALLY, boolean, says_yes
+
+__all__ = [
+    "C10D",
+    "DEFAULT_PORTS",
+    "ETCD",
+    "ETCD_V2",
+    "KEYS",
+    "RALLY",
+    "STATIC",
+    "Endpoint",
+    "parse_conf",
+    "parse_endpoint",
+    "says_yes",
+    "unread_keys",
+]
 
 STATIC, C10D, ETCD, ETCD_V2 = "static", "c10d", "etcd", "etcd-v2"
 
-#: what torch assumes where an endpoint names no port; static has no such port
-DEFAULT_PORTS: Mapping[str, int] = {C10D: 29400, ETCD: 2379, ETCD_V2: 2379}
-
-_TRUE, _FALSE = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+#: the port where an endpoint names none; static has no such port
+DEFAULT_PORTS: Mapping[str, int] = {RALLY: rally_conf.DEFAULT_PORT, C10D: 29400, ETCD: 2379, ETCD_V2: 2379}
 
 
 def _seconds(text: str) -> str | None:
@@ -31,10 +46,6 @@ def _count(text: str) -> str | None:
 
 def _rank(text: str) -> str | None:
     return None if text.isdecimal() else "a whole number"
-
-
-def _boolean(text: str) -> str | None:
-    return None if text.lower() in _TRUE + _FALSE else "true or false"
 
 
 def _store_type(text: str) -> str | None:
@@ -63,8 +74,9 @@ _DYNAMIC: Mapping[str, _Check] = {
 
 #: backend -> key -> says what a value must be if it is not that
 KEYS: Mapping[str, Mapping[str, _Check]] = {
+    RALLY: rally_conf.KEYS,
     STATIC: {"timeout": _seconds, "rank": _rank},
-    C10D: {**_DYNAMIC, "store_type": _store_type, "is_host": _boolean},
+    C10D: {**_DYNAMIC, "store_type": _store_type, "is_host": boolean},
     ETCD: {
         "timeout": _seconds,
         "last_call_timeout": _seconds,
@@ -88,8 +100,8 @@ _ALL_KEYS: Mapping[str, _Check] = {key: check for keys in KEYS.values() for key,
 def parse_conf(text: str, backend: str, name: str = "--rdzv-conf") -> dict[str, str]:
     """Parse `key=value,key=value`.
 
-    A key that another of torch's backends reads passes, as it does with torch (`unread_keys` names them); a
-    key that none of them reads does not. A backend that is not torch's takes any key.
+    A key that another of these backends reads passes, as it does with torch (`unread_keys` names them); a
+    key that none of them reads does not. A backend that is a plug-in takes any key.
 
     Raises:
         ConfigurationError: not of that form, a key that nothing reads, or a value that is none for its key.
@@ -130,11 +142,6 @@ def _check_pair(key: str, value: str, backend: str, name: str) -> None:
 def unread_keys(conf: Mapping[str, object], backend: str) -> tuple[str, ...]:
     """Keys of `conf` that the backend does not read."""
     return tuple(key for key in conf if backend in KEYS and key not in KEYS[backend])
-
-
-def says_yes(value: object) -> bool:
-    """Whether a value of `--rdzv-conf` means true."""
-    return str(value).lower() in _TRUE
 
 
 class Endpoint(NamedTuple):

@@ -24,8 +24,15 @@ from toolkit.adapters.recording.directory import (
 )
 from toolkit.adapters.recording.layout import path_safe
 from toolkit.adapters.sinks import FanOut
+from toolkit.agent.rendezvous import Offer
 from toolkit.agent.solo import SoloRendezvous
-from toolkit.core.errors import ConfigurationError, LaunchError, RallyError, SignalException
+from toolkit.core.errors import (
+    ConfigurationError,
+    LaunchError,
+    RallyError,
+    RendezvousRefusedError,
+    SignalException,
+)
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
@@ -33,6 +40,7 @@ from toolkit.core.words import plural
 from toolkit.fronts import preflight
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
+from toolkit.fronts.rally_options import RallyOptions
 from toolkit.fronts.status import StatusLine
 from toolkit.ports import Ports
 from toolkit.surroundings import state_directory
@@ -166,9 +174,23 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "max_restarts": options.max_restarts,
         "backend": "solo" if options.solo else options.rdzv_backend,
         "endpoint": "" if options.solo else options.rdzv_endpoint,
+        **_described_rally(options),
         "host": platform.node(),
         "pid": wiring.process_id(),
         "versions": {"rallypoint": toolkit.__version__, "python": platform.python_version()},
+    }
+
+
+def _described_rally(options: RunOptions) -> dict[str, Any]:
+    """What it says besides where our own rendezvous is used."""
+    rally = options.rally
+    if rally is None or options.solo:
+        return {}
+    return {
+        "spares": rally.settings.spares,
+        "topology": rally.topology,
+        "node_rank": rally.node_rank,
+        "lease_s": rally.settings.lease_s,
     }
 
 
@@ -238,6 +260,8 @@ def _rendezvous(job: _Job, ports: Ports) -> Any:
         return SoloRendezvous(
             job.run_id, ports, master_addr=options.master_addr, master_port=options.master_port or None
         )
+    if options.rally is not None:
+        return _rally_rendezvous(job, options.rally, ports)
     return wiring.torch_rendezvous(
         backend=options.rdzv_backend,
         endpoint=options.rdzv_endpoint,
@@ -246,6 +270,28 @@ def _rendezvous(job: _Job, ports: Ports) -> Any:
         max_nodes=options.max_nodes,
         local_addr=options.local_addr or job.local_addr,
         config=options.rdzv_conf,
+    )
+
+
+def _rally_rendezvous(job: _Job, rally: RallyOptions, ports: Ports) -> Any:
+    address = job.options.endpoint_address
+    assert address is not None, "our own rendezvous always has an endpoint"
+    offer = Offer(
+        role=job.options.role,
+        local_world_size=job.nproc,
+        address=job.options.local_addr,
+        topology=rally.topology,
+        node_rank=rally.node_rank,
+        spare=rally.spare,
+    )
+    return wiring.rally_rendezvous(
+        address.host,
+        address.port,
+        may_host=rally.may_host,
+        run_id=job.run_id,
+        settings=rally.settings,
+        offer=offer,
+        ports=ports,
     )
 
 
@@ -305,6 +351,11 @@ def _supervise(
         _shut_down_quietly(handler)
         narration.say(f"the workers can't be started: {error}")
         return AGENT_FAILED
+    except RendezvousRefusedError as error:
+        _record(ports, agent.get_event_failed, destination)
+        _shut_down_quietly(handler)
+        narration.say(f"refused: {error}")
+        return AGENT_FAILED
     except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details
         _record(ports, agent.get_event_failed, destination)
         _shut_down_quietly(handler)
@@ -341,10 +392,19 @@ def _where(job: _Job) -> str:
 def _tell_result(job: _Job, result: RunResult, restarts: int, narration: Narration) -> int:
     code = exit_code_of(result)
     if code:
-        narration.say(f"failed with exit code {code}; {_where(job)}")
+        narration.say(f"{_failed_in_words(result, code)}; {_where(job)}")
     elif restarts:
         narration.say(f"succeeded after {plural(restarts, 'restart')}; {_where(job)}")
     return code
+
+
+def _failed_in_words(result: RunResult, code: int) -> str:
+    """That it failed, and whose fault it is where the workers of this node have succeeded."""
+    if not result.return_values:
+        return f"failed with exit code {code}"
+    first = next(iter(result.failures.values()), None)
+    whose = f": {first.message}" if first is not None else ""
+    return f"the job failed, though the workers of this node succeeded{whose}; exit code {code}"
 
 
 def _pass_up_failure(job: _Job, result: RunResult) -> None:

@@ -9,16 +9,19 @@ import msgspec
 
 from toolkit.adapters.recording.catalog import RunSummaryEntry, agent_is_alive, list_runs, wall_clock_ns
 from toolkit.fronts.show import json_text
-from toolkit.fronts.summary import (
-    GOING_ON,
-    IsAlive,
-    duration_s,
+from toolkit.fronts.summary import GOING_ON, IsAlive, duration_s, state_with
+from toolkit.fronts.wording import (
+    ago,
+    duration_in_words,
+    local_time,
+    look_of,
     moment_of_day,
     moment_text,
+    parsed,
     rfc3339,
-    state_with,
+    shows_unicode,
+    visible,
 )
-from toolkit.fronts.wording import ago, duration_in_words, local_time, look_of, parsed, shows_unicode, visible
 
 __all__ = ["RunRow", "json_schema", "runs_command"]
 

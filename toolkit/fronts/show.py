@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import msgspec
 
@@ -13,13 +13,15 @@ from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.timeline import fold_all
 from toolkit.core.words import plural
+from toolkit.fronts.incidents import INCIDENTS_MAX, print_incidents
+from toolkit.fronts.job_incidents import job_rows, print_job_incidents
+from toolkit.fronts.job_summary import JobSummary
+from toolkit.fronts.page import Page
 from toolkit.fronts.summary import (
     GOING_ON,
-    FailureSummary,
     IsAlive,
     NodeSummary,
     ReadingSummary,
-    RestartSummary,
     RunSummary,
     SimulatedSummary,
     summary,
@@ -34,14 +36,10 @@ from toolkit.fronts.wording import (
     visible,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
 __all__ = ["RunSummary", "render_text", "show_command", "summary"]
 
-#: how much of each kind is shown; --json has it all
-_INCIDENTS_MAX, _CONSEQUENCES_MAX, _NODES_MAX, _TRACEBACK_LINES = 10, 3, 8, 8
+#: nodes that are shown; --json has them all
+_NODES_MAX = 8
 
 
 def show_command(
@@ -94,57 +92,18 @@ def render_text(said: RunSummary, stdout: TextIO, *, now_ns: int | None = None) 
     Args:
         now_ns: wall clock, for "3 min ago"; None leaves that out.
     """
-    page = _Page(stdout)
+    page = Page(stdout)
     _print_head(page, said, now_ns)
-    _print_incidents(page, said)
+    if said.job is not None:
+        print_job_incidents(page, said, said.job)
+    else:
+        print_incidents(page, said)
     _print_signals(page, said)
-    _print_nodes(page, said.nodes)
+    _print_nodes(page, said.nodes, said.job)
     _print_foot(page, said)
 
 
-class _Page:
-    """Lines on a stream. All that comes from a recording goes through `visible` before it gets here or in here."""
-
-    def __init__(self, stdout: TextIO) -> None:
-        from rich.console import Console  # late: --json does without
-
-        self.stdout = stdout
-        self.unicode = shows_unicode(stdout)
-        self._console: Console = Console(file=stdout, highlight=False, markup=False, emoji=False)
-
-    def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
-        """One line of parts with their styles. Wrapped on terminals only: pipes get each line whole."""
-        text = self._text(parts)
-        if self._console.is_terminal:
-            from rich.padding import Padding
-
-            self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
-        else:
-            self._console.print(" " * indent + text.plain if indent else text, soft_wrap=True)
-
-    def _text(self, parts: Iterable[str | tuple[str, str]]) -> Text:
-        from rich.text import Text
-
-        text = Text()
-        for part in parts:
-            words, style = (part, "") if isinstance(part, str) else part
-            text.append(visible(words, self.stdout), style)
-        return text
-
-    def gap(self) -> None:
-        self._console.print()
-
-    def sign(self, state: str) -> tuple[str, str]:
-        """The sign of a state, with its style."""
-        colour, sign = look_of(state, unicode=self.unicode)
-        return sign, f"bold {colour}"
-
-    @property
-    def dot(self) -> str:
-        return " · " if self.unicode else ", "
-
-
-def _print_head(page: _Page, said: RunSummary, now_ns: int | None) -> None:
+def _print_head(page: Page, said: RunSummary, now_ns: int | None) -> None:
     colour, _ = look_of(said.state, unicode=True)
     page.line(
         page.sign(said.state),
@@ -197,8 +156,11 @@ def _who_vanished(said: RunSummary) -> str:
 
 def _facts(said: RunSummary, now_ns: int | None) -> list[str]:
     hosts = sorted({node.host for node in said.nodes if node.host})
-    nodes = plural(len(said.nodes), "node")
-    where = f"{nodes} ({', '.join(hosts)})" if 0 < len(hosts) <= 2 else nodes
+    count = said.group_world_size or len(said.nodes)
+    nodes = plural(count, "node")
+    where = f"{nodes} ({', '.join(hosts)})" if 0 < len(hosts) <= min(count, 2) else nodes
+    if len(said.nodes) < count:
+        where = f"{nodes}, {len(said.nodes)} of them recorded here"
     workers = said.world_size or len(said.ranks)
     started = f"started {local_time(parsed(said.started))}"
     return [
@@ -228,117 +190,14 @@ def _last_event(said: RunSummary, now_ns: int | None) -> str:
     return f"last event {local_time(parsed(said.last_event))}{when}{left}"
 
 
-# -- failures and restarts ----------------------------------------------------------------------------------
-
-
-def _print_incidents(page: _Page, said: RunSummary) -> None:
-    """What went wrong, each with what the agent did about it, in the order in which it came."""
-    groups = _by_round(said)
-    if not groups and said.state not in ("failed", "error"):
-        return
-    page.gap()
-    for failures, restarts in groups[:_INCIDENTS_MAX]:
-        _print_failures(page, failures, hint=said.simulated is None)
-        _print_restart(page, restarts, over=said.state not in GOING_ON)
-    _print_refusals(page, said)
-    if len(groups) > _INCIDENTS_MAX:
-        page.line((f"and {len(groups) - _INCIDENTS_MAX} more; --json has all", "dim"), indent=2)
-
-
-def _by_round(said: RunSummary) -> list[tuple[list[FailureSummary], list[RestartSummary]]]:
-    """Failures and restarts that belong together: nodes restart as one, and each tells of it.
-
-    Each node counts the rounds that it was part of; one that joined later is behind, and comes too early here.
-    """
-    groups: dict[int, tuple[list[FailureSummary], list[RestartSummary]]] = {}
-    for restart in said.restarts.each:
-        groups.setdefault(restart.round, ([], []))[1].append(restart)
-    for failure in said.failures:
-        groups.setdefault(failure.round, ([], []))[0].append(failure)
-    return [groups[number] for number in sorted(groups)]
-
-
-def _print_failures(page: _Page, failures: list[FailureSummary], *, hint: bool) -> None:
-    first = [failure for failure in failures if failure.first]
-    others = [failure for failure in failures if not failure.first]
-    for failure in first[:_CONSEQUENCES_MAX]:
-        page.line(
-            page.sign("failed"), " ", (_after(failure.after_s), "dim"), (failure.text, "bold"), indent=2
-        )
-        _print_evidence(page, failure)
-    if hint and first and not any(failure.traceback or failure.stderr or failure.signal for failure in first):
-        page.line(("stderr went to the console; with --tee 2 it is kept, too", "dim"), indent=4)
-    unshown = others[_CONSEQUENCES_MAX:] + first[_CONSEQUENCES_MAX:]
-    for failure in others[:_CONSEQUENCES_MAX]:
-        page.line((f"then {failure.text}", "dim"), indent=4)
-    if unshown:
-        page.line((f"then {len(unshown)} more", "dim"), indent=4)
-
-
-def _after(seconds: float | None) -> str:
-    return f"after {duration_in_words(seconds)}: " if seconds is not None else ""
-
-
-def _print_evidence(page: _Page, failure: FailureSummary) -> None:
-    for line in failure.traceback.strip("\n").splitlines()[-_TRACEBACK_LINES:]:
-        page.line((line, "dim"), indent=6)
-    if failure.stderr and failure.stderr != "/dev/null":
-        page.line((f"its stderr: {failure.stderr}", "dim"), indent=4)
-
-
-def _print_restart(page: _Page, restarts: list[RestartSummary], *, over: bool) -> None:
-    if not restarts:
-        return
-    told = max(restarts, key=lambda restart: (restart.kind == "failure", restart.total_s or 0.0))
-    arrow = "→" if page.unicode else "->"
-    kind = "restarted" if told.kind == "failure" else "restarted for a change of membership"
-    page.line((f"{arrow} {kind}: ", "cyan"), told.reason, indent=4)
-    page.line(f"{_back(told, over=over)}: {_phases(told)}{_slowest(restarts)}", indent=6)
-
-
-def _back(restart: RestartSummary, *, over: bool) -> str:
-    if restart.total_s is not None:
-        return f"back in {duration_in_words(restart.total_s)}"
-    return "never came back" if over else "not back yet"
-
-
-def _print_refusals(page: _Page, said: RunSummary) -> None:
-    """Why a node gave up; each reason once."""
-    arrow = "→" if page.unicode else "->"
-    refusals = (made.reason for made in said.last_decisions if made.action in ("fail", "abort"))
-    for reason in list(dict.fromkeys(refusals))[:_CONSEQUENCES_MAX]:
-        page.line((f"{arrow} not restarted: ", "red"), reason, indent=4)
-
-
-def _phases(restart: RestartSummary) -> str:
-    phases = (
-        ("detect", restart.detect_s),
-        ("stop", restart.stop_s),
-        # Without a back-off this is the time between two events.
-        ("wait", restart.wait_s if restart.wait_s and restart.wait_s >= 0.05 else None),
-        ("rendezvous", restart.rendezvous_s),
-        ("start", restart.start_s),
-    )
-    shown = [f"{name} {duration_in_words(seconds)}" for name, seconds in phases if seconds is not None]
-    return " + ".join(shown) or "no phase is recorded"
-
-
-def _slowest(restarts: list[RestartSummary]) -> str:
-    nodes = len({restart.node for restart in restarts})
-    if nodes < 2:
-        return ""
-    slowest = max(restarts, key=lambda restart: restart.total_s or 0.0)
-    return f" ({nodes} nodes; {slowest.node} was back last, in {duration_in_words(slowest.total_s)})"
-
-
 # -- the rest -------------------------------------------------------------------------------------------------
 
 
-def _print_signals(page: _Page, said: RunSummary) -> None:
+def _print_signals(page: Page, said: RunSummary) -> None:
     if not said.signals:
         return
     page.gap()
-    for signal in said.signals[:_INCIDENTS_MAX]:
+    for signal in said.signals[:INCIDENTS_MAX]:
         where = f" on {signal.node}" if len(said.nodes) > 1 else ""
         moment = parsed(signal.at)
         page.line(
@@ -346,24 +205,46 @@ def _print_signals(page: _Page, said: RunSummary) -> None:
         )
 
 
-def _print_nodes(page: _Page, nodes: list[NodeSummary]) -> None:
+def _print_nodes(page: Page, nodes: list[NodeSummary], job: JobSummary | None) -> None:
     if len(nodes) < 2:
         return
     page.gap()
+    rows = _node_rows(nodes, job)
+    width = min(max(len(name) for _, name, _ in rows[:_NODES_MAX]), 40)
+    for word, name, words in rows[:_NODES_MAX]:
+        page.line(page.sign(word), f" {name:<{width}}  {word:<10} {words}", indent=2)
+    if len(rows) > _NODES_MAX:
+        page.line((f"and {plural(len(rows) - _NODES_MAX, 'more node')}; --json has all", "dim"), indent=2)
+
+
+def _node_rows(nodes: list[NodeSummary], job: JobSummary | None) -> list[tuple[str, str, str]]:
+    """Word, name and what else there is to say of each; those in trouble first.
+
+    Agents of one host that never got a seat are told in one row.
+    """
+    refused = {join.joiner for join in job.joins if join.kind == "refused"} if job else set()
+    groups: dict[tuple[str, ...], list[NodeSummary]] = {}
+    for node in nodes:
+        word = "refused" if node.node in refused else _node_word(node)
+        alone = node.node if node.group_rank >= 0 else node.host
+        groups.setdefault((word, alone, _node_words(node)), []).append(node)
     by_trouble = sorted(
-        nodes, key=lambda node: (_node_word(node) in ("succeeded", "running"), node.group_rank)
+        groups.items(),
+        key=lambda group: (group[0][0] in ("succeeded", "running"), group[1][0].group_rank),
     )
-    width = min(max(len(node.node) for node in by_trouble[:_NODES_MAX]), 40)
-    for node in by_trouble[:_NODES_MAX]:
-        word = _node_word(node)
-        rank = f"group rank {node.group_rank}" if node.group_rank >= 0 else "no group rank"
-        page.line(
-            page.sign(word),
-            f" {node.node:<{width}}  {word:<10} {rank}, {plural(node.local_world_size, 'worker')}",
-            indent=2,
-        )
-    if len(nodes) > _NODES_MAX:
-        page.line((f"and {plural(len(nodes) - _NODES_MAX, 'more node')}; --json has all", "dim"), indent=2)
+    return [
+        (word, found[0].node if len(found) == 1 else f"{found[0].host} ({len(found)} agents)", words)
+        for (word, _, words), found in by_trouble
+    ]
+
+
+def _node_words(node: NodeSummary) -> str:
+    rank = f"group rank {node.group_rank}" if node.group_rank >= 0 else "no group rank"
+    times = "once" if node.evictions == 1 else f"{node.evictions} times"
+    evicted = f"; evicted {times}" if node.evictions else ""
+    innocent = node.result == "FAILED" and node.own_workers == "succeeded"
+    own = "; its own workers succeeded" if innocent else ""
+    return f"{rank}, {plural(node.local_world_size, 'worker')}{own}{evicted}"
 
 
 def _node_word(node: NodeSummary) -> str:
@@ -373,7 +254,7 @@ def _node_word(node: NodeSummary) -> str:
     return words.get(node.result, "error")
 
 
-def _print_foot(page: _Page, said: RunSummary) -> None:
+def _print_foot(page: Page, said: RunSummary) -> None:
     page.gap()
     restarts = said.restarts
     if restarts.total:
@@ -384,6 +265,8 @@ def _print_foot(page: _Page, said: RunSummary) -> None:
             f"{restarts.used} of {restarts.max} used{changes}; {lost} lost in them",
             indent=2,
         )
+    for label, words in job_rows(said.job) if said.job is not None else ():
+        page.line((f"{label:<11}", "dim"), words, indent=2)
     page.line(("recording  ", "dim"), said.path, indent=2)
     if said.sessions > 1:
         page.line(f"It holds {said.sessions} jobs that ran one after another; this is the last.", indent=2)

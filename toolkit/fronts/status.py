@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.redraw import Redraw
 from toolkit.core import events as ev
-from toolkit.core.words import ending, plural
+from toolkit.core.words import ending, plural, without_tokens
+from toolkit.fronts.wording import parked, report_in_words, store_silent
 from toolkit.ports import Clock
 
 #: the least time between two redraws
@@ -154,6 +155,8 @@ class News:
     _next: Doing | None = None
     _delay_s: float = 0.0
     _blame: str = ""
+    #: what the agent was at before the store fell silent
+    _before_silence: Doing | None = None
 
     def elapsed_s(self, now_s: float) -> float:
         """Since the first event."""
@@ -222,6 +225,27 @@ class News:
                 return Doing("wait", f"waiting for {others} to finish", now_s, waits=True)
             case ev.SignalReceived():
                 return Doing("stop", f"{event.signal} received, ending", now_s, waits=True)
+        return self._after_the_job_s(event, now_s)
+
+    def _after_the_job_s(self, event: ev.Event, now_s: float) -> Doing | None:
+        """What events tell that our own rendezvous says."""
+        match event:
+            case ev.Parked():
+                return Doing("wait", parked(event.beside), now_s, waits=True)
+            case ev.RoundEnded() if without_tokens(event.by) == event.node and self._blame:
+                pass  # its own failure, which is told already
+            case ev.RoundEnded() | ev.Evicted():
+                self._blame = without_tokens(event.reason)
+            case ev.StoreSilent():
+                self._before_silence = self.doing
+                left_s = event.limit_s - event.silent_s
+                before = (", giving up in", ", giving up")
+                text = store_silent(event.where)
+                return Doing("fail", text, now_s, until_s=now_s + left_s, before=before)
+            case ev.StoreAnswers():
+                return self._before_silence
+            case ev.JobEnded(outcome="failed"):
+                return Doing("fail", report_in_words(event.why, event.failures).first, now_s)
         return None
 
     def _decided(self, event: ev.DecisionMade, now_s: float) -> Doing | None:
@@ -229,7 +253,8 @@ class News:
         self._delay_s = event.delay_s
         match event.action:
             case "restart":
-                membership = "" if event.spends_budget else " for new members"
+                # Who blames somebody says by that what the restart is for.
+                membership = "" if event.spends_budget or because else " for new members"
                 self._next = Doing("wait", f"restarting{membership}", now_s, waits=True, because=because)
             case "finish":
                 self._next = Doing("run", "workers are done", now_s)

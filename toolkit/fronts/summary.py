@@ -6,7 +6,6 @@ Fields are only added. Times of day are RFC 3339 in UTC; durations are seconds o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -15,7 +14,9 @@ from toolkit.adapters.recording.catalog import agent_is_alive
 from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
-from toolkit.core.words import ending
+from toolkit.core.words import ending, without_tokens
+from toolkit.fronts.job_summary import JobSummary, job_summary
+from toolkit.fronts.wording import moment_text
 
 RunState = Literal[
     "unknown",
@@ -107,7 +108,10 @@ class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One rendezvous as one node saw it. `took_s` is None if the group did not form."""
+    """One rendezvous as one node saw it. `took_s` is None if the group did not form.
+
+    `number` is the job's own, and `epoch` above 0, with our rendezvous; else each node counts for itself.
+    """
 
     node: str
     number: int
@@ -119,6 +123,9 @@ class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     master_addr: str
     master_port: int
     error: str
+    epoch: int = 0
+    seat: int = -1
+    coordinator: str = ""
 
 
 class SignalSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +156,11 @@ class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent. `alive` is null where it can't be told from here; `state` "vanished" means dead without a word."""
+    """One agent. `alive` is null where it can't be told from here.
+
+    `state` "vanished" means dead without a word, "lost" that the others noticed. `evictions` counts how often they
+    went on without it. `own_workers` is "succeeded" or "failed" once they ended so, whatever became of the job.
+    """
 
     node: str
     host: str
@@ -165,6 +176,8 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     lives: int
     started: str
     last_event: str
+    evictions: int = 0
+    own_workers: str = ""
 
 
 class ReadingSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +208,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in a run.
 
     `state` "vanished" means that the recording ends without an end and that its agents are gone. `simulated` is null
-    for runs of real agents.
+    for runs of real agents. `job` is what the nodes decided together; null where their rendezvous is not ours.
+    `world_size` and `group_world_size` count workers and nodes of the last round.
     """
 
     schema_version: Literal[1] = 1
@@ -223,6 +237,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     last_decisions: list[DecisionSummary]
     recording: ReadingSummary
     simulated: SimulatedSummary | None = None
+    group_world_size: int = 0
+    job: JobSummary | None = None
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -238,6 +254,8 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         is_alive = _never_alive
     alive = {node.name: None if node.result else _ask(node, is_alive) for node in nodes}
     state = state_of(timeline, alive)
+    lost = {lost.node for lost in timeline.job.lost}
+    world_size, group_world_size = _size(nodes)
     return RunSummary(
         run_id=recording.run_id or timeline.run_id,
         name=recording.name,
@@ -250,12 +268,13 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         ended=moment_text(timeline.ended),
         last_event=moment_text(timeline.last),
         duration_s=duration_s(timeline),
-        world_size=max((r.world_size for node in nodes for r in node.rounds[-1:]), default=0),
+        world_size=world_size,
+        group_world_size=group_world_size,
         rounds=timeline.rounds,
         sessions=timeline.sessions,
         restarts=_restarts(timeline),
         failures=[_failure(failure, timeline) for failure in timeline.failures.values()],
-        nodes=[_node(node, alive[node.name]) for node in nodes],
+        nodes=[_node(node, alive[node.name], node.name in lost) for node in nodes],
         ranks=sorted(_ranks(nodes), key=lambda rank: (rank.global_rank, rank.node, rank.local_rank)),
         each_round=[_round(node, number) for node in nodes for number in node.rounds],
         signals=[
@@ -267,6 +286,19 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         last_decisions=[_decision(node.name, node.decision) for node in nodes if node.decision],
         recording=_reading(timeline, recording),
         simulated=simulated,
+        job=job_summary(timeline.job),
+    )
+
+
+def _size(nodes: list[tl.Node]) -> tuple[int, int]:
+    """Workers and nodes of the last round; without rounds of the job's own, of the largest that a node saw last."""
+    last = [formed for node in nodes for formed in node.rounds if formed.epoch > 0 and formed.completed]
+    if last:
+        formed = max(last, key=lambda formed: formed.number)
+        return formed.world_size, formed.group_world_size
+    return max(
+        ((formed.world_size, formed.group_world_size) for node in nodes for formed in node.rounds[-1:]),
+        default=(0, 0),
     )
 
 
@@ -309,11 +341,13 @@ def state_of(timeline: tl.Timeline, alive: dict[str, bool | None]) -> RunState:
         return timeline.state
     # Those that could tell have told, and the others never will.
     finished = {name: node for name, node in timeline.nodes.items() if node.result}
-    return tl.Timeline(nodes=finished).state if finished else "vanished"
+    return tl.Timeline(nodes=finished, job=timeline.job).state if finished else "vanished"
 
 
 def _reason(timeline: tl.Timeline) -> str:
     result = tl.worst_result(timeline.nodes.values())
+    if timeline.reason:
+        return timeline.reason
     return next((node.reason for node in timeline.nodes.values() if result and node.result == result), "")
 
 
@@ -328,7 +362,7 @@ def duration_s(timeline: tl.Timeline) -> float:
 
 
 def _restarts(timeline: tl.Timeline) -> RestartsSummary:
-    total = max((node.restarts_total for node in timeline.nodes.values()), default=0)
+    total = timeline.restarts_total
     return RestartsSummary(
         total=total,
         used=timeline.restarts_used,
@@ -398,7 +432,7 @@ def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
     if failure.signal:
         # What an agent makes up for want of an error file says the same once more.
         detail = "" if failure.signal in message else message
-        how = ending(None, failure.signal) + _SIGNALS_IN_WORDS.get(failure.signal, "")
+        how = ending(None, failure.signal)
     elif failure.exit_code:
         detail = "" if message == f"exited with code {failure.exit_code}" else message
         how = ending(failure.exit_code, "")
@@ -407,28 +441,19 @@ def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
     return f"{who} {how}: {detail}" if detail else f"{who} {how}"
 
 
-_SIGNALS_IN_WORDS = {
-    "SIGSEGV": " (segmentation fault)",
-    "SIGBUS": " (bus error: is /dev/shm full?)",
-    "SIGABRT": " (abort)",
-    "SIGFPE": " (arithmetic error)",
-    "SIGILL": " (illegal instruction)",
-}
-
-
 def _place(failure: tl.Failure, timeline: tl.Timeline) -> str:
     """The host, or the node where several nodes are on that host or it is not known."""
     same_host = sum(node.host == failure.hostname for node in timeline.nodes.values())
     return f"node {failure.hostname if failure.hostname and same_host == 1 else failure.node}"
 
 
-def _node(node: tl.Node, alive: bool | None) -> NodeSummary:
+def _node(node: tl.Node, alive: bool | None, lost: bool) -> NodeSummary:
     return NodeSummary(
         node=node.name,
         host=node.host,
         pid=node.pid,
         role=node.role,
-        state="vanished" if alive is False else node.state,
+        state="lost" if lost and not node.result else "vanished" if alive is False else node.state,
         group_state=node.group_state,
         alive=alive,
         result=node.result,
@@ -438,7 +463,16 @@ def _node(node: tl.Node, alive: bool | None) -> NodeSummary:
         lives=node.life,
         started=moment_text(node.started),
         last_event=moment_text(node.last_event),
+        evictions=node.evictions,
+        own_workers=_own_workers(node),
     )
+
+
+def _own_workers(node: tl.Node) -> str:
+    states = {rank.now.state for rank in node.ranks.values()}
+    if "failed" in states:
+        return "failed"
+    return "succeeded" if states == {"succeeded"} else ""
 
 
 def _ranks(nodes: Iterable[tl.Node]) -> Iterable[RankSummary]:
@@ -471,6 +505,9 @@ def _round(node: tl.Node, seen: tl.Round) -> RoundSummary:
         master_addr=seen.master_addr,
         master_port=seen.master_port,
         error=seen.error,
+        epoch=seen.epoch,
+        seat=seen.seat,
+        coordinator=seen.coordinator,
     )
 
 
@@ -486,7 +523,10 @@ def _barrier(node: tl.Node, barrier: tl.Barrier) -> BarrierSummary:
 
 def _decision(node: str, made: DecisionMade) -> DecisionSummary:
     return DecisionSummary(
-        node=node, action=made.action, reason=made.reason, restarts_left=made.restarts_left
+        node=node,
+        action=made.action,
+        reason=without_tokens(made.reason),
+        restarts_left=made.restarts_left,
     )
 
 
@@ -502,25 +542,6 @@ def _reading(timeline: tl.Timeline, recording: Recording) -> ReadingSummary:
         foreign=counted.foreign,
         oversized=counted.oversized,
     )
-
-
-def moment_text(at: tl.Moment | None) -> str:
-    """RFC 3339 in UTC, or an empty string where the recording does not say."""
-    moment = moment_of_day(at.wall_ns) if at is not None else None
-    return rfc3339(moment) if moment else ""
-
-
-def rfc3339(moment: datetime) -> str:
-    """Such as "2026-01-31T12:00:00.000Z"; `moment` is in UTC."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def moment_of_day(wall_ns: int) -> datetime | None:
-    """The moment in UTC; None for one that no calendar has: a recording may say anything."""
-    try:
-        return datetime.fromtimestamp(wall_ns / 1e9, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def json_schema() -> bytes:

@@ -1,0 +1,253 @@
+"""Looks for broken promises: many seeds, each a small cluster and a fault script of its own; and a crash at each step.
+
+Two searchers, because no single one finds all. The **swarm** draws everything from the seed: 2 to 7 nodes, bounds,
+sizes, start times, workload, and faults of families of which half are left out (`nemesis.py`). The **crashes** take one
+small cluster and let each node lose power at each of the store operations of its agent, one run for each.
+
+`python -m simulator.explore` runs them over processes, and says for each kind of finding which seed shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from simulator.faults import CrashAtOperation, Fault
+from simulator.nemesis import Options, schedule
+from simulator.report import Report, simulate
+from simulator.rng import Tape
+from simulator.scenario import NodePlan, Scenario
+from simulator.workloads import Fail, Workload
+
+#: runs that one process does before it reports
+_BATCH = 20
+
+
+def swarm(seed: int) -> Scenario:
+    """The scenario of one seed: a cluster of 2 to 7 nodes, its job and its faults."""
+    tape = Tape(seed)
+
+    def draw(what: str, low: int, high: int) -> int:
+        return low + tape.draw(f"swarm/{what}", high - low + 1)
+
+    nodes = draw("nodes", 2, 7)
+    high = draw("max", max(1, nodes - 1), nodes)
+    low = draw("min", 1, high)
+    names = tuple(f"node{index}" for index in range(nodes))
+    steps = draw("steps", 5, 120)
+    workload = Workload(
+        steps=steps,
+        step_s=(0.2, 1.0, 3.0)[draw("step", 0, 2)],
+        checkpoint_every=draw("checkpoint", 1, 20),
+        start_s=(0.1, 2.0)[draw("start", 0, 1)],
+        collective=bool(draw("collective", 0, 3)),
+        collective_timeout_s=(30.0, 600.0)[draw("timeout", 0, 1)],
+        term_s=(0.1, 3.0, None)[draw("term", 0, 2)],
+        spread_s=(0.0, 0.0, 4.0)[draw("spread", 0, 2)],
+        failures=(Fail(rank=draw("fails", 0, low - 1), at_step=steps // 2),)
+        if draw("fail", 0, 2) == 0
+        else (),
+    )
+    plans = {
+        name: NodePlan(
+            start_s=(0.0, tape.fraction(f"swarm/{name}/start"), 60 * tape.fraction(f"swarm/{name}/late"))[
+                draw(f"{name}/when", 0, 2) if name != names[0] else 0
+            ],
+            local_world_size=draw(f"{name}/workers", 1, 2),
+        )
+        for name in names
+    }
+    cluster = Scenario(
+        name=f"swarm-{seed}",
+        about="a cluster, a job and faults that were drawn from the seed",
+        source="swarm",
+        nodes=nodes,
+        names=names,
+        min_nodes=low,
+        max_nodes=high,
+        max_restarts=draw("restarts", 0, 4),
+        workload=workload,
+        plans=plans,
+        rdzv_conf={"last_call_timeout": "5"} if draw("last call", 0, 1) else {},
+        store_apart=bool(draw("store apart", 0, 1)),
+        quiet_by_s=2400.0,
+        limit_s=7200.0,
+    )
+    return replace(cluster, faults=schedule(tape, cluster, Options(until_s=150.0)))
+
+
+#: three nodes of which two are enough: a worker fails, so that there are two rounds to crash in
+CRASHES = Scenario(
+    name="crash-anywhere",
+    about="one of three nodes loses power at one of its store operations",
+    source="swarm",
+    nodes=3,
+    names=("node0", "node1", "node2"),
+    min_nodes=2,
+    workload=Workload(steps=12, start_s=0.5, failures=(Fail(rank=1, at_step=6),), collective_timeout_s=60),
+    rdzv_conf={"last_call_timeout": "5"},
+    store_apart=True,
+    quiet_by_s=1200.0,
+)
+
+
+def crashes(nodes: Sequence[str] = CRASHES.node_names) -> Iterator[Scenario]:
+    """`CRASHES`, once for each node and store operation of its agent."""
+    for node in nodes:
+        for number in range(1, _operations(node) + 1):
+            fault: Fault = CrashAtOperation(node, number=number)
+            yield replace(CRASHES, name=f"crash-{node}-{number}", faults=(fault,))
+
+
+def _operations(node: str) -> int:
+    """How many store operations the agent of a node does when nothing strikes."""
+    from simulator.simulation import Simulation
+    from simulator.subjects import subject_named
+
+    simulation = Simulation(CRASHES, subject_named("rally"), seed=1)
+    simulation.run()
+    done = simulation.agents[node].operations
+    simulation.close()
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A run that did not hold.
+
+    Args:
+        name: of the scenario.
+        seed: of the run.
+        kinds: what broke, each without its numbers and names, so that equal kinds can be counted.
+        detail: the first of them in words.
+    """
+
+    name: str
+    seed: int
+    kinds: tuple[str, ...]
+    detail: str
+
+
+def judged(scenario: Scenario, seed: int, subject: str = "rally") -> Found | None:
+    """Run one. None if all promises held or are excused."""
+    report = simulate(scenario, subject, seed)
+    endless = any(found.broken.promise == "everyone-ends" for found in report.excused)
+    # What can't be judged, because a full disk took the events, broke nothing that is known.
+    if not report.broken and (not report.finding or endless):
+        return None
+    return Found(scenario.name, seed, tuple(dict.fromkeys(_kinds(report))), _detail(report))
+
+
+def _kinds(report: Report) -> Iterator[str]:
+    for broken in report.broken:
+        yield f"{broken.promise}: {_without_numbers(broken.detail)}"
+    if report.finding:
+        yield f"finding: {_without_numbers(report.finding)}"
+
+
+def _detail(report: Report) -> str:
+    return f"{report.broken[0].promise}: {report.broken[0].detail}" if report.broken else report.finding
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+([.,]\d+)*", "N", re.sub(r"\bnode\d\S*", "NODE", text))[:160]
+
+
+def _judge_seeds(seeds: Sequence[int]) -> list[Found]:
+    found = [judged(swarm(seed), seed) for seed in seeds]
+    return [finding for finding in found if finding is not None]
+
+
+def _judge_crash(scenario: Scenario) -> list[Found]:
+    finding = judged(scenario, 1)
+    return [] if finding is None else [finding]
+
+
+def explore(seeds: range, jobs: int, out: TextIO) -> list[Found]:
+    """Judge the swarm of each seed, over `jobs` processes. Tells of its progress on a terminal."""
+    batches = [seeds[at : at + _BATCH] for at in range(0, len(seeds), _BATCH)]
+    return _over(_judge_seeds, batches, [len(batch) for batch in batches], jobs, out)
+
+
+def explore_crashes(jobs: int, out: TextIO) -> list[Found]:
+    """Judge a crash of each node at each of its store operations."""
+    scenarios = list(crashes())
+    return _over(_judge_crash, scenarios, [1] * len(scenarios), jobs, out)
+
+
+def _over(
+    judge: Callable[[Any], list[Found]], work: Sequence[Any], sizes: Sequence[int], jobs: int, out: TextIO
+) -> list[Found]:
+    found: list[Found] = []
+    done, started = 0, time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for size, findings in zip(sizes, pool.imap(judge, work), strict=True):
+            done += size
+            found += findings
+            if out.isatty():
+                rate = done / (time.perf_counter() - started)
+                out.write(f"\r{done:,} of {sum(sizes):,} runs, {rate:.0f} a second, {len(found)} found")
+                out.flush()
+    took = time.perf_counter() - started
+    end = "\r" if out.isatty() else ""
+    out.write(f"{end}{done:,} runs in {took:.0f} s, {done / took:.0f} a second; {len(found)} did not hold\n")
+    return found
+
+
+def summary(found: Iterable[Found]) -> Iterator[str]:
+    """A line for each kind of finding, the most frequent first, with a seed that shows it."""
+    found = list(found)
+    counts = Counter(kind for finding in found for kind in finding.kinds)
+    for kind, count in counts.most_common():
+        shown = next(finding for finding in found if kind in finding.kinds)
+        yield f"{count:5}  {kind}\n       for instance {shown.name}: {_again(shown)}"
+
+
+def _again(found: Found) -> str:
+    if found.name.startswith("crash-"):
+        return f"python -m simulator.explore --crash {found.name.removeprefix('crash-')}"
+    return f"python -m simulator.explore --seed {found.seed}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0 if all held, 1 if something did not."""
+    parser = argparse.ArgumentParser(prog="python -m simulator.explore", description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=1000, help="how many swarms (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--no-crashes", action="store_true", help="leave out the crash at each store operation"
+    )
+    parser.add_argument("--seed", type=int, help="run one swarm and print its report")
+    parser.add_argument("--crash", metavar="NODE-NUMBER", help="run one crash and print its report")
+    args = parser.parse_args(argv)
+    if args.seed is not None:
+        return _show(simulate(swarm(args.seed), "rally", args.seed))
+    if args.crash is not None:
+        node, _, number = args.crash.rpartition("-")
+        fault = CrashAtOperation(node, number=int(number))
+        return _show(simulate(replace(CRASHES, name=f"crash-{args.crash}", faults=(fault,)), "rally", 1))
+    found = explore(range(args.first, args.first + args.seeds), args.jobs, sys.stdout)
+    if not args.no_crashes:
+        found += explore_crashes(args.jobs, sys.stdout)
+    sys.stdout.writelines(f"{line}\n" for line in summary(found))
+    return 1 if found else 0
+
+
+def _show(report: Report) -> int:
+    sys.stdout.write(f"{report}\n")
+    return 0 if report.verdict == "held" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

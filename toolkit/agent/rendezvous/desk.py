@@ -1,0 +1,108 @@
+"""The head of the job as this agent knows it, and the one way to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from toolkit.agent.rendezvous.keys import Keys
+from toolkit.agent.rendezvous.link import Link
+from toolkit.core import rounds
+from toolkit.core.events import Event
+from toolkit.core.rounds import Head, Settings
+from toolkit.ports import Clock
+
+#: attempts at one change of the head; each that fails has been beaten by a change of somebody else
+_ATTEMPTS = 1000
+
+
+class Say(Protocol):
+    """Emits an event of this agent."""
+
+    def __call__(self, kind: type[Event], **fields: Any) -> None: ...
+
+
+class Desk:
+    """What the keeper and the coordinator of one agent work on. Belongs to the keeper's task.
+
+    Args:
+        node: this agent.
+        settings: what it was started with.
+        keys: of the job.
+        link: to the store.
+        clock: of this node.
+        say: emits events.
+    """
+
+    def __init__(self, node: str, settings: Settings, keys: Keys, link: Link, clock: Clock, say: Say) -> None:
+        self.node = node
+        self.settings = settings
+        self.keys = keys
+        self.link = link
+        self.clock = clock
+        self.say = say
+        self._raw = b""
+        self._head: Head | None = None
+
+    @property
+    def head(self) -> Head:
+        """As it was seen last."""
+        assert self._head is not None, "nobody works at the desk before the head is there"
+        return self._head
+
+    @property
+    def coordinating(self) -> bool:
+        """Whether this agent decides."""
+        return self.head.coordinator == self.node
+
+    def take(self, raw: bytes) -> bool:
+        """See the head. Returns whether it is another than before.
+
+        Raises:
+            Malformed: it is none.
+        """
+        if raw == self._raw:
+            return False
+        self._head, self._raw = rounds.head_of(raw), raw
+        return True
+
+    def create(self, head: Head) -> None:
+        """Make this the head, if there is none yet; then see what there is."""
+        new = rounds.encoded(head)
+        self.take(self.link.call(lambda store: store.compare_set(self.keys.head, b"", new)))
+
+    def change(self, make: Callable[[Head], Head | None], *, ring: bool = True) -> bool:
+        """Change the head to what `make` makes of it; None from it means that this is not to be had.
+
+        Args:
+            make: pure; called again for each head that somebody else was quicker to make.
+            ring: whether to ring the bell; who doesn't has to do so itself.
+
+        Returns:
+            Whether it was changed. What it is now is in `head` either way.
+        """
+        for _ in range(_ATTEMPTS):
+            head = make(self.head)
+            if head is None:
+                return False
+            new = rounds.encoded(head)
+            found = self._exchange(self._raw, new)
+            self.take(found)
+            if found == new:
+                if ring:
+                    self.ring(head.version)
+                return True
+        raise AssertionError(f"the head was changed {_ATTEMPTS} times under one attempt to change it")
+
+    def _exchange(self, before: bytes, new: bytes) -> bytes:
+        return self.link.call(lambda store: store.compare_set(self.keys.head, before, new))
+
+    def ring(self, version: int) -> None:
+        """Wake all who wait for this version, with the head as it is now."""
+        key, raw = self.keys.bell(version), self._raw
+        self.link.tell(lambda store: store.set(key, raw))
+
+    @property
+    def raw(self) -> bytes:
+        """The head as it stands in the store."""
+        return self._raw

@@ -1,0 +1,478 @@
+"""Our rendezvous as an agent's loop sees it. All waits here are on the agent's own bell, which signals ring, too.
+
+It has the methods of torch's `RendezvousHandler`, so that torch's own agent can use it, and those of
+`toolkit.ports.JobRendezvous`, by which ours learns and says more: why a round ended, who failed, how the job ended.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.agent.rendezvous.exchange import ExchangeStore
+from toolkit.agent.rendezvous.keeper import Keeper, Request
+from toolkit.agent.rendezvous.keys import Keys
+from toolkit.agent.rendezvous.link import CONNECT_S, lost
+from toolkit.agent.solo import StoreAddress
+from toolkit.core import events, rounds
+from toolkit.core.errors import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousGracefulExitError,
+    RendezvousRefusedError,
+    RendezvousTimeoutError,
+    SignalException,
+    StoreLostError,
+)
+from toolkit.core.events import Event
+from toolkit.core.job_report import FailureRecord, JobReport, in_order
+from toolkit.core.liveness import Standstill
+from toolkit.core.ranks import RankBase
+from toolkit.core.rounds import Card, Head, Over, Ring, Seat, Settings
+from toolkit.ports import Ports, Reservation, StoreConnector
+
+#: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as shares
+#: of the lease; no store operation
+WATCH, SILENT = 3 / 8, 3 / 4
+#: how long an agent waits for the report of a failed job, before it makes do with what it knows, in seconds
+REPORT_S = 5.0
+#: how long leaving may take, in seconds, where this agent does not stay to host the store for others
+LEAVE_S = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this node brings.
+
+    Args:
+        role: of its workers.
+        local_world_size: their number.
+        address: what the others call this machine; None takes this end of the connection to the store.
+        topology: a label; nodes with one label get ranks beside each other.
+        node_rank: the group rank that it wants; None leaves it open.
+        spare: whether it would rather wait until somebody is to be replaced.
+    """
+
+    role: str
+    local_world_size: int
+    address: str | None = None
+    topology: str = ""
+    node_rank: int | None = None
+    spare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobRound:
+    """What a rendezvous gives. Has the fields of torch's `RendezvousInfo`, and more.
+
+    Args:
+        store: where the agents of this round can tell each other something.
+        rank: group rank.
+        world_size: nodes of the round.
+        bootstrap_store_info: where the workers' store is to be.
+        base: of the workers' ranks; no exchange is needed.
+        round: number of the round in the job.
+        epoch: of the coordinator that formed it.
+        restarts: of the job that spent the budget so far.
+        seat: the number of this node's card.
+        coordinator: the node that formed it.
+    """
+
+    store: Any
+    rank: int
+    world_size: int
+    bootstrap_store_info: StoreAddress
+    base: RankBase
+    round: int
+    epoch: int
+    restarts: int
+    seat: int
+    coordinator: str
+
+
+def _silent(kind: type[Event], **fields: Any) -> None:
+    """Events of an agent that takes none."""
+
+
+class RallyRendezvous:
+    """Forms the rounds of a job over any store.
+
+    Args:
+        run_id: the job.
+        settings: what all nodes have in common.
+        offer: what this node brings.
+        connector: to the store.
+        ports: of the agent.
+    """
+
+    #: news ring the agent's bell
+    rings_bell = True
+    #: rank 0 of the workers hosts their store, a fresh one each round
+    use_agent_store = False
+
+    def __init__(
+        self, run_id: str, settings: Settings, offer: Offer, connector: StoreConnector, ports: Ports
+    ) -> None:
+        self._run_id = run_id
+        self._settings = settings
+        self._offer = offer
+        self._connector = connector
+        self._ports = ports
+        self._keys = Keys(run_id)
+        self._say: Callable[..., None] = _silent
+        self._keeper: Keeper | None = None
+        self._seat: Seat | None = None
+        self._reservation: Reservation | None = None
+        self._silence: Standstill | None = None
+        self._lost = False
+        self._closed = False
+
+    # -- torch's interface ----------------------------------------------------------------------------------
+
+    def get_backend(self) -> str:
+        """The name of this rendezvous."""
+        return "rally"
+
+    def get_run_id(self) -> str:
+        """The job."""
+        return self._run_id
+
+    def is_closed(self) -> bool:
+        """Whether the job has ended."""
+        head = self._head
+        return self._closed or (head is not None and head.ended)
+
+    def set_closed(self) -> None:
+        """This agent takes no further part. The others go on: a job is not closed by one that leaves."""
+        self._closed = True
+
+    def num_nodes_waiting(self) -> int:
+        """1 if this agent's round is over, so that it has to form the next one with the others; else 0."""
+        if self._seat is None or self._keeper is None:
+            return 0
+        self._check_keeper()
+        return 0 if self.over() is None else 1
+
+    def shutdown(self) -> bool:
+        """Leave the job; a host of the store stays until the others have left. Never raises."""
+        self.leave()
+        return True
+
+    def next_rendezvous(self) -> JobRound:
+        """Wait for a seat in the next round. Called while a round of this agent runs, it ends that for all.
+
+        Raises:
+            RendezvousRefusedError: this node may not take part.
+            RendezvousGracefulExitError: the job is about to succeed, or has; nobody needs this node.
+            RendezvousClosedError: the job has failed.
+            RendezvousTimeoutError: the round did not form in time.
+            StoreLostError: the store can't be reached any more.
+            SignalException: a death signal came.
+        """
+        keeper = self._started()
+        self._end_own_round(keeper)
+        self._raise_if_over()
+        self._do(lambda: keeper.join(self._card))
+        before: Seat | None = None
+        while True:
+            seat = before = self._wait_for_answer(keeper, before)
+            match seat.verdict:
+                case "member":
+                    return self._taken(seat)
+                case "parked":
+                    self._say(events.Parked, beside=seat.round, reason=seat.reason)
+                case "refused":
+                    self._say(events.JoinRefused, joiner=keeper.node, reason=seat.reason)
+                    raise RendezvousRefusedError(
+                        f"the job {self._run_id!r} at {self._connector.where} does not take this node: {seat.reason}"
+                    )
+
+    # -- what our agent asks besides ------------------------------------------------------------------------
+
+    def attach(self, say: Callable[..., None]) -> None:
+        """Events go to `say` from now on; it is called from the keeper's task, too."""
+        self._say = say
+
+    def patience_s(self) -> float:
+        """How long the agent's loop may wait before it calls `over` again, in seconds."""
+        return WATCH * self._settings.lease_s
+
+    def over(self) -> Over | None:
+        """What became of this agent's round; None while it goes on. Never blocks.
+
+        Raises:
+            StoreLostError: the store can't be reached any more.
+        """
+        self._check_keeper()
+        seat, head = self._seat, self._head
+        if seat is None or head is None:
+            return None
+        return rounds.over(head, seat.round)
+
+    def still_in(self) -> bool:
+        """Whether this agent's round goes on, with a fresh look if the last one is old: who was stopped can't know."""
+        keeper = self._started()
+        old_ns = self._ports.clock.now_ns() - keeper.looked_ns
+        if old_ns > 2e9 * self._settings.beat_s:
+            self._do(keeper.look)
+        return self.over() is None
+
+    def fail(self, records: Sequence[FailureRecord], ring: Ring | None, why: str) -> Over:
+        """Say that workers of this node have failed, and what is to follow for all: a restart, or the end.
+
+        Args:
+            records: who failed here, in that order.
+            ring: the restart that this agent is for; None is for the end.
+            why: the job has failed, if there is no restart.
+
+        Returns:
+            What was decided: this, or what another node had decided before.
+        """
+        keeper, number = self._started(), self._round
+
+        def say_it() -> None:
+            keeper.tell_failures(number, list(records))
+            if ring is not None:
+                keeper.end_round(number, _by(ring, keeper.node))
+            now = None if keeper.head is None else rounds.over(keeper.head, number)
+            # A failure that can't be paid for ends the job, also where nodes came or went at the same moment.
+            if now is None or (ring is None and now.kind == "membership"):
+                late = (
+                    ""
+                    if ring is None
+                    else "; other nodes have finished, so that nothing can be started again"
+                )
+                keeper.fail(number, f"{why}{late}")
+
+        self._do(say_it)
+        decided = self.over()
+        assert decided is not None, "a failure ends the round"
+        return decided
+
+    def succeed(self) -> Over | None:
+        """Say that all workers of this node have succeeded. Returns what had ended the round before, if anything."""
+        keeper, number = self._started(), self._round
+        return None if self._do(lambda: keeper.claim(number)) else self.over()
+
+    def wait_for_end(self) -> Over:
+        """The exit barrier: wait until all members have ended, as long as they live, or the job has failed."""
+        keeper, seat = self._started(), self._seat
+        assert seat is not None, "only members wait for the others"
+        self._do(lambda: keeper.arrive(seat.round, seat.group_rank, seat.group_world_size))
+        self._wait(lambda: self.over() is not None)
+        decided = self.over()
+        assert decided is not None, "it was waited for"
+        return decided
+
+    def report(self) -> JobReport:
+        """How the job ended: the same on all its nodes. Without a coordinator to write it, what is known here."""
+        head = self._head
+        assert head is not None, "asked at the end"
+        if head.phase == "succeeded":
+            return JobReport(outcome="succeeded", why="all nodes succeeded")
+        keeper = self._started()
+        self._wait(lambda: keeper.report is not None, REPORT_S)
+        return keeper.report or JobReport(outcome="failed", why=head.why, failures=in_order(()))
+
+    def leave(self, reason: str = "") -> None:
+        """Leave the job. Raises nothing; does nothing the second time.
+
+        A host of the store stays as long as others use it, or until a signal comes: without the store they would end.
+
+        Args:
+            reason: why a round that goes on is left; the others are told at once. Empty leaves that to the coordinator.
+        """
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None and not self._lost:
+            number = 0 if self._seat is None else self._seat.round
+            # Who was told to end does not stay for others.
+            linger = self._ports.interrupts.count() == 0
+            request = keeper.ask(lambda: keeper.leave(number, reason, linger))
+            self._wait_quietly(request, None if linger and self._connector.hosting else LEAVE_S)
+        if keeper is not None:
+            keeper.close()
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+        self._connector.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    @property
+    def _head(self) -> Head | None:
+        return None if self._keeper is None else self._keeper.head
+
+    @property
+    def _round(self) -> int:
+        assert self._seat is not None, "only members have a round"
+        return self._seat.round
+
+    def _started(self) -> Keeper:
+        if self._closed:
+            raise RendezvousClosedError(f"this node has left the job {self._run_id!r}")
+        if self._keeper is None:
+            host = self._ports.host
+            node = f"{host.hostname()}_{host.pid()}_{self._ports.entropy.token()[:6]}"
+            keeper = Keeper(node, self._settings, self._keys, self._connector, self._ports, self._told)
+            self._keeper = keeper
+            keeper.start()
+            self._wait(lambda: keeper.head is not None)
+        return self._keeper
+
+    def _told(self, kind: type[Event], **fields: Any) -> None:
+        self._say(kind, **fields)
+
+    def _end_own_round(self, keeper: Keeper) -> None:
+        """An agent that knows no more than torch's interface starts anew, after a failure of its own."""
+        if self._seat is None or self.over() is not None:
+            return
+        ring = Ring(action="restart", reason="a node starts its workers anew", by=keeper.node, spends=True)
+        self._do(lambda: keeper.end_round(self._round, ring))
+
+    def _raise_if_over(self) -> None:
+        head = self._head
+        if head is None or not (head.ended or head.phase == "finishing"):
+            return
+        if head.phase == "failed":
+            if "(join_timeout)" in head.why:
+                raise RendezvousTimeoutError(head.why)
+            raise RendezvousClosedError(f"the job {self._run_id!r} has failed: {head.why}")
+        raise RendezvousGracefulExitError(f"the job {self._run_id!r} has succeeded or is about to")
+
+    def _card(self) -> Card:
+        offer, seat = self._offer, self._seat
+        fresh = self._ports.host.reserve_port()
+        # The new port is taken before the old one is given back: they differ for certain.
+        if self._reservation is not None:
+            self._reservation.release()
+        self._reservation = fresh
+        return Card(
+            node=self._started().node,
+            host=self._ports.host.hostname(),
+            address=offer.address or self._connector.local_address,
+            port=fresh.port,
+            role=offer.role,
+            local_world_size=offer.local_world_size,
+            topology=offer.topology,
+            node_rank=offer.node_rank,
+            spare=offer.spare,
+            round=0 if seat is None else seat.round,
+            group_rank=-1 if seat is None else seat.group_rank,
+            settings=self._settings,
+        )
+
+    def _wait_for_answer(self, keeper: Keeper, before: Seat | None) -> Seat:
+        """The next answer to the own card; who is parked gets several."""
+
+        def there() -> bool:
+            self._raise_if_over()
+            return keeper.answer is not None and keeper.answer is not before
+
+        self._wait(there)
+        assert keeper.answer is not None, "it was waited for"
+        return keeper.answer
+
+    def _taken(self, seat: Seat) -> JobRound:
+        self._seat = seat
+        prefix = self._keys.exchange(seat.round)
+        return JobRound(
+            store=ExchangeStore(lambda: self._connector.connect(CONNECT_S), prefix),
+            rank=seat.group_rank,
+            world_size=seat.group_world_size,
+            bootstrap_store_info=StoreAddress(seat.master_addr, seat.master_port),
+            base=RankBase(*seat.base),
+            round=seat.round,
+            epoch=seat.epoch,
+            restarts=seat.restarts,
+            seat=seat.seat,
+            coordinator=seat.coordinator,
+        )
+
+    # -- waiting --------------------------------------------------------------------------------------------
+
+    def _do(self, run: Callable[[], Any]) -> Any:
+        """Have the keeper do something, and wait for it."""
+        request = self._started().ask(run)
+        self._wait(lambda: request.done)
+        if request.error is not None:
+            raise request.error
+        return request.answer
+
+    def _wait(self, there: Callable[[], bool], limit_s: float | None = None) -> bool:
+        """Wait on the agent's bell. Returns whether `there` came true within `limit_s`."""
+        clock = self._ports.clock
+        until_ns = None if limit_s is None else clock.now_ns() + int(limit_s * 1e9)
+        while not there():
+            self._heed_signals()
+            self._check_keeper()
+            left_s = self.patience_s()
+            if until_ns is not None:
+                left_s = min((until_ns - clock.now_ns()) / 1e9, left_s)
+            if left_s <= 0:
+                return False
+            self._ports.bell.wait(left_s)
+        return True
+
+    def _wait_quietly(self, request: Request, limit_s: float | None) -> None:
+        """Wait for the end of a request; a signal ends the wait, if it is not the one that brought us here."""
+        clock, interrupts = self._ports.clock, self._ports.interrupts
+        until_ns = None if limit_s is None else clock.now_ns() + int(limit_s * 1e9)
+        signals = interrupts.count()
+        while not request.done and interrupts.count() == signals:
+            left_s = None if until_ns is None else (until_ns - clock.now_ns()) / 1e9
+            if left_s is not None and left_s <= 0:
+                return
+            self._ports.bell.wait(left_s)
+
+    def _heed_signals(self) -> None:
+        signum = self._ports.interrupts.take()
+        if signum is not None:
+            sigval = signal.Signals(signum)
+            raise SignalException(f"process {self._ports.host.pid()} got {sigval.name}", sigval)
+
+    def _check_keeper(self) -> None:
+        """That the keeper lives and hears from the store."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        if keeper.error is not None:
+            raise _in_words(keeper)
+        now_ns, seen = self._ports.clock.now_ns(), keeper.answers
+        if self._silence is None:
+            self._silence = Standstill(seen, now_ns)
+        before_s = self._silence.stood_ns / 1e9
+        silent_s = self._silence.look(seen, now_ns, int(2e9 * self.patience_s())) / 1e9
+        self._tell_of_silence(before_s, silent_s)
+        if silent_s > self._settings.store_timeout_s:
+            self._lost = True
+            raise StoreLostError(lost(self._connector.where, silent_s, "it does not answer"))
+
+    def _tell_of_silence(self, before_s: float, silent_s: float) -> None:
+        limit_s, where = SILENT * self._settings.lease_s, self._connector.where
+        if silent_s >= limit_s > before_s:
+            self._say(
+                events.StoreSilent, where=where, silent_s=silent_s, limit_s=self._settings.store_timeout_s
+            )
+        elif before_s >= limit_s > silent_s:
+            self._say(events.StoreAnswers, where=where, silent_s=before_s)
+
+
+def _in_words(keeper: Keeper) -> Exception:
+    error = keeper.error
+    assert error is not None, "asked when there is one"
+    if isinstance(error, StoreLostError) and keeper.head is None:
+        return RendezvousConnectionError(str(error))
+    return error
+
+
+def _by(ring: Ring, node: str) -> Ring:
+    return Ring(
+        action=ring.action,
+        reason=ring.reason,
+        by=node,
+        cause=ring.cause,
+        spends=ring.spends,
+        delay_s=ring.delay_s,
+    )

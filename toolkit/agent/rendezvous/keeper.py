@@ -1,0 +1,661 @@
+"""The one task that talks to the store for an agent: beats, looks, requests of the agent's loop, and the coordinator.
+
+Each task has a connection of its own, because one that waits for an answer is locked for everybody else. The
+**heart** beats and does nothing else, so that neither a slow store nor a long look stops it. The **watcher** waits for
+the next version of the head, and a coordinator's **reader** for the next card; they hand over what came and ring the
+keeper's bell. If a ring is lost (its sender died), the look of the next beat sees the same: bells make it fast, not
+right.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.agent.rendezvous.coordinator import LEFT, Coordinator
+from toolkit.agent.rendezvous.desk import Desk, Say
+from toolkit.agent.rendezvous.keys import Keys
+from toolkit.agent.rendezvous.link import Ambiguous, Birth, Link
+from toolkit.core import events, job_report, rounds
+from toolkit.core.errors import RendezvousStateError, StoreLostError
+from toolkit.core.job_report import FailureRecord, JobReport
+from toolkit.core.liveness import Standstill
+from toolkit.core.rounds import Card, Head, Malformed, Ring, Seat, Settings
+from toolkit.ports import Ports, StoreConnector
+
+#: how long beats are faster after a round has ended, in seconds; later a missing node is missed as usual
+ALERT_S = 5.0
+#: how much longer than a beat a gap between two looks may count for
+_GAP = 1.5
+#: between two looks whether somebody has begun the job, for the report of a job that has failed, and whether all have
+#: left, in seconds
+_AGAIN_S = 0.05
+#: how long an agent that leaves may take to say so, in seconds
+_LAST_WORD_S = 2.0
+#: a card that was not answered for so many leases is written once more
+_PATIENCE_LEASES = 10
+
+
+class Request:
+    """Something that the agent's loop asks of the keeper; done in the keeper's task."""
+
+    __slots__ = ("run", "done", "answer", "error")
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+        self.done = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+
+
+class Keeper:
+    """Of one agent.
+
+    Args:
+        node: the agent's name, unique in the job.
+        settings: what it was started with.
+        keys: of the job.
+        connector: to the store.
+        ports: of the agent; its bell is rung when there is something to see.
+        say: emits events.
+    """
+
+    def __init__(
+        self, node: str, settings: Settings, keys: Keys, connector: StoreConnector, ports: Ports, say: Say
+    ) -> None:
+        self.node = node
+        self._settings = settings
+        self._connector = connector
+        self._ports = ports
+        self._bell = ports.tasks.new_bell()
+        self._pause = ports.tasks.new_bell()
+        self._closing = False
+        self._birth = Birth()
+        self._link = self._new_link()
+        self.desk = Desk(node, settings, keys, self._link, ports.clock, say)
+        self._requests: deque[Request] = deque()
+        self._news = False
+        self._beats = 0
+        self._turns = 0
+        self._next_beat_ns = 0
+        self._wake_ns: int | None = None
+        #: the coordinator's pulse, and its beat, which goes on if only its keeper stands still
+        self._pulse: Standstill | None = None
+        self._other_beat: Standstill | None = None
+        self._alert_since_ns: int | None = None
+        self._coordinator: Coordinator | None = None
+        #: the own card, the number under which it is in the store, and since when its answer is awaited
+        self._card: Card | None = None
+        self._card_seat: int | None = None
+        self._awaiting_since_ns: int | None = None
+        self._seat_seen = b""
+        self._plan_seen = (0, 0)
+        #: heads that came with bells, the version that the watcher waits for, and the one it waited for a beat ago
+        self._heard: deque[bytes] = deque()
+        self._listening = 0
+        self._listened = -1
+        #: keys of this agent that nobody needs any more; one is removed with each beat
+        self._stale: deque[str] = deque()
+        self._left = False
+        self._heart_bell = ports.tasks.new_bell()
+        self._heart_beats = False
+        self._last_word = False
+        self._why_taken = ""
+        self._followed = ""
+        self._known_beats: dict[str, Standstill] = {}
+        # What the agent's loop reads. Each is set once it is whole.
+        #: the head as seen last; None before the first look
+        self.head: Head | None = None
+        #: what this agent was told about its card
+        self.answer: Seat | None = None
+        #: of a job that has failed
+        self.report: JobReport | None = None
+        #: why the keeper has ended
+        self.error: Exception | None = None
+        #: when it last saw the head, by the own clock
+        self.looked_ns = 0
+
+    def _new_link(self) -> Link:
+        return Link(
+            self._connector,
+            self._ports.clock,
+            self._ports.tasks.new_bell(),
+            self._settings.store_timeout_s,
+            self._birth,
+            lambda: self._closing,
+        )
+
+    # -- what the agent's loop calls ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._ports.tasks.spawn(self._run, "rally-keeper")
+
+    def ask(self, run: Callable[[], Any]) -> Request:
+        """Have something done in the keeper's task; rings the agent's bell when it is."""
+        request = Request(run)
+        self._requests.append(request)
+        if self.error is not None:
+            self._refuse_requests()
+        self._bell.ring()
+        return request
+
+    @property
+    def answers(self) -> int:
+        """Counts what the store has answered; who sees it stand knows that the store is silent."""
+        return self._link.answers
+
+    # -- requests; they run in the keeper's task ------------------------------------------------------------
+
+    def join(self, make: Callable[[], Card]) -> None:
+        """Ask for a seat in the next round."""
+        if self.desk.head.ended or self.desk.head.phase == "finishing":
+            return
+        self._card, self.answer = make(), None
+        self._send_card()
+        if not self._heart_beats:
+            self._heart_beats = True
+            self._ports.tasks.spawn(self._beat_on, "rally-heart")
+
+    def _send_card(self) -> None:
+        desk, card = self.desk, self._card
+        assert card is not None, "it was made before"
+        self._retire_card()
+        self._awaiting_since_ns, self._seat_seen = desk.clock.now_ns(), b""
+        if self._coordinator is None:
+            self._card_seat = desk.link.call(lambda store: store.add(desk.keys.joins, 1)) - 1
+        seat, beat = -1 if self._card_seat is None else self._card_seat, self._beat()
+        desk.say(events.SeatTaken, gathering=desk.head.round + 1, seat=seat, store=self._connector.where)
+        if self._coordinator is not None:
+            desk.link.tell(lambda store: store.set(desk.keys.beat(self.node), beat))
+            self._coordinator.join(card)
+            self._act()
+            return
+        writes = {
+            desk.keys.beat(self.node): beat,
+            desk.keys.seat(self.node): b"",
+            desk.keys.card(seat): rounds.encoded(card),
+        }
+        desk.link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+
+    def _retire_card(self) -> None:
+        if self._card_seat is not None:
+            self._stale.append(self.desk.keys.card(self._card_seat))
+            self._card_seat = None
+
+    def tell_failures(self, number: int, records: list[FailureRecord]) -> None:
+        """Write down who failed here, behind what others have written."""
+        lines = b"".join(job_report.encoded(record) + b"\n" for record in records)
+        if lines:
+            key = self.desk.keys.failures(number)
+            self.desk.link.tell(lambda store: store.append(key, lines))
+
+    def end_round(self, number: int, ring: Ring) -> None:
+        """Have the round end and the next one gather, unless something was decided before."""
+        self._change(lambda head: rounds.rung(head, self.node, number, ring))
+
+    def fail(self, number: int, why: str) -> None:
+        """Have the job end as failed."""
+        self._change(lambda head: rounds.failed(head, self.node, number, why))
+
+    def claim(self, number: int) -> bool:
+        """Say that this node has succeeded, after which nothing is started again. False if the round ended before."""
+        self._change(lambda head: rounds.finishing(head, self.node, number))
+        return (self.desk.head.round, self.desk.head.phase) == (number, "finishing")
+
+    def arrive(self, number: int, group_rank: int, size: int) -> None:
+        """Count this node among those that have succeeded; the last one ends the job."""
+        desk = self.desk
+        desk.link.tell(lambda store: store.set(desk.keys.done(number, group_rank), b"1"))
+        try:
+            done = desk.link.call(lambda store: store.add(desk.keys.finished(number), 1), once=True)
+        except Ambiguous:
+            return  # the coordinator looks for itself
+        if done == size:
+            self._change(lambda head: rounds.succeeded(head, self.node, number))
+
+    def look(self) -> None:
+        """See what there is now."""
+        self._look()
+
+    def leave(self, number: int, reason: str, linger: bool) -> None:
+        """Leave the job: nobody waits for this agent any more.
+
+        Args:
+            number: the round that it leaves, if that goes on.
+            reason: in words.
+            linger: whether a host of the store stays until nobody uses it any more.
+        """
+        desk = self.desk
+        if self._left or self.head is None:
+            return
+        self._left = True
+        if reason and number:
+            ring = Ring(action="membership", reason=f"node {self.node} leaves: {reason}", by=self.node)
+            self._change(lambda head: rounds.rung(head, self.node, number, ring))
+        nodes = self._coordinator.nodes() if self._coordinator is not None else []
+        self._change(lambda head: rounds.vacated(head, self.node))
+        # Answered only when all that was written before is there. After the last word nobody waits for this agent, and
+        # the store may be gone.
+        desk.link.call(lambda store: store.check([desk.keys.head]))
+        self._say_last_word()
+        if self._connector.hosting and linger:
+            self._linger(nodes)
+
+    def _say_last_word(self) -> None:
+        """Have the heart say that this agent has left: on its own connection that comes behind its last beat."""
+        if not self._heart_beats:
+            self.desk.link.tell(lambda store: store.set(self.desk.keys.beat(self.node), LEFT))
+        until_ns = self.desk.clock.now_ns() + int(_LAST_WORD_S * 1e9)
+        self._last_word = True
+        self._heart_bell.ring()
+        while self._heart_beats and self.desk.clock.now_ns() < until_ns:
+            self._pause.wait(_AGAIN_S)
+
+    def _linger(self, nodes: list[str]) -> None:
+        """Host the store as long as somebody else lives who uses it: members of the latest round, or who waits."""
+        desk, clock = self.desk, self.desk.clock
+        settings = desk.head.settings
+        beats: dict[str, Standstill] = {}
+        gap_ns, gone_ns = int(_GAP * settings.beat_s * 1e9), int(2 * settings.lease_s * 1e9)
+        seen: Head | None = None
+        while not self._closing:
+            if desk.head is not seen:
+                seen, nodes = desk.head, list(dict.fromkeys([*self._members(), *nodes]))
+            keys = [desk.keys.beat(node) for node in nodes]
+            values = desk.link.call(lambda store, keys=keys: store.multi_get([desk.keys.head, *keys]))  # type: ignore[misc]
+            desk.take(values[0])
+            for node, value in zip(nodes, values[1:], strict=True):
+                beats.setdefault(node, Standstill(value, clock.now_ns())).look(value, clock.now_ns(), gap_ns)
+            nodes = [node for node in nodes if beats[node].value != LEFT and beats[node].stood_ns < gone_ns]
+            if not nodes and desk.head is seen:
+                return
+            self._pause.wait(_AGAIN_S if desk.head.ended else settings.beat_s)
+
+    def _members(self) -> list[str]:
+        desk, head = self.desk, self.desk.head
+        key = desk.keys.plan(head.round, head.sealed_epoch)
+        if not head.round or not desk.link.call(lambda store: store.check([key])):
+            return []
+        plan = rounds.plan_of(desk.link.call(lambda store: store.get(key)))
+        return [place.node for place in plan.members if place.node != self.node]
+
+    def close(self) -> None:
+        """End the tasks. From any task."""
+        self._closing = True
+        self._pause.ring()
+        self._bell.ring()
+        self._heart_bell.ring()
+
+    def _change(self, make: Callable[[Head], Head | None]) -> None:
+        self.desk.change(make)
+        self._head_seen()
+        if self._coordinator is not None:
+            self._act()
+
+    def _act(self) -> None:
+        """Let the coordinator act on what is known, without a look."""
+        if self._coordinator is not None:
+            self._wake_ns = self._coordinator.act()
+            self._head_seen()
+            self._take_own_seat()
+
+    # -- the task -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._come_in()
+            self._ports.tasks.spawn(self._listen, "rally-watcher")
+            while not self._closing:
+                self._serve()
+                self._work()
+        except Exception as error:  # noqa: BLE001 - the edge of a task: the agent's loop raises it
+            self.error = error
+        self._refuse_requests()
+        self._ports.bell.ring()
+
+    def _come_in(self) -> None:
+        """Find the head of the job, or begin the job: the host of the store does, others only when it doesn't."""
+        desk, link = self.desk, self._link
+        pause_s = _AGAIN_S
+        while not link.call(lambda store: store.check([desk.keys.head])):
+            if self._connector.hosting or pause_s > self._settings.beat_s:
+                self._begin()
+                break
+            self._pause.wait(pause_s)
+            pause_s *= 4
+        token = link.call(lambda store: store.get(desk.keys.born))
+        self._birth.mark = desk.keys.mark(token.decode("ascii", "replace"))
+        self._look()
+
+    def _begin(self) -> None:
+        desk = self.desk
+        fresh = self._ports.entropy.token().encode()
+        token = desk.link.call(lambda store: store.compare_set(desk.keys.born, b"", fresh))
+        desk.link.call(lambda store: store.add(desk.keys.joins, 0))
+        mark = desk.keys.mark(token.decode("ascii", "replace"))
+        begun = {mark: b"1", desk.keys.pulse: b"0 0", desk.keys.beat(self.node): self._beat()}
+        desk.link.tell(lambda store: store.multi_set(list(begun), list(begun.values())))
+        desk.create(rounds.opened(self.node, self._settings))
+
+    def _serve(self) -> None:
+        while self._requests:
+            request = self._requests.popleft()
+            try:
+                request.answer = request.run()
+            except StoreLostError as error:
+                request.error = error
+                raise
+            except Exception as error:  # noqa: BLE001 - the agent's loop raises it, where it asked
+                request.error = error
+            finally:
+                request.done = True
+                self._ports.bell.ring()
+
+    def _refuse_requests(self) -> None:
+        while self._requests:
+            request = self._requests.popleft()
+            request.error = self.error or StoreLostError(f"the store at {self._connector.where} was given up")
+            request.done = True
+        self._ports.bell.ring()
+
+    def _work(self) -> None:
+        """Beat and look where that is due, take up what came, then wait."""
+        now_ns = self.desk.clock.now_ns()
+        heard = self._take_heard()
+        if now_ns >= self._next_beat_ns:
+            self._next_beat_ns = now_ns + int(self._beat_s() * 1e9)
+            if not self._left:
+                self._keep_house()
+            self._news = True
+        if self._news or (heard and self._awaiting_since_ns is not None):
+            self._news = False
+            self._look()
+        elif self._coordinator is not None:
+            self._act()
+        if self._requests or self._news or self._heard or self._closing:
+            return
+        until_ns = self._next_beat_ns if self._wake_ns is None else min(self._next_beat_ns, self._wake_ns)
+        left_s = (until_ns - self.desk.clock.now_ns()) / 1e9
+        if left_s > 0:
+            self._bell.wait(left_s)
+
+    def _take_heard(self) -> bool:
+        """Take the heads that came with bells. Returns whether one was newer than what was known."""
+        newer = False
+        while self._heard:
+            raw = self._heard.popleft()
+            if rounds.head_of(raw).version > self.desk.head.version:
+                self.desk.take(raw)
+                self._head_seen()
+                newer = True
+        return newer
+
+    # -- beats ----------------------------------------------------------------------------------------------
+
+    def _alert(self) -> bool:
+        """Whether a round has just ended, so that who is missing now is to be missed soon."""
+        since_ns = self._alert_since_ns
+        return since_ns is not None and self.desk.clock.now_ns() - since_ns < int(ALERT_S * 1e9)
+
+    def _beat_s(self) -> float:
+        settings = self.desk.head.settings
+        return settings.alert_beat_s if self._alert() else settings.beat_s
+
+    def _lease_ns(self) -> int:
+        settings = self.desk.head.settings
+        lease_s = settings.alert_lease_s if self._alert() else settings.lease_s
+        # A look comes some milliseconds early or late; a lease of four beats must not take five looks because of that.
+        return int((lease_s - self._beat_s() / 4) * 1e9)
+
+    def _beat(self) -> bytes:
+        self._beats += 1
+        return b"%d" % self._beats
+
+    def _beat_on(self) -> None:
+        """The heart: beats until this agent leaves, and says that as its last word."""
+        link, key = self._new_link(), self.desk.keys.beat(self.node)
+        try:
+            while not self._last_word and not self._closing and self.error is None:
+                self._heart_bell.wait(self._beat_s())
+                if not self._last_word:
+                    self._send_beat(link, key)
+            if self._last_word:
+                link.tell(lambda store: store.set(key, LEFT))
+        except StoreLostError as error:
+            # The keeper may wait for an answer that will never come.
+            if not (self._left or self._closing):
+                self.error = self.error or error
+                self._ports.bell.ring()
+        self._heart_beats = False
+        self._pause.ring()
+
+    def _send_beat(self, link: Link, key: str) -> None:
+        writes = {key: self._beat(), **self._pulse_to_write()}
+        link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+
+    def _pulse_to_write(self) -> dict[str, bytes]:
+        """What the heart of a coordinator carries besides. It moves only when the keeper does."""
+        desk = self.desk
+        if self._coordinator is None or not desk.coordinating or desk.head.ended:
+            return {}
+        return {desk.keys.pulse: b"%d %d" % (desk.head.epoch, self._turns)}
+
+    def _keep_house(self) -> None:
+        """With each look: a bell that nobody rang, a key that nobody needs."""
+        desk = self.desk
+        self._turns += 1
+        if self._listening == self._listened and self._listening <= desk.head.version:
+            # The watcher waits for a bell that nobody rang, or that it has slept through.
+            key, raw = desk.keys.bell(self._listening), desk.raw
+            desk.link.tell(lambda store: store.set(key, raw))
+        self._listened = self._listening
+        if self._stale:
+            key = self._stale.popleft()
+            desk.link.call(lambda store: store.delete_key(key))
+
+    # -- looks ----------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """See the head, the coordinator's pulse, the own seat, and what the coordinator needs, in one operation."""
+        desk = self.desk
+        keys = [desk.keys.head, desk.keys.pulse]
+        other = desk.head.coordinator if self.head is not None and not desk.coordinating else ""
+        if other:
+            keys.append(desk.keys.beat(other))
+        # A coordinator's own card is in no store, and so is its answer.
+        awaiting = self._awaiting_since_ns is not None and self._card_seat is not None
+        if awaiting:
+            keys.append(desk.keys.seat(self.node))
+        coordinator = self._coordinator
+        first_of_its = len(keys)
+        if coordinator is not None:
+            keys += coordinator.keys()
+        values = self._link.call(lambda store: store.multi_get(keys))
+        self.looked_ns = desk.clock.now_ns()
+        try:
+            desk.take(values[0])
+        except Malformed as error:
+            raise RendezvousStateError(
+                f"{error}; something else uses this run id at {self._connector.where}; give another --rdzv-id"
+            ) from error
+        self._head_seen()
+        self._heed_pulse(values[1], values[2] if other and other == desk.head.coordinator else None)
+        if awaiting:
+            self._heed_seat(values[first_of_its - 1])
+        self._wake_ns = None
+        if coordinator is not None and coordinator is self._coordinator:
+            gap_ns = int(self._beat_s() * _GAP * 1e9)
+            self._wake_ns = coordinator.see(values[first_of_its:], gap_ns, self._lease_ns())
+            self._head_seen()
+            self._take_own_seat()
+        elif self._coordinator is not None:
+            self._news = True  # it has just begun: let it look
+        self._heed_report()
+
+    def _head_seen(self) -> None:
+        """Take in what the head says now; ring the agent's bell if that is news."""
+        head, before = self.desk.head, self.head
+        if head is before:
+            return
+        self.head = head
+        if before is None or (head.epoch, head.coordinator) != (before.epoch, before.coordinator):
+            self._new_epoch(head)
+        if head.phase == "gathering" and head.round > 0:
+            if before is None or before.phase != "gathering" or before.round != head.round:
+                now_ns = self._alert_since_ns = self.desk.clock.now_ns()
+                self._next_beat_ns = min(self._next_beat_ns, now_ns + int(self._beat_s() * 1e9))
+        else:
+            self._alert_since_ns = None
+        self._ports.bell.ring()
+
+    def _new_epoch(self, head: Head) -> None:
+        self._pulse = self._other_beat = None
+        if self.desk.coordinating and not self._left:
+            self._begin_to_coordinate()
+        elif self._coordinator is not None:
+            self._coordinator = self._wake_ns = None
+            if self._awaiting_since_ns is not None and self._card_seat is None and not head.ended:
+                self._send_card()  # it was nowhere but with the coordinator that this agent was
+        if not head.coordinator:
+            return  # it left, and who takes over is said next
+        self.desk.say(
+            events.CoordinatorChanged,
+            began=head.epoch,
+            coordinator=head.coordinator,
+            before=self._followed,
+            reason=self._why_taken if self.desk.coordinating else "",
+        )
+        self._followed = head.coordinator
+
+    def _begin_to_coordinate(self) -> None:
+        coordinator = self._coordinator = Coordinator(self.desk, self._known_beats)
+        coordinator.begin()
+        link = self._new_link()
+
+        def read() -> None:
+            coordinator.read_cards(
+                link, self._bell.ring, lambda: self._closing or self._coordinator is not coordinator
+            )
+
+        self._ports.tasks.spawn(read, "rally-reader")
+        self._next_beat_ns = 0
+        self._heart_bell.ring()  # the others want to see its pulse
+
+    def _heed_pulse(self, value: bytes, other_beat: bytes | None) -> None:
+        """Take over from a coordinator that has left or gives no sign of life."""
+        head, now_ns = self.desk.head, self.desk.clock.now_ns()
+        if self.desk.coordinating or head.ended or self._card is None or self._left:
+            self._pulse = self._other_beat = None
+            return
+        gap_ns = int(self._beat_s() * _GAP * 1e9)
+        epoch, _, turn = value.partition(b" ")
+        seen = turn if epoch == b"%d" % head.epoch else b""
+        if self._pulse is None:
+            self._pulse = Standstill(seen, now_ns)
+        else:
+            # Without its own pulse in it: a former coordinator's, or the new one has not beaten yet.
+            self._pulse.look(seen or self._pulse.value, now_ns, gap_ns)
+        if other_beat is not None:
+            if self._other_beat is None:
+                self._other_beat = Standstill(other_beat, now_ns)
+            self._other_beat.look(other_beat, now_ns, gap_ns)
+        if not head.coordinator:
+            self._take_over(head, "it left")
+        elif self._pulse.stood_ns >= self._lease_ns():
+            self._take_over(head, f"it gave no sign of life for {self._pulse.stood_ns / 1e9:.1f} s")
+
+    def _take_over(self, head: Head, why: str) -> None:
+        self._why_taken, epoch = why, head.epoch
+        if self._other_beat is not None and head.coordinator:
+            self._known_beats = {head.coordinator: self._other_beat}
+        self.desk.change(lambda now: rounds.taken_over(now, self.node) if now.epoch == epoch else None)
+        self._head_seen()
+        self._news = True
+
+    def _heed_seat(self, value: bytes) -> None:
+        head = self.desk.head
+        if value and value != self._seat_seen:
+            try:
+                seat = rounds.seat_of(value)
+            except Malformed as error:
+                raise RendezvousStateError(str(error)) from error
+            fresh = (seat.round, seat.epoch) == (head.round, head.sealed_epoch) and self._is_news(seat)
+            if seat.verdict == "refused" or fresh:
+                self._seat_seen = value
+                self._take_answer(seat)
+                return
+        self._look_into_plan(head)
+
+    def _take_own_seat(self) -> None:
+        if self._coordinator is None or self._awaiting_since_ns is None:
+            return
+        seat = self._coordinator.own_seat()
+        if seat is not None and self._is_news(seat):
+            self._take_answer(seat)
+
+    def _is_news(self, seat: Seat) -> bool:
+        """Whether it is of a later round than what this agent knows of."""
+        card, told = self._card, self.answer
+        assert card is not None, "who is answered has asked"
+        return seat.round > card.round and (told is None or told.round < seat.round)
+
+    def _look_into_plan(self, head: Head) -> None:
+        """A round has formed and this agent was not told: its coordinator died over it, or it was left out."""
+        since_ns, card = self._awaiting_since_ns, self._card
+        assert since_ns is not None and card is not None, "who awaits a seat has a card"
+        waited_ns = self.desk.clock.now_ns() - since_ns
+        if waited_ns > int(head.settings.lease_s * _PATIENCE_LEASES * 1e9) and self.answer is None:
+            self._send_card()
+            return
+        told = self.answer is not None and self.answer.round >= head.round
+        if told or head.phase not in ("running", "finishing") or waited_ns < int(self._beat_s() * 1e9):
+            return
+        if self._plan_seen == (head.round, head.sealed_epoch):
+            return
+        self._plan_seen = (head.round, head.sealed_epoch)
+        key = self.desk.keys.plan(head.round, head.sealed_epoch)
+        if not self._link.call(lambda store: store.check([key])):
+            return  # a newer one has formed meanwhile
+        plan = rounds.plan_of(self._link.call(lambda store: store.get(key)))
+        mine = next((place.seat for place in plan.members if place.node == self.node), None)
+        # Also if it answers an earlier writing of the same card.
+        if mine is not None and self._is_news(mine):
+            self._take_answer(mine)
+
+    def _take_answer(self, seat: Seat) -> None:
+        """What was decided on the own card; who is parked goes on waiting."""
+        if seat.verdict != "parked":
+            self._awaiting_since_ns = None
+            self._retire_card()
+        else:
+            self._awaiting_since_ns = self.desk.clock.now_ns()
+        self.answer = seat
+        self._ports.bell.ring()
+
+    def _heed_report(self) -> None:
+        desk = self.desk
+        if desk.head.phase != "failed" or self.report is not None:
+            return
+        if self._link.call(lambda store: store.check([desk.keys.report])):
+            self.report = job_report.report_of(self._link.call(lambda store: store.get(desk.keys.report)))
+            self._ports.bell.ring()
+        elif not self._left:
+            again_ns = desk.clock.now_ns() + int(_AGAIN_S * 4e9)
+            self._next_beat_ns = min(self._next_beat_ns, again_ns)
+
+    # -- the watcher ----------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Wait for the next version of the head, again and again."""
+        link = self._new_link()
+        while not self._closing and not self.desk.head.ended:
+            self._listening = max(self.desk.head.version, self._listening) + 1
+            key = self.desk.keys.bell(self._listening)
+            try:
+                raw = link.call(lambda store, key=key: store.get(key))  # type: ignore[misc]
+            except StoreLostError:
+                return  # the keeper sees that for itself
+            self._heard.append(raw)
+            self._bell.ring()

@@ -1,0 +1,135 @@
+"""One connection to the job's store that is made anew when it breaks, until the store has been silent for too long.
+
+An operation that was broken off is tried again. Those used here may be: sets, and compare-and-set of values that are
+one of a kind, do the same twice; `add` may count twice, which its callers allow for or forbid with `once`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from toolkit.core.errors import StoreError, StoreLostError
+from toolkit.ports import Bell, Clock, Store, StoreConnector
+
+_R = TypeVar("_R")
+
+#: one attempt to connect, and the pause between two, in seconds
+CONNECT_S, RETRY_S = 5.0, 0.25
+
+
+class Ambiguous(StoreError):
+    """The connection broke under an operation that must not be done twice; whether it was done is not known."""
+
+
+class Birth:
+    """Which store it is: one that was started anew at the same address knows nothing of the job."""
+
+    def __init__(self) -> None:
+        #: a key that only the store of this job has; empty before this agent has come in
+        self.mark = ""
+
+    def is_that_of(self, store: Store) -> bool:
+        """Whether this is the store that the agent came to first."""
+        return not self.mark or store.check([self.mark])
+
+
+class Link:
+    """A connection for one task.
+
+    Args:
+        connector: makes connections.
+        clock: of this node.
+        pause: waits between two attempts; whoever wants the link to give up rings it.
+        timeout_s: how long the store may be gone.
+        birth: which store it is.
+        given_up: whether nobody wants it any more.
+    """
+
+    def __init__(
+        self,
+        connector: StoreConnector,
+        clock: Clock,
+        pause: Bell,
+        timeout_s: float,
+        birth: Birth,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._connector = connector
+        self._clock = clock
+        self._pause = pause
+        self._timeout_s = timeout_s
+        self._birth = birth
+        self._given_up = given_up
+        self._store: Store | None = None
+        #: counts the answers: who sees it stand knows that the store is silent
+        self.answers = 0
+
+    def call(self, operation: Callable[[Store], _R], *, once: bool = False) -> _R:
+        """Do an operation that the store answers.
+
+        Raises:
+            StoreLostError: the store could not be reached for `timeout_s`.
+            Ambiguous: it broke, and `once` forbids to try again.
+        """
+        failing_since_ns: int | None = None
+        while True:
+            tried = False
+            try:
+                store = self._connected()
+                tried = True
+                answer = operation(store)
+            except StoreLostError:
+                raise
+            # torch's stores raise RuntimeErrors.
+            except (StoreError, RuntimeError, OSError) as error:
+                self._store = None
+                if once and tried:
+                    raise Ambiguous(f"the connection to {self._connector.where} broke: {error}") from error
+                now_ns = self._clock.now_ns()
+                failing_since_ns = now_ns if failing_since_ns is None else failing_since_ns
+                self._heed_end(error, (now_ns - failing_since_ns) / 1e9)
+                self._pause.wait(RETRY_S)
+            else:
+                self.answers += 1
+                return answer
+
+    def tell(self, operation: Callable[[Store], object]) -> None:
+        """Do an operation that torch's stores don't answer (`set`, `multi_set`): done when a later one is answered."""
+        try:
+            operation(self._connected())
+        except StoreLostError:
+            raise
+        except (StoreError, RuntimeError, OSError):
+            self._store = None
+            self.call(operation)
+
+    def _connected(self) -> Store:
+        if self._store is None:
+            store = self._connector.connect(min(CONNECT_S, self._timeout_s))
+            if not self._birth.is_that_of(store):
+                raise StoreLostError(
+                    f"the store of the job at {self._connector.where} was started anew and knows nothing of this job; "
+                    "start the job anew, with an endpoint on a node that stays"
+                )
+            self._store = store
+        return self._store
+
+    def _heed_end(self, error: Exception, failing_s: float) -> None:
+        if self._given_up():
+            raise StoreLostError(f"the store at {self._connector.where} was given up") from error
+        if failing_s >= self._timeout_s:
+            raise StoreLostError(lost(self._connector.where, failing_s, _first_line(error))) from error
+
+
+def lost(where: str, silent_s: float, why: str) -> str:
+    """What is said of a store that is gone."""
+    return (
+        f"the store of the job at {where} can't be reached any more, tried for {silent_s:.0f} s ({why}); its host has "
+        "ended or is cut off: start the job anew, with an endpoint on a node that stays"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    # torch puts a C++ stack trace below it.
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
