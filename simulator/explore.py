@@ -1,10 +1,11 @@
-"""Looks for broken promises: many seeds, each a small cluster and a fault script of its own; and a crash at each step.
+"""Looks for broken promises: many seeds, each a small cluster and a fault script of its own; and a fault at each step.
 
-Two searchers, because no single one finds all. The **swarm** draws everything from the seed: 2 to 7 nodes, bounds,
-sizes, start times, workload, and faults of families of which half are left out (`nemesis.py`). The **crashes** take one
-small cluster and let each node lose power at each of the store operations of its agent, one run for each.
+No single searcher finds all. The **swarm** draws everything from the seed: 2 to 7 nodes, bounds, sizes, start times,
+workload, and faults of families of which half are left out (`nemesis.py`). The others (`ANYWHERE`) take one small
+cluster and strike each node at each of the store operations of its agent, one run for each: it loses power, or comes
+back soon after, or is stopped for longer than its lease, so that two coordinators overlap.
 
-`python -m simulator.explore` runs them over processes, and says for each kind of finding which seed shows it.
+`python -m simulator.explore` runs them over processes, and says for each kind of finding which run shows it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from simulator.faults import CrashAtOperation, Fault
+from simulator.faults import CrashAtOperation, Fault, PauseAtOperation
 from simulator.nemesis import Options, schedule
 from simulator.report import Report, simulate
 from simulator.rng import Tape
 from simulator.scenario import NodePlan, Scenario
 from simulator.workloads import Fail, Workload
+from toolkit.core.errors import ConfigurationError
 
 #: runs that one process does before it reports
 _BATCH = 20
@@ -84,10 +86,10 @@ def swarm(seed: int) -> Scenario:
     return replace(cluster, faults=schedule(tape, cluster, Options(until_s=150.0)))
 
 
-#: three nodes of which two are enough: a worker fails, so that there are two rounds to crash in
-CRASHES = Scenario(
-    name="crash-anywhere",
-    about="one of three nodes loses power at one of its store operations",
+#: three nodes of which two are enough: a worker fails, so that there are two rounds to strike in
+SMALL = Scenario(
+    name="small",
+    about="one of three nodes is struck at one of its store operations",
     source="swarm",
     nodes=3,
     names=("node0", "node1", "node2"),
@@ -97,22 +99,67 @@ CRASHES = Scenario(
     store_apart=True,
     quiet_by_s=1200.0,
 )
+_HOSTED = replace(SMALL, store_apart=False)
 
 
-def crashes(nodes: Sequence[str] = CRASHES.node_names) -> Iterator[Scenario]:
-    """`CRASHES`, once for each node and store operation of its agent."""
-    for node in nodes:
-        for number in range(1, _operations(node) + 1):
-            fault: Fault = CrashAtOperation(node, number=number)
-            yield replace(CRASHES, name=f"crash-{node}-{number}", faults=(fault,))
+@dataclass(frozen=True, slots=True)
+class Anywhere:
+    """A fault for each store operation of each node.
+
+    Args:
+        cluster: that it strikes.
+        fault: of a node and the number of its operation.
+    """
+
+    cluster: Scenario
+    fault: Callable[[str, int], Fault]
+
+    def strikes(self, name: str, nodes: Sequence[str] = SMALL.node_names) -> Iterator[Scenario]:
+        """All of them, each a scenario of its own."""
+        for node in nodes:
+            for number in range(1, _operations(self.cluster, node) + 1):
+                yield self.strike(name, node, number)
+
+    def strike(self, name: str, node: str, number: int) -> Scenario:
+        """One of them."""
+        return replace(self.cluster, name=f"{name}-{node}-{number}", faults=(self.fault(node, number),))
 
 
-def _operations(node: str) -> int:
+ANYWHERE: Mapping[str, Anywhere] = {
+    "crash": Anywhere(SMALL, lambda node, number: CrashAtOperation(node, number=number)),
+    "reboot": Anywhere(SMALL, lambda node, number: CrashAtOperation(node, number=number, back_after_s=8)),
+    "pause": Anywhere(SMALL, lambda node, number: PauseAtOperation(node, number=number, for_s=12)),
+    "hosted-crash": Anywhere(_HOSTED, lambda node, number: CrashAtOperation(node, number=number)),
+    "hosted-pause": Anywhere(_HOSTED, lambda node, number: PauseAtOperation(node, number=number, for_s=12)),
+}
+
+
+def anywhere(kind: str) -> Iterator[Scenario]:
+    """The scenarios of one entry of `ANYWHERE`."""
+    return ANYWHERE[kind].strikes(kind)
+
+
+def named(name: str) -> Scenario:
+    """One of these scenarios by its name, as "crash-node0-17".
+
+    Raises:
+        ConfigurationError: there is none of that form.
+    """
+    kind, node, number = ([*name.rsplit("-", 2), "", ""])[:3]
+    if kind not in ANYWHERE or node not in SMALL.node_names or not number.isdecimal():
+        raise ConfigurationError(
+            f"there is no run {name!r}; give one of {', '.join(ANYWHERE)}, then a node and the number of its store "
+            "operation: crash-node0-17"
+        )
+    return ANYWHERE[kind].strike(kind, node, int(number))
+
+
+def _operations(cluster: Scenario, node: str) -> int:
     """How many store operations the agent of a node does when nothing strikes."""
     from simulator.simulation import Simulation
     from simulator.subjects import subject_named
 
-    simulation = Simulation(CRASHES, subject_named("rally"), seed=1)
+    simulation = Simulation(cluster, subject_named("rally"), seed=1)
     simulation.run()
     done = simulation.agents[node].operations
     simulation.close()
@@ -166,8 +213,8 @@ def _judge_seeds(seeds: Sequence[int]) -> list[Found]:
     return [finding for finding in found if finding is not None]
 
 
-def _judge_crash(scenario: Scenario) -> list[Found]:
-    finding = judged(scenario, 1)
+def _judge_named(name: str) -> list[Found]:
+    finding = judged(named(name), 1)
     return [] if finding is None else [finding]
 
 
@@ -177,10 +224,11 @@ def explore(seeds: range, jobs: int, out: TextIO) -> list[Found]:
     return _over(_judge_seeds, batches, [len(batch) for batch in batches], jobs, out)
 
 
-def explore_crashes(jobs: int, out: TextIO) -> list[Found]:
-    """Judge a crash of each node at each of its store operations."""
-    scenarios = list(crashes())
-    return _over(_judge_crash, scenarios, [1] * len(scenarios), jobs, out)
+def explore_anywhere(kinds: Iterable[str], jobs: int, out: TextIO) -> list[Found]:
+    """Judge a fault of each of these kinds at each store operation of each node."""
+    # By name: lambdas don't go to another process.
+    names = [scenario.name for kind in kinds for scenario in anywhere(kind)]
+    return _over(_judge_named, names, [1] * len(names), jobs, out)
 
 
 def _over(
@@ -208,40 +256,45 @@ def summary(found: Iterable[Found]) -> Iterator[str]:
     counts = Counter(kind for finding in found for kind in finding.kinds)
     for kind, count in counts.most_common():
         shown = next(finding for finding in found if kind in finding.kinds)
-        yield f"{count:5}  {kind}\n       for instance {shown.name}: {_again(shown)}"
+        yield f"{count:5}  {kind}\n       for instance {shown.name}: {again(shown)}"
 
 
-def _again(found: Found) -> str:
-    if found.name.startswith("crash-"):
-        return f"python -m simulator.explore --crash {found.name.removeprefix('crash-')}"
-    return f"python -m simulator.explore --seed {found.seed}"
+def again(found: Found) -> str:
+    """The command that runs it again and prints its report."""
+    which = f"--seed {found.seed}" if found.name.startswith("swarm-") else f"--run {found.name}"
+    return f"python -m simulator.explore {which}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0 if all held, 1 if something did not."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.explore", description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=1000, help="how many swarms (default: 1000)")
-    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
-    parser.add_argument(
-        "--no-crashes", action="store_true", help="leave out the crash at each store operation"
-    )
-    parser.add_argument("--seed", type=int, help="run one swarm and print its report")
-    parser.add_argument("--crash", metavar="NODE-NUMBER", help="run one crash and print its report")
+    """The command. Returns 0 if all held, 1 if something did not, 2 for bad usage."""
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.seed is not None:
         return _show(simulate(swarm(args.seed), "rally", args.seed))
-    if args.crash is not None:
-        node, _, number = args.crash.rpartition("-")
-        fault = CrashAtOperation(node, number=int(number))
-        return _show(simulate(replace(CRASHES, name=f"crash-{args.crash}", faults=(fault,)), "rally", 1))
+    if args.run is not None:
+        try:
+            return _show(simulate(named(args.run), "rally", 1))
+        except ConfigurationError as error:
+            parser.error(str(error))
     found = explore(range(args.first, args.first + args.seeds), args.jobs, sys.stdout)
-    if not args.no_crashes:
-        found += explore_crashes(args.jobs, sys.stdout)
+    if not args.swarm_only:
+        found += explore_anywhere(ANYWHERE, args.jobs, sys.stdout)
     sys.stdout.writelines(f"{line}\n" for line in summary(found))
     return 1 if found else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    cores = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(prog="python -m simulator.explore", description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=1000, help="how many swarms (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--jobs", type=int, default=cores, help="processes (default: all cores)")
+    parser.add_argument(
+        "--swarm-only", action="store_true", help="leave out the fault at each store operation"
+    )
+    parser.add_argument("--seed", type=int, help="run one swarm and print its report")
+    parser.add_argument("--run", metavar="KIND-NODE-NUMBER", help="run one fault and print its report")
+    return parser
 
 
 def _show(report: Report) -> int:

@@ -116,6 +116,29 @@ class CrashAtOperation(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class PauseAtOperation(Fault):
+    """SIGSTOP to the node's agent when it sends its `number`-th store operation from then on, and SIGCONT later.
+
+    The operation still goes out. What the agent had read before is old when it goes on: it acts on what is no more.
+    """
+
+    number: int = 1
+    for_s: float = 12.0
+
+    def problem(self) -> str:
+        return "" if self.number >= 1 else f"number is {self.number}; give 1 or more"
+
+    def lasts_s(self) -> float:
+        return self.for_s
+
+    def what(self) -> str:
+        return (
+            f"the agent on {self.target} is stopped {_span(self.for_s)} "
+            f"at its store operation {self.number} from then on"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PauseNode(Fault):
     """Everything on the node stands still for a while, or for ever with None; its clocks go on."""
 
@@ -405,6 +428,7 @@ class FlappingJoiner(Fault):
 KINDS: tuple[type[Fault], ...] = (
     CrashNode,
     CrashAtOperation,
+    PauseAtOperation,
     PauseNode,
     SlowNode,
     KillAgent,

@@ -109,6 +109,10 @@ def _crash_at_operation(d: _Draw) -> Fault:
     return faults.CrashAtOperation(d.target, d.at_s, number=1 + d.below("number", 60))
 
 
+def _pause_at_operation(d: _Draw) -> Fault:
+    return faults.PauseAtOperation(d.target, d.at_s, number=1 + d.below("number", 60), for_s=d.span_s())
+
+
 def _reboot(d: _Draw) -> Fault:
     return faults.CrashNode(d.target, d.at_s, reboot_after_s=d.span_s("back"))
 
@@ -197,6 +201,7 @@ def _start(d: _Draw) -> Fault:
 FAMILIES: dict[str, Callable[[_Draw], Fault]] = {
     "crash": _crash,
     "crash-at-operation": _crash_at_operation,
+    "pause-at-operation": _pause_at_operation,
     "reboot": _reboot,
     "pause": _pause,
     "slow": _slow,

@@ -153,9 +153,9 @@ class Strikes:
             case faults.CrashNode():
                 return self._crash(node, fault.reboot_after_s)
             case faults.CrashAtOperation():
-                agent = self._agent(node)
-                done = 0 if agent is None else agent.operations
-                node.dies_at = (done + fault.number, partial(self._crash_at_operation, node, fault))
+                self._at_operation(node, fault.number, partial(self._crash_at_operation, node, fault))
+            case faults.PauseAtOperation():
+                self._at_operation(node, fault.number, partial(self._pause_at_operation, number, node, fault))
             case faults.KillAgent():
                 return self._kill_agent(node, fault.restart_after_s)
             case faults.PauseAgent():
@@ -260,10 +260,17 @@ class Strikes:
             self._cluster.start_agent(node.name, reboot_after_s, boot=True)
         return ""
 
+    def _at_operation(self, node: Node, number: int, strike: Callable[[], None]) -> None:
+        agent = self._agent(node)
+        node.on_operation[(0 if agent is None else agent.operations) + number] = strike
+
     def _crash_at_operation(self, node: Node, fault: faults.CrashAtOperation) -> None:
-        node.dies_at = None
         self._crash(node, fault.back_after_s)
         self._hit(faults.CrashNode(node.name, reboot_after_s=fault.back_after_s), fault.what())
+
+    def _pause_at_operation(self, number: int, node: Node, fault: faults.PauseAtOperation) -> None:
+        if not self._stop_agent(number, node, fault.for_s):
+            self._hit(faults.PauseAgent(node.name, for_s=fault.for_s), fault.what())
 
     def _agent(self, node: Node) -> Process | None:
         agent = self._cluster.agents.get(node.name)

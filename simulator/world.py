@@ -80,8 +80,8 @@ class Node:
         #: local ranks whose next start fails, as a full process table would make it
         self.failing_starts: list[int] = []
         self.processes: dict[int, Process] = {}
-        #: store operation of its agent at which power is cut, and what cuts it
-        self.dies_at: tuple[int, Callable[[], None]] | None = None
+        #: what strikes when its agent sends the store operation of that number
+        self.on_operation: dict[int, Callable[[], None]] = {}
         self._ports = itertools.count(40_000)
 
     @property
@@ -214,11 +214,12 @@ class Process:
     def did_operation(self) -> None:
         """It has sent a store operation; some fault may wait for that."""
         self.operations += 1
-        dies_at = self.node.dies_at
-        if dies_at is not None and self.operations == dies_at[0] and self.parent is None:
-            kernel = self.node.world.kernel
-            kernel.call_after(0, f"{self.node.name} loses power at a store operation", dies_at[1])
-            kernel.park("its end")
+        strike = None if self.parent is not None else self.node.on_operation.pop(self.operations, None)
+        if strike is not None:
+            kernel, what = self.node.world.kernel, f"{self.node.name} is struck at a store operation"
+            kernel.call_after(0, what, strike)
+            # It does nothing more before it is struck.
+            kernel.park(what, 1)
 
     def vanish(self) -> None:
         """It is gone without a word. Its tasks never run again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import tempfile
 import textwrap
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from .jobs import AFTERLIFE_S, RALLY, Job, marked, sweep, until
+from .jobs import AFTERLIFE_S, RALLY, Job, Nodes, marked, sweep, until
 
 #: what each script begins with. One write for each line: lines of several workers share a file.
 PRELUDE = """\
@@ -67,6 +68,12 @@ class Rally(Protocol):
         run_dir: Path | None = None,
         before_exec: Callable[[], None] | None = None,
     ) -> Job: ...
+
+
+class Meet(Protocol):
+    """A job whose agents meet by our own rendezvous at `port`; `conf` is for `--rdzv-conf`."""
+
+    def __call__(self, nnodes: str, *words: str, **conf: float) -> Nodes: ...
 
 
 class Python(Protocol):
@@ -125,6 +132,22 @@ def rally(tmp_path: Path, mark: str, started: list[Job]) -> Rally:
         return started[-1]
 
     return start
+
+
+@pytest.fixture
+def port() -> int:
+    """One that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def meet(rally: Rally, tmp_path: Path, port: int) -> Meet:
+    def begin(nnodes: str, *words: str, **conf: float) -> Nodes:
+        meeting = ("--rdzv-backend", "rally", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job")
+        return Nodes(rally, tmp_path / "shared", ("--nnodes", nnodes, *meeting, *words), conf)
+
+    return begin
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Every process carries a mark in its environment, by which its whole tree is foun
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import RecordingError
@@ -164,6 +165,122 @@ class Job:
         """End the first process at once; the tree is the fixture's business."""
         self._process.kill()
         self._process.wait()
+
+
+#: how long several agents may take for what one round takes: each of them imports torch
+LONG_S = 90.0
+
+
+class Up(NamedTuple):
+    """What a worker that has started finds in its environment, and its pid."""
+
+    group_rank: int
+    rank: int
+    world_size: int
+    restarts: int
+    port: int
+    pid: int
+
+    #: how a worker says it; goes before the rest of its script
+    SCRIPT = """
+    names = ("GROUP_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    say("up", *(os.environ[name] for name in names), os.getpid())
+    """
+
+
+class Nodes:
+    """Agents of one job that meet by our own rendezvous, all recording into one run directory.
+
+    Args:
+        rally: starts an agent.
+        run_dir: the recording.
+        words: the options that all of them have.
+        conf: of `--rdzv-conf`.
+    """
+
+    def __init__(
+        self, rally: Callable[..., Job], run_dir: Path, words: Sequence[str], conf: Mapping[str, float]
+    ) -> None:
+        self._rally = rally
+        self._words = tuple(words)
+        self._conf = dict(conf)
+        self.run_dir = run_dir
+        self.jobs: list[Job] = []
+
+    def start(self, *words: str | Path, **conf: float) -> Job:
+        """One more agent; the first one hosts the store, unless `is_host` says otherwise."""
+        all_conf = {**self._conf, "is_host": not self.jobs, **conf}
+        said = ",".join(f"{key}={value:g}" for key, value in all_conf.items())
+        self.jobs.append(self._rally(*self._words, "--rdzv-conf", said, *words, run_dir=self.run_dir))
+        return self.jobs[-1]
+
+    def start_several(self, count: int, *words: str | Path) -> list[Job]:
+        """As many more of one kind."""
+        return [self.start(*words) for _ in range(count)]
+
+    def ups(self, nth: int = 1, of: Sequence[Job] | None = None) -> list[Up]:
+        """Wait for the `nth` start of the worker of each of these agents, by default of all."""
+        jobs = self.jobs if of is None else of
+
+        def look() -> bool:
+            assert not any(job.ended() for job in jobs), self.told()
+            return all(_started(job) >= nth for job in jobs)
+
+        try:
+            until(f"start {nth} of all workers", look, LONG_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.told()}") from None
+        return [_ups(job)[nth - 1] for job in jobs]
+
+    def starts(self) -> list[int]:
+        """How often the workers of each agent have started."""
+        return [_started(job) for job in self.jobs]
+
+    def events(self, kind: type[_E]) -> list[_E]:
+        """The events of one kind so far, of all nodes."""
+        return self.jobs[0].events(kind)
+
+    def wait_for_events(self, kind: type[_E], count: int = 1) -> list[_E]:
+        """Wait until all nodes together have said `count` events of a kind."""
+        return self.jobs[0].wait_for_events(kind, count, LONG_S)
+
+    def of(self, job: Job, kind: type[_E]) -> list[_E]:
+        """The events of one kind of one agent."""
+        return [event for event in self.events(kind) if event.node.endswith(f"_{job.pid}")]
+
+    def assert_all_end_with(self, code: int = 0, of: Sequence[Job] | None = None) -> None:
+        """Wait for the end of these agents, by default of all."""
+        for job in self.jobs if of is None else of:
+            assert job.wait(LONG_S) == code, self.told()
+
+    def assert_promises_held(self, *, whole: bool = True) -> None:
+        """Hold the recording against the promises.
+
+        Args:
+            whole: whether all agents could say how they ended; else what can't be said does not count.
+        """
+        checked = subprocess.run(
+            [*RALLY, "check", str(self.run_dir), "--json"],
+            env=clean_environment(self.run_dir),
+            capture_output=True,
+            check=False,
+        )
+        assert checked.returncode in ((0,) if whole else (0, 3)), (
+            f"{checked.stdout.decode()}{checked.stderr.decode()}{self.told()}"
+        )
+        assert json.loads(checked.stdout)["broken"] == []
+
+    def told(self) -> str:
+        """All that all of them said."""
+        return "\n".join(f"node {at}, pid {job.pid}: {job.told()}" for at, job in enumerate(self.jobs))
+
+
+def _ups(job: Job) -> list[Up]:
+    return [Up(*map(int, line.split()[1:])) for line in job.lines if line.startswith("up ")]
+
+
+def _started(job: Job) -> int:
+    return len(_ups(job))
 
 
 def clean_environment(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from toolkit.agent import barrier
 from toolkit.agent.reporting import Reporter, profiled
+from toolkit.agent.together import Together, barrier_outcome
 from toolkit.agent.torch_reports import TorchReports
 from toolkit.core import events, ranks
 from toolkit.core.decisions import (
@@ -25,18 +26,14 @@ from toolkit.core.decisions import (
     Restart,
     after_membership,
     after_monitor,
-    after_round,
 )
 from toolkit.core.errors import (
-    RendezvousClosedError,
     SignalException,
-    StoreTimeoutError,
     UnknownGroupState,
     death_signal,
     is_graceful_exit,
 )
-from toolkit.core.failures import cause_of, failure_record, process_failure
-from toolkit.core.job_report import FailureRecord, culprit, in_order
+from toolkit.core.failures import cause_of
 from toolkit.core.model import (
     DEFAULT_ROLE,
     RunResult,
@@ -47,9 +44,9 @@ from toolkit.core.model import (
     _RoleInstanceInfo,
 )
 from toolkit.core.restarts import PLAIN_BUDGET, PastRestart, RestartVerdict
-from toolkit.core.rounds import Over, Ring
+from toolkit.core.rounds import Over
 from toolkit.core.status import EventSource
-from toolkit.ports import JobRendezvous, Ports
+from toolkit.ports import Ports
 
 _ROLE_INFO = "torchelastic/role_info/"
 _ASSIGNED_RANKS = "torchelastic/assigned_ranks/"
@@ -74,7 +71,7 @@ class ElasticAgent(abc.ABC):
         """The worker group; a live object that the agent changes."""
 
 
-class SimpleElasticAgent(TorchReports, ElasticAgent):
+class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
     """An agent for the workers of one spec. Subclasses say how workers are started, stopped and watched.
 
     Args:
@@ -108,12 +105,6 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         job = self._job
         if job is not None:
             job.attach(self._reporter.say)
-
-    @property
-    def _job(self) -> JobRendezvous | None:
-        """The rendezvous, if it is one that shares more than ranks."""
-        handler = self._worker_group.spec.rdzv_handler
-        return handler if hasattr(handler, "wait_for_end") else None
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:
         """The worker group; a live object that the agent changes."""
@@ -250,52 +241,6 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             self._reporter.say(events.MembershipChanged, nodes_waiting=waiting)
         return after_membership(waiting, self._worker_group.group_rank)
 
-    def _decide_together(self, job: JobRendezvous, result: RunResult) -> Decision:
-        """What follows for this node, where one decision is made for all nodes of the job."""
-        self._over = None
-        match result.state:
-            case WorkerState.HEALTHY:
-                self._over = job.over()
-            case WorkerState.SUCCEEDED:
-                self._over = job.succeed()
-            case WorkerState.UNHEALTHY | WorkerState.FAILED:
-                self._enter(result.state)
-                self._over = self._propose(job, result)
-        if self._over is None:
-            self._enter(result.state)
-            return after_monitor(result.state, None)
-        if result.state == WorkerState.HEALTHY:
-            self._enter(result.state)
-        self._say_over(self._over)
-        return after_round(self._over)
-
-    def _propose(self, job: JobRendezvous, result: RunResult) -> Over:
-        proposed = after_monitor(result.state, self._restart_verdict(result))
-        records = self._failure_records(result)
-        if isinstance(proposed, Restart):
-            what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
-            ring = Ring(
-                action="restart",
-                reason=what,
-                by=self._reporter.node,
-                cause=cause_of(result.failures).key,
-                spends=True,
-                delay_s=proposed.delay_s,
-            )
-            return job.fail(records, ring, what)
-        assert isinstance(proposed, Fail), "a failed group is started again, or the job has failed"
-        what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
-        return job.fail(records, None, what)
-
-    def _failure_records(self, result: RunResult) -> list[FailureRecord]:
-        """Who failed on this node, in that order, as the other nodes are told."""
-        local = {worker.global_rank: worker.local_rank for worker in self._worker_group.workers}
-        role, host = self._worker_group.spec.role, self._ports.host.hostname()
-        return [
-            failure_record(failure, rank, local.get(rank, -1), role, self._reporter.node, host)
-            for rank, failure in result.failures.items()
-        ]
-
     def _restart_verdict(self, result: RunResult) -> RestartVerdict | None:
         if result.state not in (WorkerState.UNHEALTHY, WorkerState.FAILED):
             return None
@@ -342,19 +287,6 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
                 )
             case _:
                 assert_never(decision)
-
-    def _restart_or_end(self, result: RunResult) -> bool:
-        """Restart the workers. Returns whether the job has failed meanwhile, and the run with it."""
-        try:
-            self._restart_workers(self._worker_group)
-        except RendezvousClosedError:
-            if self._job is None:
-                raise
-            self._enter(WorkerState.FAILED)
-            result.state = WorkerState.FAILED
-            self._tell_of_job(self._job, result)
-            return True
-        return False
 
     def _spend_restart(self, decision: Restart, result: RunResult) -> None:
         if not decision.spends_budget:
@@ -515,47 +447,13 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         try:
             barrier.wait_for_all(self._ports.stores, self._store, members, self._exit_barrier_timeout)
         except Exception as error:
-            outcome, detail = _barrier_outcome(error), str(error)
+            outcome, detail = barrier_outcome(error), str(error)
             if outcome == "interrupted":
                 raise
         finally:
             self._in_exit_barrier = False
             waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
             self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
-
-    def _end_together(self, job: JobRendezvous, result: RunResult) -> None:
-        """Wait until all nodes have ended, as long as they live; a failure elsewhere is this node's result, too."""
-        started_ns = self._ports.clock.now_ns()
-        members = int(self._worker_group.group_world_size or 1)
-        self._reporter.say(events.BarrierEntered, members=members, timeout_s=0.0)
-        outcome, detail = "complete", ""
-        self._in_exit_barrier = True
-        try:
-            over = job.wait_for_end()
-            if over.kind != "succeeded":
-                outcome, detail = "failed", over.reason
-                result.state = WorkerState.FAILED
-        except Exception as error:
-            outcome, detail = _barrier_outcome(error), str(error)
-            if outcome == "interrupted":
-                raise
-            result.state = WorkerState.FAILED
-        finally:
-            self._in_exit_barrier = False
-            waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
-            self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
-        self._tell_of_job(job, result)
-
-    def _tell_of_job(self, job: JobRendezvous, result: RunResult) -> None:
-        """Say how the job ended, as all its nodes do; who failed first comes first in the result, too."""
-        report = job.report()
-        failures = list(report.failures) or in_order(self._failure_records(result))
-        self._job_failed_of = report.why
-        self._reporter.say(events.JobEnded, outcome=report.outcome, why=report.why, failures=failures)
-        first = culprit(failures)
-        if result.is_failed() and first is not None:
-            own = result.failures.pop(first.global_rank, None)
-            result.failures = {first.global_rank: own or process_failure(first), **result.failures}
 
     # -- typed events ---------------------------------------------------------------------------------------
 
@@ -571,20 +469,6 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
             backend=spec.rdzv_handler.get_backend(),
             entrypoint=spec.get_script_name(),
         )
-
-    def _say_over(self, over: Over) -> None:
-        if over.kind in ("restart", "membership"):
-            self._reporter.say(
-                events.RoundEnded,
-                ended=self._reporter.round,
-                action=over.kind,
-                reason=over.reason,
-                by=over.by,
-                spends_budget=over.spends,
-                restarts=over.restarts,
-            )
-        elif over.kind == "evicted":
-            self._reporter.say(events.Evicted, left=self._reporter.round, reason=over.reason)
 
     def _say_decision(self, decision: Finish | Restart | Fail | Abort) -> None:
         self._reporter.say(
@@ -602,12 +486,6 @@ class SimpleElasticAgent(TorchReports, ElasticAgent):
         self._reporter.say(
             events.AgentFinished, result=result, reason=reason, duration_s=took_ns / 1e9, failed_ranks=failed
         )
-
-
-def _barrier_outcome(error: Exception) -> str:
-    if death_signal(error) is not None:
-        return "interrupted"
-    return "timeout" if isinstance(error, StoreTimeoutError) else "error"
 
 
 def _outcome_in_words(outcome: RunResult | BaseException | None, why: str = "") -> tuple[str, str]:

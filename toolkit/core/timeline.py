@@ -34,27 +34,13 @@ from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
 from toolkit.core.words import without_tokens
 
+# fmt: off
 __all__ = [
-    "fold",
-    "fold_all",
-    "Barrier",
-    "Failure",
-    "FailureKey",
-    "Incarnation",
-    "JobState",
-    "JobStory",
-    "Moment",
-    "Node",
-    "NodeState",
-    "Rank",
-    "RankState",
-    "Restart",
-    "Round",
-    "Signal",
-    "Timeline",
-    "seconds_between",
-    "worst_result",
+    "fold", "fold_all", "Barrier", "Failure", "FailureKey", "Incarnation", "JobState", "JobStory",
+    "Moment", "Node", "NodeState", "Rank", "RankState", "Restart", "Round", "Signal", "Timeline",
+    "seconds_between", "worst_result",
 ]
+# fmt: on
 
 #: bounds for hostile recordings; far above what jobs have
 NODES_MAX = 100_000

@@ -10,25 +10,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from toolkit.agent.rendezvous.desk import Desk
+from toolkit.agent.rendezvous.heart import LEFT
 from toolkit.agent.rendezvous.link import Link
-from toolkit.core import events, job_report, rounds
+from toolkit.core import events, gathering, job_report, rounds, seats
 from toolkit.core.errors import StoreLostError
+from toolkit.core.gathering import Gathering, GiveUp, Seal, Wait
 from toolkit.core.job_report import JobReport
 from toolkit.core.liveness import Standstill
-from toolkit.core.rounds import (
-    Candidate,
-    Card,
-    Gathering,
-    GiveUp,
-    Head,
-    Malformed,
-    OtherVersion,
-    Plan,
-    Ring,
-    Seal,
-    Seat,
-    Wait,
-)
+from toolkit.core.rounds import Head, Malformed, Ring
+from toolkit.core.seats import Candidate, Card, OtherVersion, Place, Plan, Seat
 
 #: how long failures of a job that has failed are gathered before the report is written, in seconds
 SETTLE_S = 0.5
@@ -36,7 +26,6 @@ SETTLE_S = 0.5
 _HOLES_MAX = 64
 #: bells that are kept behind the latest one, for who is slow to listen
 _BELLS_KEPT = 8
-LEFT = b"left"
 
 
 class Coordinator:
@@ -80,7 +69,7 @@ class Coordinator:
         waiting: list[int] = []
         if head.round:
             key = desk.keys.plan(head.round, head.sealed_epoch)
-            self._plan = rounds.plan_of(desk.link.call(lambda store: store.get(key)))
+            self._plan = seats.plan_of(desk.link.call(lambda store: store.get(key)))
             self._read_to = self._plan.read_to
             waiting = [place.seat.seat for place in self._plan.parked]
         self._announced = desk.link.call(lambda store: store.add(desk.keys.joins, 0))
@@ -161,7 +150,7 @@ class Coordinator:
         nodes = dict.fromkeys([*(place.node for place in self._members()), *self._candidates])
         return [node for node in nodes if node != self._desk.node]
 
-    def _members(self) -> list[rounds.Place]:
+    def _members(self) -> list[Place]:
         return [] if self._plan is None else self._plan.members
 
     def _enter_phase(self, now_ns: int) -> None:
@@ -219,7 +208,7 @@ class Coordinator:
         if not data:
             return
         try:
-            card = rounds.card_of(data)
+            card = seats.card_of(data)
         except OtherVersion as error:
             self._refuse(error.node, seat, str(error))
             return
@@ -233,7 +222,7 @@ class Coordinator:
         inside = next((place for place in self._members() if place.node == card.node), None)
         if inside is not None and card.round != head.round:
             return  # an older card of a member
-        refusal = rounds.refusal(card, [*self._others(card)], head.settings)
+        refusal = seats.refusal(card, [*self._others(card)], head.settings)
         if refusal:
             self._refuse(card.node, candidate.seat, refusal)
             return
@@ -242,7 +231,7 @@ class Coordinator:
         self._candidates[card.node] = Candidate(candidate.seat, card, since_ns)
         self._beats.pop(card.node, None)
 
-    def _others(self, card: Card) -> list[rounds.Place | Card]:
+    def _others(self, card: Card) -> list[Place | Card]:
         """Of nodes that live: members of the round, and who waits."""
         waiting = [c.card for c in self._candidates.values() if c.node not in self._lost]
         here = {c.node for c in waiting}
@@ -262,11 +251,11 @@ class Coordinator:
     def _gather(self, now_ns: int) -> int | None:
         head = self._desk.head
         alive = tuple(c for c in self._candidates.values() if c.node not in self._lost)
-        back = {c.node for c in alive if rounds.was_member(c.card, head)}
+        back = {c.node for c in alive if seats.was_member(c.card, head)}
         awaited = tuple(p.node for p in self._members() if p.node not in back and p.node not in self._lost)
         enough = len(alive) >= head.settings.min_nodes
         self._enough_ns = (self._enough_ns or now_ns) if enough else None
-        match rounds.look(head, Gathering(alive, awaited, self._since_ns, self._enough_ns), now_ns):
+        match gathering.look(head, Gathering(alive, awaited, self._since_ns, self._enough_ns), now_ns):
             case Seal(members):
                 self._seal(alive, members)
                 return now_ns
@@ -279,7 +268,7 @@ class Coordinator:
     def _seal(self, alive: Sequence[Candidate], members: Sequence[Candidate]) -> None:
         """Form the round: write the plan, commit by the head, then tell."""
         desk, head = self._desk, self._desk.head
-        plan = rounds.planned(head, alive, members, self._read_to)
+        plan = seats.planned(head, alive, members, self._read_to)
         plan_key = desk.keys.plan(plan.round, plan.epoch)
         # The answer to the commit says that the plan is there, too: one connection keeps the order.
         desk.link.tell(lambda store: store.set(plan_key, rounds.encoded(plan)))
@@ -337,7 +326,7 @@ class Coordinator:
         inside = {place.node for place in self._members()}
         waiting = [c for c in self._candidates.values() if c.node not in self._lost and c.node not in inside]
         self._tell_of_held(head, waiting, now_ns)
-        match rounds.welcome(head, waiting, now_ns):
+        match gathering.welcome(head, waiting, now_ns):
             case Ring() as ring:
                 desk.change(lambda h: rounds.rung(h, desk.node, head.round, ring))
                 return now_ns
@@ -345,7 +334,7 @@ class Coordinator:
                 return until_ns
         return None
 
-    def _because_of(self, lost: Sequence[rounds.Place]) -> Ring:
+    def _because_of(self, lost: Sequence[Place]) -> Ring:
         first = f"node {lost[0].node} is lost: {self._lost[lost[0].node]}"
         more = f"; {len(lost) - 1} more with it" if len(lost) > 1 else ""
         return Ring(action="membership", reason=first + more, by=self._desk.node)
@@ -359,7 +348,7 @@ class Coordinator:
         if head.size >= head.settings.max_nodes:
             return
         for candidate in waiting:
-            left_s = (rounds.held_ns(candidate, head) - now_ns) / 1e9
+            left_s = (seats.held_ns(candidate, head) - now_ns) / 1e9
             if left_s > 0 and candidate.node not in self._held:
                 self._held.add(candidate.node)
                 lost = head.losses.get(candidate.card.host, 0)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.agent.rendezvous.exchange import ExchangeStore
-from toolkit.agent.rendezvous.keeper import Keeper, Request
+from toolkit.agent.rendezvous.keeper import Keeper
 from toolkit.agent.rendezvous.keys import Keys
 from toolkit.agent.rendezvous.link import CONNECT_S, lost
+from toolkit.agent.rendezvous.requests import Request
 from toolkit.agent.solo import StoreAddress
 from toolkit.core import events, rounds
 from toolkit.core.errors import (
@@ -30,7 +31,8 @@ from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport, in_order
 from toolkit.core.liveness import Standstill
 from toolkit.core.ranks import RankBase
-from toolkit.core.rounds import Card, Head, Over, Ring, Seat, Settings
+from toolkit.core.rounds import Head, Over, Ring, Settings
+from toolkit.core.seats import Card, Seat
 from toolkit.ports import Ports, Reservation, StoreConnector
 
 #: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as shares
@@ -368,11 +370,11 @@ class RallyRendezvous:
 
         def there() -> bool:
             self._raise_if_over()
-            return keeper.answer is not None and keeper.answer is not before
+            return keeper.application.answer is not None and keeper.application.answer is not before
 
         self._wait(there)
-        assert keeper.answer is not None, "it was waited for"
-        return keeper.answer
+        assert keeper.application.answer is not None, "it was waited for"
+        return keeper.application.answer
 
     def _taken(self, seat: Seat) -> JobRound:
         self._seat = seat

@@ -13,15 +13,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.agent.rendezvous.coordinator import LEFT, Coordinator
+from toolkit.agent.rendezvous.application import Application
+from toolkit.agent.rendezvous.coordinator import Coordinator
 from toolkit.agent.rendezvous.desk import Desk, Say
+from toolkit.agent.rendezvous.heart import LEFT, Heart
 from toolkit.agent.rendezvous.keys import Keys
+from toolkit.agent.rendezvous.lingering import linger
 from toolkit.agent.rendezvous.link import Ambiguous, Birth, Link
+from toolkit.agent.rendezvous.requests import Request, Requests
+from toolkit.agent.rendezvous.succession import Succession
 from toolkit.core import events, job_report, rounds
 from toolkit.core.errors import RendezvousStateError, StoreLostError
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.liveness import Standstill
-from toolkit.core.rounds import Card, Head, Malformed, Ring, Seat, Settings
+from toolkit.core.rounds import Head, Malformed, Ring, Settings
+from toolkit.core.seats import Card
 from toolkit.ports import Ports, StoreConnector
 
 #: how long beats are faster after a round has ended, in seconds; later a missing node is missed as usual
@@ -33,20 +39,6 @@ _GAP = 1.5
 _AGAIN_S = 0.05
 #: how long an agent that leaves may take to say so, in seconds
 _LAST_WORD_S = 2.0
-#: a card that was not answered for so many leases is written once more
-_PATIENCE_LEASES = 10
-
-
-class Request:
-    """Something that the agent's loop asks of the keeper; done in the keeper's task."""
-
-    __slots__ = ("run", "done", "answer", "error")
-
-    def __init__(self, run: Callable[[], Any]) -> None:
-        self.run = run
-        self.done = False
-        self.answer: Any = None
-        self.error: BaseException | None = None
 
 
 class Keeper:
@@ -74,41 +66,35 @@ class Keeper:
         self._birth = Birth()
         self._link = self._new_link()
         self.desk = Desk(node, settings, keys, self._link, ports.clock, say)
-        self._requests: deque[Request] = deque()
+        self._requests = Requests(ports.bell)
         self._news = False
-        self._beats = 0
         self._turns = 0
         self._next_beat_ns = 0
         self._wake_ns: int | None = None
-        #: the coordinator's pulse, and its beat, which goes on if only its keeper stands still
-        self._pulse: Standstill | None = None
-        self._other_beat: Standstill | None = None
+        self._succession = Succession()
         self._alert_since_ns: int | None = None
         self._coordinator: Coordinator | None = None
-        #: the own card, the number under which it is in the store, and since when its answer is awaited
-        self._card: Card | None = None
-        self._card_seat: int | None = None
-        self._awaiting_since_ns: int | None = None
-        self._seat_seen = b""
-        self._plan_seen = (0, 0)
         #: heads that came with bells, the version that the watcher waits for, and the one it waited for a beat ago
         self._heard: deque[bytes] = deque()
         self._listening = 0
         self._listened = -1
-        #: keys of this agent that nobody needs any more; one is removed with each beat
-        self._stale: deque[str] = deque()
         self._left = False
-        self._heart_bell = ports.tasks.new_bell()
-        self._heart_beats = False
-        self._last_word = False
+        self._heart = Heart(
+            self._new_link(),
+            ports.tasks.new_bell(),
+            keys.beat(node),
+            self._beat_s,
+            self._pulse_to_write,
+            self._lost,
+        )
         self._why_taken = ""
         self._followed = ""
         self._known_beats: dict[str, Standstill] = {}
+        #: its card, and what comes of it
+        self.application = Application(self.desk, self._heart.next_beat, connector.where, ports.bell.ring)
         # What the agent's loop reads. Each is set once it is whole.
         #: the head as seen last; None before the first look
         self.head: Head | None = None
-        #: what this agent was told about its card
-        self.answer: Seat | None = None
         #: of a job that has failed
         self.report: JobReport | None = None
         #: why the keeper has ended
@@ -134,8 +120,7 @@ class Keeper:
 
     def ask(self, run: Callable[[], Any]) -> Request:
         """Have something done in the keeper's task; rings the agent's bell when it is."""
-        request = Request(run)
-        self._requests.append(request)
+        request = self._requests.put(run)
         if self.error is not None:
             self._refuse_requests()
         self._bell.ring()
@@ -152,37 +137,11 @@ class Keeper:
         """Ask for a seat in the next round."""
         if self.desk.head.ended or self.desk.head.phase == "finishing":
             return
-        self._card, self.answer = make(), None
-        self._send_card()
-        if not self._heart_beats:
-            self._heart_beats = True
-            self._ports.tasks.spawn(self._beat_on, "rally-heart")
-
-    def _send_card(self) -> None:
-        desk, card = self.desk, self._card
-        assert card is not None, "it was made before"
-        self._retire_card()
-        self._awaiting_since_ns, self._seat_seen = desk.clock.now_ns(), b""
-        if self._coordinator is None:
-            self._card_seat = desk.link.call(lambda store: store.add(desk.keys.joins, 1)) - 1
-        seat, beat = -1 if self._card_seat is None else self._card_seat, self._beat()
-        desk.say(events.SeatTaken, gathering=desk.head.round + 1, seat=seat, store=self._connector.where)
-        if self._coordinator is not None:
-            desk.link.tell(lambda store: store.set(desk.keys.beat(self.node), beat))
-            self._coordinator.join(card)
-            self._act()
-            return
-        writes = {
-            desk.keys.beat(self.node): beat,
-            desk.keys.seat(self.node): b"",
-            desk.keys.card(seat): rounds.encoded(card),
-        }
-        desk.link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
-
-    def _retire_card(self) -> None:
-        if self._card_seat is not None:
-            self._stale.append(self.desk.keys.card(self._card_seat))
-            self._card_seat = None
+        self.application.make(make(), self._coordinator)
+        self._act()
+        if not self._heart.beats_on:
+            self._heart.beats_on = True
+            self._ports.tasks.spawn(self._heart.run, "rally-heart")
 
     def tell_failures(self, number: int, records: list[FailureRecord]) -> None:
         """Write down who failed here, behind what others have written."""
@@ -219,13 +178,13 @@ class Keeper:
         """See what there is now."""
         self._look()
 
-    def leave(self, number: int, reason: str, linger: bool) -> None:
+    def leave(self, number: int, reason: str, stay: bool) -> None:
         """Leave the job: nobody waits for this agent any more.
 
         Args:
             number: the round that it leaves, if that goes on.
             reason: in words.
-            linger: whether a host of the store stays until nobody uses it any more.
+            stay: whether a host of the store stays until nobody uses it any more.
         """
         desk = self.desk
         if self._left or self.head is None:
@@ -240,53 +199,23 @@ class Keeper:
         # the store may be gone.
         desk.link.call(lambda store: store.check([desk.keys.head]))
         self._say_last_word()
-        if self._connector.hosting and linger:
-            self._linger(nodes)
+        if self._connector.hosting and stay:
+            linger(desk, self._pause, nodes, lambda: self._closing)
 
     def _say_last_word(self) -> None:
-        """Have the heart say that this agent has left: on its own connection that comes behind its last beat."""
-        if not self._heart_beats:
-            self.desk.link.tell(lambda store: store.set(self.desk.keys.beat(self.node), LEFT))
         until_ns = self.desk.clock.now_ns() + int(_LAST_WORD_S * 1e9)
-        self._last_word = True
-        self._heart_bell.ring()
-        while self._heart_beats and self.desk.clock.now_ns() < until_ns:
+        if not self._heart.beats_on:
+            self.desk.link.tell(lambda store: store.set(self.desk.keys.beat(self.node), LEFT))
+        self._heart.say_last_word()
+        while self._heart.beats_on and self.desk.clock.now_ns() < until_ns:
             self._pause.wait(_AGAIN_S)
-
-    def _linger(self, nodes: list[str]) -> None:
-        """Host the store as long as somebody else lives who uses it: members of the latest round, or who waits."""
-        desk, clock = self.desk, self.desk.clock
-        settings = desk.head.settings
-        beats: dict[str, Standstill] = {}
-        gap_ns, gone_ns = int(_GAP * settings.beat_s * 1e9), int(2 * settings.lease_s * 1e9)
-        seen: Head | None = None
-        while not self._closing:
-            if desk.head is not seen:
-                seen, nodes = desk.head, list(dict.fromkeys([*self._members(), *nodes]))
-            keys = [desk.keys.beat(node) for node in nodes]
-            values = desk.link.call(lambda store, keys=keys: store.multi_get([desk.keys.head, *keys]))  # type: ignore[misc]
-            desk.take(values[0])
-            for node, value in zip(nodes, values[1:], strict=True):
-                beats.setdefault(node, Standstill(value, clock.now_ns())).look(value, clock.now_ns(), gap_ns)
-            nodes = [node for node in nodes if beats[node].value != LEFT and beats[node].stood_ns < gone_ns]
-            if not nodes and desk.head is seen:
-                return
-            self._pause.wait(_AGAIN_S if desk.head.ended else settings.beat_s)
-
-    def _members(self) -> list[str]:
-        desk, head = self.desk, self.desk.head
-        key = desk.keys.plan(head.round, head.sealed_epoch)
-        if not head.round or not desk.link.call(lambda store: store.check([key])):
-            return []
-        plan = rounds.plan_of(desk.link.call(lambda store: store.get(key)))
-        return [place.node for place in plan.members if place.node != self.node]
 
     def close(self) -> None:
         """End the tasks. From any task."""
         self._closing = True
         self._pause.ring()
         self._bell.ring()
-        self._heart_bell.ring()
+        self._heart.stop()
 
     def _change(self, make: Callable[[Head], Head | None]) -> None:
         self.desk.change(make)
@@ -299,7 +228,7 @@ class Keeper:
         if self._coordinator is not None:
             self._wake_ns = self._coordinator.act()
             self._head_seen()
-            self._take_own_seat()
+            self.application.heed_own(self._coordinator)
 
     # -- the task -------------------------------------------------------------------------------------------
 
@@ -308,7 +237,7 @@ class Keeper:
             self._come_in()
             self._ports.tasks.spawn(self._listen, "rally-watcher")
             while not self._closing:
-                self._serve()
+                self._requests.serve()
                 self._work()
         except Exception as error:  # noqa: BLE001 - the edge of a task: the agent's loop raises it
             self.error = error
@@ -335,30 +264,14 @@ class Keeper:
         token = desk.link.call(lambda store: store.compare_set(desk.keys.born, b"", fresh))
         desk.link.call(lambda store: store.add(desk.keys.joins, 0))
         mark = desk.keys.mark(token.decode("ascii", "replace"))
-        begun = {mark: b"1", desk.keys.pulse: b"0 0", desk.keys.beat(self.node): self._beat()}
+        begun = {mark: b"1", desk.keys.pulse: b"0 0", desk.keys.beat(self.node): self._heart.next_beat()}
         desk.link.tell(lambda store: store.multi_set(list(begun), list(begun.values())))
         desk.create(rounds.opened(self.node, self._settings))
 
-    def _serve(self) -> None:
-        while self._requests:
-            request = self._requests.popleft()
-            try:
-                request.answer = request.run()
-            except StoreLostError as error:
-                request.error = error
-                raise
-            except Exception as error:  # noqa: BLE001 - the agent's loop raises it, where it asked
-                request.error = error
-            finally:
-                request.done = True
-                self._ports.bell.ring()
-
     def _refuse_requests(self) -> None:
-        while self._requests:
-            request = self._requests.popleft()
-            request.error = self.error or StoreLostError(f"the store at {self._connector.where} was given up")
-            request.done = True
-        self._ports.bell.ring()
+        self._requests.refuse(
+            self.error or StoreLostError(f"the store at {self._connector.where} was given up")
+        )
 
     def _work(self) -> None:
         """Beat and look where that is due, take up what came, then wait."""
@@ -369,7 +282,7 @@ class Keeper:
             if not self._left:
                 self._keep_house()
             self._news = True
-        if self._news or (heard and self._awaiting_since_ns is not None):
+        if self._news or (heard and self.application.awaited):
             self._news = False
             self._look()
         elif self._coordinator is not None:
@@ -409,31 +322,10 @@ class Keeper:
         # A look comes some milliseconds early or late; a lease of four beats must not take five looks because of that.
         return int((lease_s - self._beat_s() / 4) * 1e9)
 
-    def _beat(self) -> bytes:
-        self._beats += 1
-        return b"%d" % self._beats
-
-    def _beat_on(self) -> None:
-        """The heart: beats until this agent leaves, and says that as its last word."""
-        link, key = self._new_link(), self.desk.keys.beat(self.node)
-        try:
-            while not self._last_word and not self._closing and self.error is None:
-                self._heart_bell.wait(self._beat_s())
-                if not self._last_word:
-                    self._send_beat(link, key)
-            if self._last_word:
-                link.tell(lambda store: store.set(key, LEFT))
-        except StoreLostError as error:
-            # The keeper may wait for an answer that will never come.
-            if not (self._left or self._closing):
-                self.error = self.error or error
-                self._ports.bell.ring()
-        self._heart_beats = False
-        self._pause.ring()
-
-    def _send_beat(self, link: Link, key: str) -> None:
-        writes = {key: self._beat(), **self._pulse_to_write()}
-        link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+    def _lost(self, error: StoreLostError) -> None:
+        """The heart has found the store gone; the keeper may wait for an answer that will never come."""
+        self.error = self.error or error
+        self._ports.bell.ring()
 
     def _pulse_to_write(self) -> dict[str, bytes]:
         """What the heart of a coordinator carries besides. It moves only when the keeper does."""
@@ -451,8 +343,8 @@ class Keeper:
             key, raw = desk.keys.bell(self._listening), desk.raw
             desk.link.tell(lambda store: store.set(key, raw))
         self._listened = self._listening
-        if self._stale:
-            key = self._stale.popleft()
+        if self.application.stale:
+            key = self.application.stale.popleft()
             desk.link.call(lambda store: store.delete_key(key))
 
     # -- looks ----------------------------------------------------------------------------------------------
@@ -464,8 +356,7 @@ class Keeper:
         other = desk.head.coordinator if self.head is not None and not desk.coordinating else ""
         if other:
             keys.append(desk.keys.beat(other))
-        # A coordinator's own card is in no store, and so is its answer.
-        awaiting = self._awaiting_since_ns is not None and self._card_seat is not None
+        awaiting = self.application.is_in_store
         if awaiting:
             keys.append(desk.keys.seat(self.node))
         coordinator = self._coordinator
@@ -483,13 +374,13 @@ class Keeper:
         self._head_seen()
         self._heed_pulse(values[1], values[2] if other and other == desk.head.coordinator else None)
         if awaiting:
-            self._heed_seat(values[first_of_its - 1])
+            self.application.heed(values[first_of_its - 1], self._beat_s(), self._coordinator)
         self._wake_ns = None
         if coordinator is not None and coordinator is self._coordinator:
             gap_ns = int(self._beat_s() * _GAP * 1e9)
             self._wake_ns = coordinator.see(values[first_of_its:], gap_ns, self._lease_ns())
             self._head_seen()
-            self._take_own_seat()
+            self.application.heed_own(self._coordinator)
         elif self._coordinator is not None:
             self._news = True  # it has just begun: let it look
         self._heed_report()
@@ -511,13 +402,12 @@ class Keeper:
         self._ports.bell.ring()
 
     def _new_epoch(self, head: Head) -> None:
-        self._pulse = self._other_beat = None
         if self.desk.coordinating and not self._left:
             self._begin_to_coordinate()
         elif self._coordinator is not None:
             self._coordinator = self._wake_ns = None
-            if self._awaiting_since_ns is not None and self._card_seat is None and not head.ended:
-                self._send_card()  # it was nowhere but with the coordinator that this agent was
+            if self.application.awaited and not self.application.is_in_store and not head.ended:
+                self.application.send(None)  # it was nowhere but with the coordinator that this agent was
         if not head.coordinator:
             return  # it left, and who takes over is said next
         self.desk.say(
@@ -541,98 +431,23 @@ class Keeper:
 
         self._ports.tasks.spawn(read, "rally-reader")
         self._next_beat_ns = 0
-        self._heart_bell.ring()  # the others want to see its pulse
+        self._heart.hurry()  # the others want to see its pulse
 
-    def _heed_pulse(self, value: bytes, other_beat: bytes | None) -> None:
+    def _heed_pulse(self, pulse: bytes, beat: bytes | None) -> None:
         """Take over from a coordinator that has left or gives no sign of life."""
-        head, now_ns = self.desk.head, self.desk.clock.now_ns()
-        if self.desk.coordinating or head.ended or self._card is None or self._left:
-            self._pulse = self._other_beat = None
-            return
-        gap_ns = int(self._beat_s() * _GAP * 1e9)
-        epoch, _, turn = value.partition(b" ")
-        seen = turn if epoch == b"%d" % head.epoch else b""
-        if self._pulse is None:
-            self._pulse = Standstill(seen, now_ns)
-        else:
-            # Without its own pulse in it: a former coordinator's, or the new one has not beaten yet.
-            self._pulse.look(seen or self._pulse.value, now_ns, gap_ns)
-        if other_beat is not None:
-            if self._other_beat is None:
-                self._other_beat = Standstill(other_beat, now_ns)
-            self._other_beat.look(other_beat, now_ns, gap_ns)
-        if not head.coordinator:
-            self._take_over(head, "it left")
-        elif self._pulse.stood_ns >= self._lease_ns():
-            self._take_over(head, f"it gave no sign of life for {self._pulse.stood_ns / 1e9:.1f} s")
-
-    def _take_over(self, head: Head, why: str) -> None:
-        self._why_taken, epoch = why, head.epoch
-        if self._other_beat is not None and head.coordinator:
-            self._known_beats = {head.coordinator: self._other_beat}
-        self.desk.change(lambda now: rounds.taken_over(now, self.node) if now.epoch == epoch else None)
-        self._head_seen()
-        self._news = True
-
-    def _heed_seat(self, value: bytes) -> None:
         head = self.desk.head
-        if value and value != self._seat_seen:
-            try:
-                seat = rounds.seat_of(value)
-            except Malformed as error:
-                raise RendezvousStateError(str(error)) from error
-            fresh = (seat.round, seat.epoch) == (head.round, head.sealed_epoch) and self._is_news(seat)
-            if seat.verdict == "refused" or fresh:
-                self._seat_seen = value
-                self._take_answer(seat)
-                return
-        self._look_into_plan(head)
-
-    def _take_own_seat(self) -> None:
-        if self._coordinator is None or self._awaiting_since_ns is None:
+        if self.desk.coordinating or head.ended or not self.application.made or self._left:
+            self._succession.forget()
             return
-        seat = self._coordinator.own_seat()
-        if seat is not None and self._is_news(seat):
-            self._take_answer(seat)
-
-    def _is_news(self, seat: Seat) -> bool:
-        """Whether it is of a later round than what this agent knows of."""
-        card, told = self._card, self.answer
-        assert card is not None, "who is answered has asked"
-        return seat.round > card.round and (told is None or told.round < seat.round)
-
-    def _look_into_plan(self, head: Head) -> None:
-        """A round has formed and this agent was not told: its coordinator died over it, or it was left out."""
-        since_ns, card = self._awaiting_since_ns, self._card
-        assert since_ns is not None and card is not None, "who awaits a seat has a card"
-        waited_ns = self.desk.clock.now_ns() - since_ns
-        if waited_ns > int(head.settings.lease_s * _PATIENCE_LEASES * 1e9) and self.answer is None:
-            self._send_card()
-            return
-        told = self.answer is not None and self.answer.round >= head.round
-        if told or head.phase not in ("running", "finishing") or waited_ns < int(self._beat_s() * 1e9):
-            return
-        if self._plan_seen == (head.round, head.sealed_epoch):
-            return
-        self._plan_seen = (head.round, head.sealed_epoch)
-        key = self.desk.keys.plan(head.round, head.sealed_epoch)
-        if not self._link.call(lambda store: store.check([key])):
-            return  # a newer one has formed meanwhile
-        plan = rounds.plan_of(self._link.call(lambda store: store.get(key)))
-        mine = next((place.seat for place in plan.members if place.node == self.node), None)
-        # Also if it answers an earlier writing of the same card.
-        if mine is not None and self._is_news(mine):
-            self._take_answer(mine)
-
-    def _take_answer(self, seat: Seat) -> None:
-        """What was decided on the own card; who is parked goes on waiting."""
-        if seat.verdict != "parked":
-            self._awaiting_since_ns = None
-            self._retire_card()
-        else:
-            self._awaiting_since_ns = self.desk.clock.now_ns()
-        self.answer = seat
-        self._ports.bell.ring()
+        now_ns, gap_ns = self.desk.clock.now_ns(), int(self._beat_s() * _GAP * 1e9)
+        why = self._succession.look(head, pulse, beat, now_ns, gap_ns, self._lease_ns())
+        if why:
+            self._why_taken, self._known_beats = why, self._succession.known(head)
+            self.desk.change(
+                lambda now: rounds.taken_over(now, self.node) if now.epoch == head.epoch else None
+            )
+            self._head_seen()
+            self._news = True
 
     def _heed_report(self) -> None:
         desk = self.desk
