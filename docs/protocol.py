@@ -1,4 +1,4 @@
-"""Writes what toolkit/README.md shows of the rendezvous: its phases, from the table, and a restart, from a simulated run.
+"""Writes what toolkit/README.md shows of the rendezvous: its phases, from their table, and a restart, from a run.
 
 `python docs/protocol.py` puts both between the marks in that file; `--check` says whether they are as they should be.
 """

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from simulator.faults import CrashAtOperation, Fault, PauseAtOperation
+from simulator.faults import CrashAtOperation, DropAtOperation, Fault, PauseAtOperation
 from simulator.nemesis import Options, schedule
 from simulator.report import Report, simulate
 from simulator.rng import Tape
@@ -126,11 +126,13 @@ class Anywhere:
 
 
 ANYWHERE: Mapping[str, Anywhere] = {
-    "crash": Anywhere(SMALL, lambda node, number: CrashAtOperation(node, number=number)),
-    "reboot": Anywhere(SMALL, lambda node, number: CrashAtOperation(node, number=number, back_after_s=8)),
-    "pause": Anywhere(SMALL, lambda node, number: PauseAtOperation(node, number=number, for_s=12)),
-    "hosted-crash": Anywhere(_HOSTED, lambda node, number: CrashAtOperation(node, number=number)),
-    "hosted-pause": Anywhere(_HOSTED, lambda node, number: PauseAtOperation(node, number=number, for_s=12)),
+    "crash": Anywhere(SMALL, lambda node, n: CrashAtOperation(node, number=n)),
+    "reboot": Anywhere(SMALL, lambda node, n: CrashAtOperation(node, number=n, back_after_s=8)),
+    "pause": Anywhere(SMALL, lambda node, n: PauseAtOperation(node, number=n, for_s=12)),
+    "lost-request": Anywhere(SMALL, lambda node, n: DropAtOperation(node, number=n, answer_lost=False)),
+    "lost-answer": Anywhere(SMALL, lambda node, n: DropAtOperation(node, number=n, answer_lost=True)),
+    "hosted-crash": Anywhere(_HOSTED, lambda node, n: CrashAtOperation(node, number=n)),
+    "hosted-pause": Anywhere(_HOSTED, lambda node, n: PauseAtOperation(node, number=n, for_s=12)),
 }
 
 

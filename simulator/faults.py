@@ -139,6 +139,27 @@ class PauseAtOperation(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class DropAtOperation(Fault):
+    """The connections of the node's agent are reset when it sends its `number`-th store operation from then on.
+
+    Whether that was done nobody knows: with `answer_lost` it was, and the answer is lost; else it did not arrive.
+    """
+
+    number: int = 1
+    answer_lost: bool = True
+
+    def problem(self) -> str:
+        return "" if self.number >= 1 else f"number is {self.number}; give 1 or more"
+
+    def what(self) -> str:
+        lost = "an answer is" if self.answer_lost else "it is"
+        return (
+            f"connections of the agent on {self.target} are reset at its store operation {self.number} from then on, "
+            f"so that {lost} lost"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PauseNode(Fault):
     """Everything on the node stands still for a while, or for ever with None; its clocks go on."""
 
@@ -429,6 +450,7 @@ KINDS: tuple[type[Fault], ...] = (
     CrashNode,
     CrashAtOperation,
     PauseAtOperation,
+    DropAtOperation,
     PauseNode,
     SlowNode,
     KillAgent,

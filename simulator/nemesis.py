@@ -113,6 +113,11 @@ def _pause_at_operation(d: _Draw) -> Fault:
     return faults.PauseAtOperation(d.target, d.at_s, number=1 + d.below("number", 60), for_s=d.span_s())
 
 
+def _drop_at_operation(d: _Draw) -> Fault:
+    number, answer_lost = 1 + d.below("number", 60), bool(d.below("lost", 2))
+    return faults.DropAtOperation(d.target, d.at_s, number, answer_lost)
+
+
 def _reboot(d: _Draw) -> Fault:
     return faults.CrashNode(d.target, d.at_s, reboot_after_s=d.span_s("back"))
 
@@ -202,6 +207,7 @@ FAMILIES: dict[str, Callable[[_Draw], Fault]] = {
     "crash": _crash,
     "crash-at-operation": _crash_at_operation,
     "pause-at-operation": _pause_at_operation,
+    "drop-at-operation": _drop_at_operation,
     "reboot": _reboot,
     "pause": _pause,
     "slow": _slow,

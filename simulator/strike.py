@@ -156,6 +156,8 @@ class Strikes:
                 self._at_operation(node, fault.number, partial(self._crash_at_operation, node, fault))
             case faults.PauseAtOperation():
                 self._at_operation(node, fault.number, partial(self._pause_at_operation, number, node, fault))
+            case faults.DropAtOperation():
+                self._at_operation(node, fault.number, partial(self._drop_at_operation, node, fault))
             case faults.KillAgent():
                 return self._kill_agent(node, fault.restart_after_s)
             case faults.PauseAgent():
@@ -271,6 +273,22 @@ class Strikes:
     def _pause_at_operation(self, number: int, node: Node, fault: faults.PauseAtOperation) -> None:
         if not self._stop_agent(number, node, fault.for_s):
             self._hit(faults.PauseAgent(node.name, for_s=fault.for_s), fault.what())
+
+    def _drop_at_operation(self, node: Node, fault: faults.DropAtOperation) -> None:
+        agent = self._agent(node)
+        if agent is None:
+            return
+        store = store_host(self._cluster.world)
+        there_ns = 0 if store is None else self._cluster.world.network.latency_ns(node, store) or 0
+        # The request takes up to a tenth more than the latency, and the answer as long again.
+        after_ns = there_ns * 3 // 2 if fault.answer_lost else 0
+
+        def drop() -> None:
+            for connection in list(agent.connections):
+                connection.reset("connection reset by peer")
+            self._hit(faults.ConnectionDrop(node.name), fault.what())
+
+        self._kernel.call_after(after_ns, f"connections of the agent on {node.name} are reset", drop)
 
     def _agent(self, node: Node) -> Process | None:
         agent = self._cluster.agents.get(node.name)

@@ -24,7 +24,7 @@ from toolkit.core.model import (
 from toolkit.core.restarts import RestartPolicy
 from toolkit.core.status import EventSource
 from toolkit.core.status import StatusEvent as Event
-from toolkit.wiring import LocalElasticAgent, SimpleElasticAgent, SoloRendezvous
+from toolkit.wiring import LocalElasticAgent, RallyRendezvous, SimpleElasticAgent, SoloRendezvous
 
 __all__ = [
     "WorkerSpec",
@@ -42,6 +42,7 @@ __all__ = [
     "ProcessFailure",
     "RestartPolicy",
     "SignalException",
+    "RallyRendezvous",
     "SoloRendezvous",
     "Std",
     "_RoleInstanceInfo",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
 
 
@@ -155,8 +156,8 @@ class JobRendezvous(Rendezvous, Protocol):
     What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
     """
 
-    def attach(self, say: Callable[..., None]) -> None:
-        """Events go to `say(kind, **fields)` from now on, from any thread."""
+    def attach(self, say: Callable[..., None], ports: Ports, spec: WorkerSpec) -> None:
+        """An agent takes this rendezvous for its own; events go to `say(kind, **fields)`, from any thread."""
         ...
 
     def patience_s(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit import surroundings
 from toolkit.adapters.clock import SystemClock
@@ -28,15 +28,14 @@ from toolkit.adapters.processes.launcher import ProcessLauncher
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
 from toolkit.adapters.tasks import Threads
-from toolkit.agent import base, launched, solo
+from toolkit.agent import base, launched, rendezvous, solo
+from toolkit.agent.rendezvous import Offer
+from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Settings
 from toolkit.ports import EventSink, Ports
-
-if TYPE_CHECKING:
-    from toolkit.agent.rendezvous import Offer, RallyRendezvous
 
 
 def fresh_run_id() -> str:
@@ -114,7 +113,7 @@ def rally_rendezvous(
     settings: Settings,
     offer: Offer,
     ports: Ports,
-) -> RallyRendezvous:
+) -> rendezvous.RallyRendezvous:
     """Our own rendezvous of several nodes, over a store at `host:port`.
 
     Args:
@@ -128,11 +127,58 @@ def rally_rendezvous(
         ConfigurationError: torch, whose store it is, can't be imported.
     """
     from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
-    from toolkit.agent.rendezvous import RallyRendezvous
 
     load_torch_quietly()
     connector = TcpStoreConnector(host, port, may_host=may_host)
-    return RallyRendezvous(run_id, settings, offer, connector, ports)
+    return rendezvous.RallyRendezvous(run_id, settings, offer, connector, ports)
+
+
+class RallyRendezvous(rendezvous.RallyRendezvous):
+    """Our rendezvous of several nodes, for a `WorkerSpec`.
+
+    Roles, sizes and the budget are the spec's. The nodes meet at a store that the machine of the endpoint hosts: its
+    first agent serves it.
+
+    Args:
+        endpoint: "host:port", the same on every node.
+        run_id: the job, the same on every node.
+        min_nodes: nodes without which no round starts.
+        max_nodes: nodes that a round admits; None is as many as `min_nodes`.
+        spares: nodes that may wait beside a full round; None means any number.
+        topology: a label; nodes with one label get ranks beside each other.
+        node_rank: the group rank that this node wants; None leaves it open.
+        local_addr: what the others call this machine; None finds out.
+        conf: as `--rdzv-conf`: join_timeout, last_call_timeout, lease, beat, ...
+
+    Raises:
+        ConfigurationError: a value that can't be, or torch, whose store it is, can't be imported.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        run_id: str,
+        min_nodes: int,
+        max_nodes: int | None = None,
+        *,
+        spares: int | None = None,
+        topology: str = "",
+        node_rank: int | None = None,
+        local_addr: str | None = None,
+        conf: Mapping[str, str] | None = None,
+    ) -> None:
+        from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
+
+        host, _, port = endpoint.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ConfigurationError(f"the endpoint is {endpoint!r}; give host:port, such as head:29400")
+        settings = rally_conf.job_settings(
+            conf or {}, min_nodes=min_nodes, max_nodes=max_nodes or min_nodes, spares=spares, name="conf"
+        )
+        offer = Offer("default", 1, local_addr, topology, node_rank)
+        load_torch_quietly()
+        connector = TcpStoreConnector(host.strip("[]"), int(port), may_host=None)
+        super().__init__(run_id, settings, offer, connector, system_ports())
 
 
 def numa_options(mode: str | None) -> Any | None:

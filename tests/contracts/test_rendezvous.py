@@ -11,7 +11,7 @@ import pytest
 
 from toolkit.adapters.from_torch.rendezvous import RendezvousSettings, make_handler
 from toolkit.ports import Rendezvous
-from toolkit.wiring import SoloRendezvous
+from toolkit.wiring import RallyRendezvous, SoloRendezvous
 
 
 def free_port() -> int:
@@ -29,8 +29,14 @@ def torchs(backend: str, **config: Any) -> Callable[[], Any]:
     return make
 
 
+def ours() -> Any:
+    pytest.importorskip("torch")
+    return RallyRendezvous(f"127.0.0.1:{free_port()}", "job", 1, local_addr="127.0.0.1")
+
+
 ADAPTERS: dict[str, Callable[[], Any]] = {
     "solo": lambda: SoloRendezvous("job"),
+    "rally": ours,
     "c10d": torchs("c10d", join_timeout="20"),
     "static": torchs("static", rank=0, timeout=20),
 }

@@ -104,7 +104,7 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         self._job_failed_of = ""
         job = self._job
         if job is not None:
-            job.attach(self._reporter.say)
+            job.attach(self._reporter.say, ports, spec)
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:
         """The worker group; a live object that the agent changes."""

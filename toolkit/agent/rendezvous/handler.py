@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from toolkit.agent.rendezvous.exchange import ExchangeStore
 from toolkit.agent.rendezvous.keeper import Keeper
@@ -30,6 +32,7 @@ from toolkit.core.errors import (
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport, in_order
 from toolkit.core.liveness import Standstill
+from toolkit.core.model import WorkerSpec
 from toolkit.core.ranks import RankBase
 from toolkit.core.rounds import Head, Over, Ring, Settings
 from toolkit.core.seats import Card, Seat
@@ -193,9 +196,18 @@ class RallyRendezvous:
 
     # -- what our agent asks besides ------------------------------------------------------------------------
 
-    def attach(self, say: Callable[..., None]) -> None:
-        """Events go to `say` from now on; it is called from the keeper's task, too."""
-        self._say = say
+    def attach(self, say: Callable[..., None], ports: Ports, spec: WorkerSpec) -> None:
+        """An agent takes this rendezvous for its own: its bell, its signals, its spec.
+
+        Args:
+            say: takes events, also from the keeper's task.
+            ports: of the agent.
+            spec: says how many workers of which role there are, and, if nobody has said so yet, the budget.
+        """
+        self._say, self._ports = say, ports
+        self._offer = replace(self._offer, role=spec.role, local_world_size=spec.local_world_size)
+        if self._settings.max_restarts is None:
+            self._settings = msgspec.structs.replace(self._settings, max_restarts=spec.max_restarts)
 
     def patience_s(self) -> float:
         """How long the agent's loop may wait before it calls `over` again, in seconds."""
