@@ -168,7 +168,7 @@ class Job:
 
 
 #: how long several agents may take for what one round takes: each of them imports torch
-LONG_S = 90.0
+LONG_S = 60.0
 
 
 class Up(NamedTuple):
@@ -226,11 +226,19 @@ class Nodes:
             assert not any(job.ended() for job in jobs), self.told()
             return all(_started(job) >= nth for job in jobs)
 
-        try:
-            until(f"start {nth} of all workers", look, LONG_S)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; {self.told()}") from None
+        self.until(f"start {nth} of all workers", look)
         return [_ups(job)[nth - 1] for job in jobs]
+
+    def world(self, size: int, of: Sequence[Job]) -> list[Up]:
+        """Wait until the latest workers of these agents have met in one world of this size."""
+
+        def look() -> list[Up]:
+            assert not any(job.ended() for job in of), self.told()
+            latest = [_ups(job)[-1] for job in of if _started(job)]
+            met = len(latest) == len(of) and len({up.port for up in latest}) == 1
+            return latest if met and latest[0].world_size == size else []
+
+        return self.until(f"a world of {size}", look)
 
     def starts(self) -> list[int]:
         """How often the workers of each agent have started."""
@@ -242,7 +250,17 @@ class Nodes:
 
     def wait_for_events(self, kind: type[_E], count: int = 1) -> list[_E]:
         """Wait until all nodes together have said `count` events of a kind."""
-        return self.jobs[0].wait_for_events(kind, count, LONG_S)
+        return self.until(
+            f"{count} events {kind.__name__}",
+            lambda: found if len(found := self.events(kind)) >= count else [],
+        )
+
+    def until(self, what: str, look: Callable[[], _T]) -> _T:
+        """Wait for something, and tell what all have said if it does not come."""
+        try:
+            return until(what, look, LONG_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.told()}") from None
 
     def of(self, job: Job, kind: type[_E]) -> list[_E]:
         """The events of one kind of one agent."""

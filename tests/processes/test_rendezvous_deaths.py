@@ -11,9 +11,10 @@ from toolkit.core.events import (
     Evicted,
     JobEnded,
     LeaseLost,
-    Parked,
     RendezvousCompleted,
     RoundEnded,
+    SeatTaken,
+    StoreSilent,
     WorkersStarting,
 )
 
@@ -100,8 +101,9 @@ def test_the_others_go_on_without_an_agent_that_is_killed(meet: Meet, worker: Pa
 def test_a_spare_takes_the_rank_of_an_agent_that_is_killed(meet: Meet, worker: Path) -> None:
     nodes = meet("4", **SOON)
     nodes.start_several(5, worker)
-    [parked] = nodes.wait_for_events(Parked)
-    spare = next(job for job in nodes.jobs if parked.node.endswith(f"_{job.pid}"))
+    nodes.wait_for_events(SeatTaken, 5)
+    nodes.until("four workers", lambda: sum(nodes.starts()) >= 4)
+    [spare] = (job for job, starts in zip(nodes.jobs, nodes.starts(), strict=True) if not starts)
     members = [job for job in nodes.jobs if job is not spare]
     first = nodes.ups(1, members)
     kill(members[2])
@@ -161,3 +163,4 @@ def test_an_agent_that_was_stopped_comes_back_to_a_later_round(
     assert [event.round for event in nodes.of(sleeper, WorkersStarting)] == [1, 3]
     assert [event.action for event in nodes.of(nodes.jobs[0], RoundEnded)] == ["membership"] * 2
     assert [event.outcome for event in nodes.of(sleeper, JobEnded)] == ["succeeded"]
+    assert nodes.of(sleeper, StoreSilent) == [], "it was silent, not the store"

@@ -278,6 +278,21 @@ def planned(
     )
 
 
+def waiting(head: Head, candidate: Candidate) -> Seat:
+    """What a node is told that came while a round runs."""
+    full = head.size >= head.settings.max_nodes
+    how = "is full; it waits as a spare" if full else "runs; it waits to be let in"
+    return Seat(
+        verdict="parked",
+        reason=f"round {head.round} {how}",
+        round=head.round,
+        epoch=head.sealed_epoch,
+        coordinator=head.coordinator,
+        restarts=head.restarts,
+        seat=candidate.seat,
+    )
+
+
 def _place(candidate: Candidate, seat: Seat) -> Place:
     card = candidate.card
     return Place(node=card.node, host=card.host, node_rank=card.node_rank, seat=seat)

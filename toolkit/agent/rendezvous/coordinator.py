@@ -229,6 +229,8 @@ class Coordinator:
         before = self._candidates.pop(card.node, None)
         since_ns = candidate.since_ns if before is None else before.since_ns
         self._candidates[card.node] = Candidate(candidate.seat, card, since_ns)
+        if head.phase == "running" and inside is None and candidate.seat >= 0:
+            self._let_wait(candidate)
         self._beats.pop(card.node, None)
 
     def _others(self, card: Card) -> list[Place | Card]:
@@ -237,6 +239,12 @@ class Coordinator:
         here = {c.node for c in waiting}
         members = [p for p in self._members() if p.node not in self._lost and p.node not in here]
         return [*members, *waiting]
+
+    def _let_wait(self, candidate: Candidate) -> None:
+        """Tell a node that came while a round runs that it was heard."""
+        desk, head = self._desk, self._desk.head
+        seat = seats.waiting(head, candidate)
+        desk.link.tell(lambda store: store.set(desk.keys.seat(candidate.node), rounds.encoded(seat)))
 
     def _refuse(self, node: str, number: int, reason: str) -> None:
         desk, seat = self._desk, Seat(verdict="refused", reason=reason, seat=number)

@@ -457,7 +457,8 @@ class RallyRendezvous:
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
         before_s = self._silence.stood_ns / 1e9
-        silent_s = self._silence.look(seen, now_ns, int(2e9 * self.patience_s())) / 1e9
+        # Less than what is told of: an agent that was stopped has not listened meanwhile.
+        silent_s = self._silence.look(seen, now_ns, int(1.5e9 * self.patience_s())) / 1e9
         self._tell_of_silence(before_s, silent_s)
         if silent_s > self._settings.store_timeout_s:
             self._lost = True
