@@ -157,6 +157,8 @@ def _too_late(broken: Broken, host: str, record: Record) -> bool:
     lost = [hit.at_s for hit in record.hits_on(host, *kinds)]
     if not lost or broken.at_s is None:
         return False
+    # Who was started after the loss had its time from then on.
+    lost += [life.told[0].at_s for life in record.lives if life.name == broken.node][-1:]
     return broken.at_s > max(lost) + STORE_TIMEOUT_S + record.facts.grace_s + record.facts.notice_s
 
 

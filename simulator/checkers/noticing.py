@@ -71,6 +71,8 @@ def _had_finished(seat: Seat, at_s: float) -> bool:
 
 
 def _sits_at(seat: Seat, at_s: float) -> bool:
+    if seat.life.gone_s is not None and seat.life.gone_s < at_s:
+        return False  # it was dead already
     end_s = seat.left.at_s if seat.left is not None else max(seat.life.end_s, at_s)
     return seat.told.at_s <= at_s <= end_s
 

@@ -73,7 +73,7 @@ class Rally(Protocol):
 class Meet(Protocol):
     """A job whose agents meet by our own rendezvous at `port`; `conf` is for `--rdzv-conf`."""
 
-    def __call__(self, nnodes: str, *words: str, **conf: float) -> Nodes: ...
+    def __call__(self, nnodes: str, *words: str, run_id: str = "job", **conf: float) -> Nodes: ...
 
 
 class Python(Protocol):
@@ -143,9 +143,9 @@ def port() -> int:
 
 @pytest.fixture
 def meet(rally: Rally, tmp_path: Path, port: int) -> Meet:
-    def begin(nnodes: str, *words: str, **conf: float) -> Nodes:
-        meeting = ("--rdzv-backend", "rally", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job")
-        return Nodes(rally, tmp_path / "shared", ("--nnodes", nnodes, *meeting, *words), conf)
+    def begin(nnodes: str, *words: str, run_id: str = "job", **conf: float) -> Nodes:
+        meeting = ("--rdzv-backend", "rally", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", run_id)
+        return Nodes(rally, tmp_path / f"all of {run_id}", ("--nnodes", nnodes, *meeting, *words), conf)
 
     return begin
 

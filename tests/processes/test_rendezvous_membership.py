@@ -1,6 +1,5 @@
 """Our rendezvous when nodes come, go, finish and fail: who is let in, who is restarted for whom, who is told what."""
 
-import re
 import shutil
 import signal
 import subprocess
@@ -23,9 +22,15 @@ SOON_S = 5.0
 OBEY = (
     Up.SCRIPT
     + """
+    import json
+
     wait_for("order " + os.environ["RANK"])
     if open("order " + os.environ["RANK"]).read() == "fail":
-        raise ValueError("the loss is NaN")
+        # what torch's `record` does
+        told = {"message": "ValueError: NaN", "extraInfo": {"py_callstack": "in the very first step", "timestamp": "1"}}
+        with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+            json.dump({"message": told}, file)
+        sys.exit(1)
     """
 )
 
@@ -97,13 +102,23 @@ def test_a_failure_for_good_ends_all_with_one_report(meet: Meet, script: Script,
     assert [event.outcome for event in nodes.events(BarrierLeft)] == ["failed"] * 2
     assert all(event.waited_s < SOON_S for event in nodes.events(BarrierLeft))
 
-    [report] = {(event.outcome, event.why, *event.failures) for event in nodes.events(JobEnded)}
-    print(report)
-    nodes.assert_promises_held()
-    print(nodes.told())
+    reports = nodes.events(JobEnded)
+    assert len(reports) == 4
+    assert all(
+        (it.outcome, it.why, it.failures) == ("failed", reports[0].why, reports[0].failures) for it in reports
+    )
+    [failure] = reports[0].failures
+    assert (failure.global_rank, failure.exit_code) == (3, 1)
+    first = f"failed first: rank 3 (local rank 0 on {failure.host}, pid {failure.pid}) exited with code 1: ValueError: NaN"
     for job in nodes.jobs:
-        print(shown_alone(nodes, job, tmp_path))
-    raise AssertionError
+        assert job.stderr.count(first) == 1, job.told()
+        shown = shown_alone(nodes, job, tmp_path)
+        assert shown.startswith("✗ job failed"), shown
+        assert first in shown
+        for said in (job.stderr, shown):
+            assert "no restarts are allowed (max_restarts is 0)" in said, said
+            assert "in the very first step" in said, "the traceback is told everywhere"
+    nodes.assert_promises_held()
 
 
 def shown_alone(nodes: Nodes, job: Job, folder: Path) -> str:
