@@ -159,6 +159,8 @@ def _too_late(broken: Broken, host: str, record: Record) -> bool:
         return False
     # Who was started after the loss had its time from then on.
     lost += [life.told[0].at_s for life in record.lives if life.name == broken.node][-1:]
+    end = record.facts.nodes.get(host)
+    lost += [end.exited_at_s] if end is not None and end.exited_at_s is not None else []
     return broken.at_s > max(lost) + STORE_TIMEOUT_S + record.facts.grace_s + record.facts.notice_s
 
 
@@ -170,7 +172,7 @@ def _is_named(name: str, said: str) -> bool:
 def _zombie(broken: Broken, record: Record) -> str:
     """A node that is stopped or cut off can't hear that a newer round has formed, and nobody can stop it."""
     at_s = broken.at_s if broken.at_s is not None else math.inf
-    for hit in record.hits_on(broken.node, "PauseAgent", "PauseNode", "Partition"):
+    for hit in record.hits_on(broken.node, "PauseAgent", "PauseNode", "Partition", "SlowLinks"):
         if hit.at_s <= at_s <= hit.until_s + record.facts.notice_s:
             return f"{broken.node} could not know: {hit.words}"
     return _store_silent(broken, record)
@@ -242,8 +244,8 @@ def _worker_stopped(broken: Broken, record: Record) -> str:
 
 
 def _made_anew(broken: Broken, record: Record) -> str:
-    """Connections that broke are made anew, which costs some operations more."""
-    kinds = ("ConnectionDrop", "Partition", "StallStore", "PauseNode", "PauseAgent")
+    """Connections that broke are made anew, and who takes over reads what was left: some operations more."""
+    kinds = ("ConnectionDrop", "Partition", "StallStore", "PauseNode", "PauseAgent", "CrashNode", "KillAgent")
     hits = [hit for hit in record.facts.hits if hit.kind in kinds]
     at_s = broken.at_s if broken.at_s is not None else math.inf
     return next((f"connections were made anew: {hit.words}" for hit in hits if hit.at_s <= at_s), "")

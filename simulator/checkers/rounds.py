@@ -10,6 +10,8 @@ from simulator.checkers.values import Broken, Checker
 from toolkit.core import events
 from toolkit.core.words import plural, ranks
 
+#: what an agent says once it hears from the others again
+_HEARD = (events.RoundEnded, events.Evicted, events.StoreAnswers)
 #: names that every node has for itself
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -162,7 +164,7 @@ def _both_run(older: Round, newer: Round, record: Record) -> Iterator[Broken]:
     if _last_work_s(older) - _first_work_s(newer) <= tolerated_s:
         return
     pairs = [
-        (old, new, min(old.works[1], new.works[1]) - max(old.works[0], new.works[0]))
+        (old, new, min(old.works[1], new.works[1]) - max(old.works[0], new.works[0], _heard_s(old, record)))
         for old in older.seats
         for new in newer.seats
         if old.life is not new.life and old.works is not None and new.works is not None
@@ -179,6 +181,26 @@ def _both_run(older: Round, newer: Round, record: Record) -> Iterator[Broken]:
         old.name,
         new.works[0],
     )
+
+
+def _heard_s(seat: Seat, record: Record) -> float:
+    """Since when a member that was missed could know it: nobody stops the workers of an agent that is itself stopped.
+
+    For recordings, whose coordinators say who was missed; of simulated runs an excuse says what struck whom.
+    """
+    if record.facts.simulated:
+        return -math.inf
+    name = f"{seat.told.event.node}_"
+    missed = [
+        told
+        for life in record.lives
+        for told, event in life.of(events.LeaseLost)
+        if event.lost.startswith(name) and told.at_s > seat.told.at_s
+    ]
+    if not missed:
+        return -math.inf
+    heard = (t.at_s for t in seat.said if t.at_s > missed[0].at_s and isinstance(t.event, _HEARD))
+    return next(heard, math.inf)
 
 
 def _first_work_s(group: Round) -> float:

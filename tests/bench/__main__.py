@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -18,33 +19,48 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import sim
+from . import measures, nodes, sim
 from .job import RALLY, TORCHRUN, BenchError, Launcher
-from .measures import SCENARIOS, Figures, Measure, Scenario
+from .measures import Figures, Measure, Scenario
+
+#: tables, by what asks for all of their rows in `--only`
+TABLES = {"agent": measures.SCENARIOS, "nodes": nodes.SCENARIOS}
+SCENARIOS = tuple(scenario for table in TABLES.values() for scenario in table)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measure's outcome. Samples in the order they were taken, `[runs]`."""
+    """One measure's outcome. Samples in the order they were taken, `[runs]`; infinite where a run was cut off."""
 
     measure: Measure
     theirs: tuple[float, ...]
     ours: tuple[float, ...]
 
+    cut_off_s: float = math.inf
+
     @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+    def ratio(self) -> float | None:
+        """Of the medians; an upper bound of it where torchrun was cut off, None where it was not asked to run."""
+        if not self.theirs:
+            return None
+        theirs = statistics.median(self.theirs)
+        if math.isfinite(theirs):
+            return statistics.median(self.ours) / theirs
+        return statistics.median(self.ours) / self.cut_off_s if self.measure.unit == "s" else None
 
     @property
     def verdict(self) -> str:
-        if self.measure.goal is None:
+        measure, ratio = self.measure, self.ratio
+        if measure.goal is None and measure.limit is None:
             return ""
-        return "met" if self.ratio <= self.measure.goal else "missed"
+        small = measure.goal is None or (ratio is not None and ratio <= measure.goal)
+        below = measure.limit is None or statistics.median(self.ours) <= measure.limit
+        return "met" if small and below else "missed"
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     simulated = [sim.ALL, *(measure.name for measure in sim.MEASURES)]
-    names = [*(measure.name for scenario in SCENARIOS for measure in scenario.measures), *simulated]
+    names = [*TABLES, *(measure.name for scenario in SCENARIOS for measure in scenario.measures), *simulated]
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Rallypoint and torchrun by turns."
     )
@@ -53,7 +69,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--only",
         action="append",
         choices=names,
-        help="this measure only; may be repeated; sim is all of those",
+        metavar="NAME",
+        help=f"this measure only, and also if it takes minutes; may be repeated; {', '.join(TABLES)} and {sim.ALL} are "
+        f"whole tables, so is nothing; one of: {', '.join(names)}",
     )
     parser.add_argument("--json", action="store_true", help="samples and medians as JSON on stdout, no table")
     parser.add_argument("--seed", type=int, default=1, help="when and whom the crashes hit (default 1)")
@@ -73,93 +91,138 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Measure and print. Returns 0 if all was measured, goals met or not; 1 if a job failed."""
     arguments = parse_arguments(argv)
     ours = RALLY if arguments.ours == RALLY.name else TORCHRUN
-    wanted = set(arguments.only or [sim.ALL, *(m.name for scenario in SCENARIOS for m in scenario.measures)])
+    asked = set(arguments.only or ())
     narration = Console(stderr=True, highlight=False)
-    rows: list[Row] = []
+    tables: dict[str, list[Row]] = {}
     sim_rows: list[sim.SimRow] = []
     try:
-        for scenario in SCENARIOS:
-            if wanted & {measure.name for measure in scenario.measures}:
-                rows += compare(scenario, ours, arguments.runs, arguments.seed, environ, narration)
+        for title, scenarios in TABLES.items():
+            whole = not asked or title in asked
+            for scenario in scenarios:
+                if whole or asked & scenario.names:
+                    theirs = not scenario.slow or bool(asked & {title, *scenario.names})
+                    rows = compare(
+                        scenario, ours, arguments.runs, arguments.seed, environ, narration, theirs=theirs
+                    )
+                    tables.setdefault(title, []).extend(r for r in rows if whole or r.measure.name in asked)
         for measure in sim.MEASURES:
-            if wanted & {sim.ALL, measure.name}:
+            if (not asked and not measure.slow) or asked & {sim.ALL, measure.name}:
                 narration.print(f"simulator: {measure.name}")
                 sim_rows.append(sim.measured(measure, arguments.runs, environ))
     except BenchError as error:
         narration.print(f"bench: {error}", markup=False, soft_wrap=True)
         return 1
-    rows = [row for row in rows if row.measure.name in wanted]
     if arguments.json:
+        rows = [row for table in tables.values() for row in table]
         print(json.dumps(as_json(rows, arguments.runs) | {"simulator": sim.as_json(sim_rows)}, indent=2))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 110)
-    if rows:
-        console.print(as_table(rows, ours.name, arguments.runs))
+    for title, rows in tables.items():
+        console.print(as_table(title, rows, ours.name))
     if sim_rows:
         console.print(sim.as_table(sim_rows, arguments.runs))
     return 0
 
 
 def compare(
-    scenario: Scenario, ours: Launcher, runs: int, seed: int, environ: Mapping[str, str], narration: Console
+    scenario: Scenario,
+    ours: Launcher,
+    runs: int,
+    seed: int,
+    environ: Mapping[str, str],
+    narration: Console,
+    *,
+    theirs: bool = True,
 ) -> list[Row]:
-    """Run the scenario with torchrun and ours by turns, after one run of each that does not count."""
+    """Run the scenario with torchrun and ours by turns, after one run of each that does not count.
+
+    Args:
+        theirs: whether torchrun runs, too; once is enough where it is slow.
+    """
     samples: tuple[list[Figures], list[Figures]] = ([], [])
-    for run in range(-1, runs):
+    runs = min(runs, scenario.runs_max)
+    for run in range(-1 if scenario.warm_up else 0, runs):
         title = scenario.run.__name__.replace("_", " ")
         narration.print(f"{title}: " + (f"run {run + 1} of {runs}" if run >= 0 else "warm-up"))
         for launcher, taken in zip((TORCHRUN, ours), samples, strict=True):
+            if taken is samples[0] and (not theirs or (scenario.slow and run > 0)):
+                continue
             # Both launchers of a pair get the same random numbers.
             figures = scenario.run(launcher, environ, random.Random(f"{seed}/{run}"))
             if run >= 0:
                 taken.append(figures)
     return [
-        Row(m, tuple(f[m.name] for f in samples[0]), tuple(f[m.name] for f in samples[1]))
-        for m in scenario.measures
+        Row(
+            measure,
+            tuple(figures[measure.name] for figures in samples[0]),
+            tuple(figures[measure.name] for figures in samples[1]),
+            scenario.cut_off_s,
+        )
+        for measure in scenario.measures
     ]
 
 
-def as_table(rows: Sequence[Row], ours: str, runs: int) -> Table:
+def as_table(title: str, rows: Sequence[Row], ours: str) -> Table:
     """One row a measure; medians, with the smallest and the largest sample below."""
-    table = Table(title=f"{ours} and torchrun by turns, medians of {runs}", title_justify="left")
+    most = max(len(row.ours) for row in rows)
+    table = Table(
+        title=f"{title}: {ours} and torchrun by turns, medians of up to {most}", title_justify="left"
+    )
     table.add_column("measure")
     for heading in ("torchrun", ours, "ratio", "goal"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for row in rows:
-        goal = "" if row.measure.goal is None else f"≤ {row.measure.goal:g}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}" if row.ratio >= 0.095 else f"{row.ratio:.3f}"
+        cut_off = bool(row.theirs) and not math.isfinite(statistics.median(row.theirs))
         table.add_row(
             row.measure.title,
-            _median_and_range(row.theirs, row.measure.unit),
-            _median_and_range(row.ours, row.measure.unit),
-            f"{row.ratio:.2f}",
-            goal,
+            _median_and_range(row.theirs, row),
+            _median_and_range(row.ours, row),
+            f"< {ratio}" if cut_off and ratio else ratio,
+            row.measure.goals,
             row.verdict,
-            style="dim" if row.measure.goal is None else "",
+            style="" if row.verdict else "dim",
         )
     return table
 
 
-def _median_and_range(samples: Sequence[float], unit: str) -> str:
-    digits = 3 if unit == "s" else 1
+def _median_and_range(samples: Sequence[float], row: Row) -> str:
+    if not samples:
+        return "-"
+    digits, unit = row.measure.digits, row.measure.unit
     low, middle, high = min(samples), statistics.median(samples), max(samples)
-    return f"{middle:.{digits}f} {unit}\n{low:.{digits}f}-{high:.{digits}f}"
+    if math.isinf(middle):
+        return f"> {row.cut_off_s:g} s" if unit == "s" else "-"
+    shown = f"{middle:.{digits}f} {unit}".rstrip()
+    return shown if len(samples) == 1 else f"{shown}\n{low:.{digits}f}-{high:.{digits}f}"
 
 
 def as_json(rows: Sequence[Row], runs: int) -> dict[str, object]:
+    """What was cut off is null."""
     return {
         "runs": runs,
         "measures": [
             asdict(row.measure)
             | {
-                "torchrun": {"median": statistics.median(row.theirs), "samples": row.theirs},
-                "ours": {"median": statistics.median(row.ours), "samples": row.ours},
+                "torchrun": _samples_as_json(row.theirs),
+                "ours": _samples_as_json(row.ours),
                 "ratio": row.ratio,
+                "cut_off_s": _finite(row.cut_off_s),
                 "verdict": row.verdict,
             }
             for row in rows
         ],
     }
+
+
+def _samples_as_json(samples: Sequence[float]) -> dict[str, object]:
+    median = _finite(statistics.median(samples)) if samples else None
+    return {"median": median, "samples": [_finite(sample) for sample in samples]}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

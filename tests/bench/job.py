@@ -29,6 +29,10 @@ class BenchError(Exception):
     """A job did not do what it is measured doing."""
 
 
+class NotInTime(BenchError):
+    """What was waited for did not come in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """What starts the workers.
@@ -37,15 +41,19 @@ class Launcher:
         name: for people.
         command: its argv before any option.
         has_run_dir: whether it takes `--run-dir`.
+        rendezvous: its own rendezvous of several nodes, for `--rdzv-backend`.
     """
 
     name: str
     command: tuple[str, ...]
     has_run_dir: bool = False
+    rendezvous: str = ""
 
 
-TORCHRUN = Launcher("torchrun", (sys.executable, "-m", "torch.distributed.run"))
-RALLY = Launcher("rally", (sys.executable, "-m", "toolkit.fronts.cli", "run"), has_run_dir=True)
+TORCHRUN = Launcher("torchrun", (sys.executable, "-m", "torch.distributed.run"), rendezvous="c10d")
+RALLY = Launcher(
+    "rally", (sys.executable, "-m", "toolkit.fronts.cli", "run"), has_run_dir=True, rendezvous="rally"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,8 @@ class Job:
         """The next `count` lines that begin with `word`; others stay for later calls.
 
         Raises:
-            BenchError: they did not come in time, or the job ended before.
+            NotInTime: they did not come within `timeout_s`.
+            BenchError: the job ended before.
         """
         deadline_s = time.monotonic() + timeout_s
         while len(found := [line for line in self._lines if line.words[0] == word]) < count:
@@ -100,7 +109,7 @@ class Job:
     def _read(self, deadline_s: float, awaited: str) -> None:
         ready, _, _ = select.select([self._pipe], [], [], max(0.0, deadline_s - time.monotonic()))
         if not ready:
-            raise self.error(f"{awaited} did not come in time")
+            raise NotInTime(str(self.error(f"{awaited} did not come in time")))
         data = os.read(self._pipe.fileno(), 65536)
         now_ns = time.monotonic_ns()
         if not data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -27,14 +28,25 @@ class Measure:
     Args:
         name: for `--only` and `--json`.
         title: for people.
-        unit: "s", "ms" or "MB".
-        goal: upper bound of ours / torchrun's; None where it is only shown.
+        unit: "s", "ms", "MB" or "" for a count.
+        goal: upper bound of ours / torchrun's; None where there is none.
+        limit: upper bound of ours; None where there is none.
+        digits: behind the point.
     """
 
     name: str
     title: str
     unit: str
     goal: float | None
+    limit: float | None = None
+    digits: int = 1
+
+    @property
+    def goals(self) -> str:
+        """In words; empty where it is only shown."""
+        ratio = "" if self.goal is None else f"≤ {self.goal:g}"
+        limit = "" if self.limit is None else f"≤ {self.limit:g} {self.unit}".rstrip()
+        return ", ".join(filter(None, (ratio, limit)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +55,25 @@ class Scenario:
 
     Args:
         measures: what it yields.
-        run: runs it once. Takes the launcher, the environment and the run's own random numbers.
+        run: runs it once. Takes the launcher, the environment and the run's own random numbers. What torchrun does not
+            do before the cut-off is `math.inf`.
+        runs_max: so many runs are enough, however many are asked for.
+        warm_up: whether a first run does not count.
+        cut_off_s: what is infinite took longer than this.
+        slow: torchrun takes a minute, so that it runs once, and only if a measure is asked for by its name.
     """
 
     measures: tuple[Measure, ...]
     run: Callable[[Launcher, Mapping[str, str], random.Random], Figures]
+    runs_max: int = 1000
+    warm_up: bool = True
+    cut_off_s: float = math.inf
+    slow: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """Of its measures."""
+        return {measure.name for measure in self.measures}
 
 
 def cold_start(launcher: Launcher, environ: Mapping[str, str], _random: random.Random) -> Figures:
@@ -91,19 +117,29 @@ def crash(launcher: Launcher, environ: Mapping[str, str], numbers: random.Random
 SCENARIOS = (
     Scenario(
         (
-            Measure("cold-start", "cold start, 2 plain workers: launch → first line", "s", 0.25),
-            Measure("cold-start-all", "  … → both workers' first lines", "s", None),
-            Measure("whole-run", "  … → the launcher has ended", "s", None),
+            Measure("cold-start", "cold start, 2 plain workers: launch → first line", "s", 0.25, digits=3),
+            Measure("cold-start-all", "  … → both workers' first lines", "s", None, digits=3),
+            Measure("whole-run", "  … → the launcher has ended", "s", None, digits=3),
         ),
         cold_start,
     ),
     Scenario(
-        (Measure("gloo-start", "same, workers import torch and init gloo: launch → init done", "s", 0.65),),
+        (
+            Measure(
+                "gloo-start",
+                "same, workers import torch and init gloo: launch → init done",
+                "s",
+                0.65,
+                digits=3,
+            ),
+        ),
         gloo_start,
     ),
     Scenario(
         (
-            Measure("restart", "SIGKILL of a worker → last new worker's first line (plain)", "s", 0.4),
+            Measure(
+                "restart", "SIGKILL of a worker → last new worker's first line (plain)", "s", 0.4, digits=3
+            ),
             Measure("notice", "death of a worker → the agent knows (its sibling gets SIGTERM)", "ms", 0.1),
             Measure("rss", "RSS of the agent, 2 workers", "MB", 0.3),
             Measure("pss", "  PSS of the agent and its own helpers", "MB", None),

@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from .job import REPOSITORY, BenchError
+from .job import REPOSITORY, BenchError, NotInTime
 
 OURS, TORCH = "ours", "torch"
 _RUN_ID = "bench"
@@ -38,10 +39,6 @@ _TCP_INFO_BYTES = struct.Struct("=120x2Q")
 #: torch's server asks the name service for the name of each client that connects, and nobody else is answered meanwhile
 #: (pytorch issue 159007). That is no part of what is measured here, so that it is to be short for both sides.
 _ENVIRON = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL", "RES_OPTIONS": "timeout:1 attempts:1"}
-
-
-class TookTooLong(Exception):
-    """The cut-off came first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +56,14 @@ class Round:
     wire_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """What all nodes do while nothing happens."""
-
-    operations: int
-    seconds: float
-
-
 # -- from outside -------------------------------------------------------------------------------------------
 
 
 class Cluster:
     """All nodes, as `cluster` starts them."""
 
-    def __init__(self, shards: list[subprocess.Popen[bytes]], stderr: Path) -> None:
+    def __init__(self, nodes: int, shards: list[subprocess.Popen[bytes]], stderr: Path) -> None:
+        self.nodes = nodes
         self._shards = shards
         self._stderr = stderr
 
@@ -81,7 +71,7 @@ class Cluster:
         """Wait until the first round has formed.
 
         Raises:
-            TookTooLong: it has not within `limit_s`.
+            NotInTime: it has not within `limit_s`.
             BenchError: a process ended.
         """
         self._hear(limit_s)
@@ -95,12 +85,12 @@ class Cluster:
         after = self._counts()
         return Round((ended_ns - began_ns) / 1e9, after[0] - before[0], after[1] - before[1])
 
-    def idle(self, seconds: float) -> Idle:
-        """Let nothing happen for a while."""
-        before, began_ns = self._counts(), time.monotonic_ns()
+    def operations_per_s(self, seconds: float) -> float:
+        """Let nothing happen for so long; returns what all nodes do meanwhile, in each second."""
+        before, began_ns = self._counts()[0], time.monotonic_ns()
         time.sleep(seconds)
-        after, ended_ns = self._counts(), time.monotonic_ns()
-        return Idle(after[0] - before[0], (ended_ns - began_ns) / 1e9)
+        after, ended_ns = self._counts()[0], time.monotonic_ns()
+        return (after - before) / (ended_ns - began_ns) * 1e9
 
     def _counts(self) -> tuple[int, int]:
         self._say("count")
@@ -118,7 +108,7 @@ class Cluster:
         for shard in self._shards:
             left_s = max(0.0, deadline_s - time.monotonic())
             if not select.select([_pipe(shard.stdout)], [], [], left_s)[0]:
-                raise TookTooLong(f"more than {limit_s:g} s")
+                raise NotInTime(f"the nodes took more than {limit_s:g} s")
             line = _pipe(shard.stdout).readline()
             if not line:
                 raise BenchError(f"a process with nodes ended: {self._stderr.read_text()[-1000:]}")
@@ -134,14 +124,14 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 @contextmanager
 def cluster(kind: str, nodes: int, environ: Mapping[str, str]) -> Iterator[Cluster]:
     """Start so many nodes, of ours or of torch's; on leaving all are gone."""
-    port = _free_port()
+    port = free_port()
     count = min(os.cpu_count() or 1, nodes)
     bounds = [nodes * at // count for at in range(count + 1)]
     env = dict(environ) | _ENVIRON
     shards: list[subprocess.Popen[bytes]] = []
     with tempfile.NamedTemporaryFile(prefix="rally-bench-", dir=environ.get("TMPDIR")) as stderr:
         try:
-            for first, end in zip(bounds, bounds[1:], strict=False):
+            for first, end in pairwise(bounds):
                 words = (kind, str(port), str(nodes), str(first), str(end))
                 shards.append(
                     subprocess.Popen(
@@ -153,7 +143,7 @@ def cluster(kind: str, nodes: int, environ: Mapping[str, str]) -> Iterator[Clust
                         stderr=stderr,
                     )
                 )
-            yield Cluster(shards, Path(stderr.name))
+            yield Cluster(nodes, shards, Path(stderr.name))
         finally:
             for shard in shards:
                 shard.kill()
@@ -163,7 +153,8 @@ def cluster(kind: str, nodes: int, environ: Mapping[str, str]) -> Iterator[Clust
                     _pipe(shard.stdin).close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -222,14 +213,16 @@ class _Node:
 
     Args:
         next_round: forms the next round.
-        wait: until the round is over, if another node ends it; None if this node does.
+        wait: what its agent does until the round is over.
     """
 
     next_round: Callable[[], Any]
-    wait: Callable[[], None] | None
+    wait: Callable[[], None]
 
 
-def _our_node(port: int, nodes: int, index: int, counter: _Counter, ports: Any) -> _Node:
+def _our_node(
+    port: int, nodes: int, index: int, counter: _Counter, ports: Any, go: threading.Semaphore
+) -> _Node:
     from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
     from toolkit.adapters.tasks import ThreadBell
     from toolkit.agent.rendezvous import Offer, RallyRendezvous
@@ -238,17 +231,21 @@ def _our_node(port: int, nodes: int, index: int, counter: _Counter, ports: Any) 
     bell = ThreadBell()
     connector: Any = _CountedConnector(TcpStoreConnector("127.0.0.1", port, may_host=index == 0), counter)
     settings = Settings(min_nodes=nodes, max_nodes=nodes)
-    own = replace(ports, bell=bell)
-    handler = RallyRendezvous(_RUN_ID, settings, Offer("worker", 1), connector, own)
+    handler = RallyRendezvous(_RUN_ID, settings, Offer("worker", 1), connector, replace(ports, bell=bell))
 
     def wait() -> None:
+        if index == nodes - 1:
+            go.acquire()  # this node ends each round
+            return
         while handler.over() is None:
             bell.wait(handler.patience_s())
 
-    return _Node(handler.next_rendezvous, None if index == nodes - 1 else wait)
+    return _Node(handler.next_rendezvous, wait)
 
 
-def _torch_node(port: int, nodes: int, index: int, counter: _Counter, _ports: Any) -> _Node:
+def _torch_node(
+    port: int, nodes: int, index: int, counter: _Counter, _ports: Any, go: threading.Semaphore
+) -> _Node:
     from datetime import timedelta
 
     from torch.distributed import TCPStore
@@ -263,20 +260,22 @@ def _torch_node(port: int, nodes: int, index: int, counter: _Counter, _ports: An
             counter.count()
             return super()._call_store(store_op, *args, **kwargs)
 
-    def handler() -> Any:
-        store = TCPStore("127.0.0.1", port, is_master=index == 0, wait_for_workers=False)
-        timeout = RendezvousTimeout(join=timedelta(seconds=3600), last_call=timedelta(seconds=1))
-        return DynamicRendezvousHandler.from_backend(
-            _RUN_ID, store, Backend(store, _RUN_ID), nodes, nodes, "127.0.0.1", timeout
-        )
-
-    made = handler()
+    store = TCPStore("127.0.0.1", port, is_master=index == 0, wait_for_workers=False)
+    handler = DynamicRendezvousHandler.from_backend(
+        _RUN_ID,
+        store,
+        Backend(store, _RUN_ID),
+        nodes,
+        nodes,
+        "127.0.0.1",
+        RendezvousTimeout(join=timedelta(hours=1), last_call=timedelta(seconds=1)),
+    )
 
     def wait() -> None:
-        while made.num_nodes_waiting() == 0:
-            time.sleep(_TORCH_ASKS_S)
+        while not go.acquire(timeout=_TORCH_ASKS_S):
+            handler.num_nodes_waiting()
 
-    return _Node(made.next_rendezvous, wait, index == nodes - 1)
+    return _Node(handler.next_rendezvous, wait)
 
 
 def _serve(kind: str, port: int, nodes: int, first: int, end: int) -> None:
@@ -293,11 +292,11 @@ def _serve(kind: str, port: int, nodes: int, first: int, end: int) -> None:
     def live(index: int) -> None:
         if index != 0:
             _wait_for_listener(port)
-        node = make(port, nodes, index, counter, ports)
+        node = make(port, nodes, index, counter, ports, go)
         while True:
             node.next_round()
             arrived.put(time.monotonic_ns())
-            go.acquire() if node.ends else node.wait()
+            node.wait()
 
     for index in range(first, end):
         threading.Thread(target=_or_end, args=(live, index), daemon=True).start()
@@ -310,7 +309,9 @@ def _serve(kind: str, port: int, nodes: int, first: int, end: int) -> None:
     threading.Thread(target=tell_when_all_are_there, daemon=True).start()
     for line in sys.stdin:
         if line.strip() == "restart":
-            go.release()
+            # One of ours says so to all others; of torch's everybody is told, which saves them the second that they
+            # would take to notice.
+            go.release(end - first if kind == TORCH else 1)
         else:
             said = {"operations": counter.total(), "wire_bytes": _wire_bytes(port)}
             print(json.dumps(said), flush=True)
@@ -335,7 +336,7 @@ def _wait_for_listener(port: int) -> None:
 
 
 def _wire_bytes(port: int) -> int:
-    """Payload that has gone over all connections to the store that this process hosts, both ways; 0 if it hosts none."""
+    """Payload that has gone over all connections to the store that this process hosts, both ways; 0 without one."""
     total = 0
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # closed meanwhile, or not connected

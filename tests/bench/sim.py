@@ -31,6 +31,8 @@ class SimMeasure:
         goal: bound of the median; a lower one for "/s", else an upper one.
         sample: takes one, in a fresh process; None is the time of a whole command.
         command: which, of `rally`.
+        runs_max: so many samples are enough, however many are asked for.
+        slow: taken only if it is asked for by its name.
     """
 
     name: str
@@ -39,6 +41,8 @@ class SimMeasure:
     goal: float
     sample: Callable[[], float] | None = None
     command: tuple[str, ...] = ()
+    runs_max: int = 1000
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +216,15 @@ ALL = "sim"
 
 
 def measured(measure: SimMeasure, runs: int, environ: Mapping[str, str]) -> SimRow:
-    """Take the samples, after one that does not count.
+    """Take the samples, after one that does not count if there are several.
 
     Raises:
         BenchError: one could not be taken.
     """
-    samples = [_taken(measure, environ) for _ in range(runs + 1)]
-    return SimRow(measure, tuple(samples[1:]))
+    runs = min(runs, measure.runs_max)
+    warm_up = 0 if runs == 1 else 1
+    samples = [_taken(measure, environ) for _ in range(runs + warm_up)]
+    return SimRow(measure, tuple(samples[warm_up:]))
 
 
 def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> float:

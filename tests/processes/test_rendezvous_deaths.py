@@ -11,9 +11,9 @@ from toolkit.core.events import (
     Evicted,
     JobEnded,
     LeaseLost,
+    Parked,
     RendezvousCompleted,
     RoundEnded,
-    SeatTaken,
     StoreSilent,
     WorkersStarting,
 )
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.torch
 
 #: shorter than the default ones, so that the tests are
 SOON = {"beat": 0.5, "lease": 2, "join_window": 1, "last_call_timeout": 30}
+STORE_TIMEOUT_S = 5.0
 #: what a busy machine may add
 SLACK_S = 3.0
 
@@ -70,7 +71,11 @@ def test_each_crash_of_a_worker_restarts_all_once(meet: Meet, worker: Path) -> N
     assert sorted(seats(first)) == [(rank, rank, 4, 0) for rank in range(4)]
     os.kill(first[2].pid, signal.SIGKILL)
     second = nodes.ups(2)
-    os.kill(second[0].pid, signal.SIGKILL)  # where the store is hosted
+    for at in (
+        0,
+        3,
+    ):  # where the store is hosted, and another one at the same moment: that is one restart, too
+        os.kill(second[at].pid, signal.SIGKILL)
     third = nodes.ups(3)
     for restarts, ups in ((1, second), (2, third)):
         assert seats(ups) == [(*seat[:3], restarts) for seat in seats(first)], "all keep their ranks"
@@ -101,9 +106,8 @@ def test_the_others_go_on_without_an_agent_that_is_killed(meet: Meet, worker: Pa
 def test_a_spare_takes_the_rank_of_an_agent_that_is_killed(meet: Meet, worker: Path) -> None:
     nodes = meet("4", **SOON)
     nodes.start_several(5, worker)
-    nodes.wait_for_events(SeatTaken, 5)
-    nodes.until("four workers", lambda: sum(nodes.starts()) >= 4)
-    [spare] = (job for job, starts in zip(nodes.jobs, nodes.starts(), strict=True) if not starts)
+    [parked] = nodes.wait_for_events(Parked)  # whether it came before the round formed or later
+    [spare] = (job for job in nodes.jobs if parked.node.endswith(f"_{job.pid}"))
     members = [job for job in nodes.jobs if job is not spare]
     first = nodes.ups(1, members)
     kill(members[2])
@@ -116,17 +120,17 @@ def test_a_spare_takes_the_rank_of_an_agent_that_is_killed(meet: Meet, worker: P
 
 
 def test_all_end_when_the_host_of_the_store_is_killed(meet: Meet, worker: Path, port: int) -> None:
-    nodes = meet("3:4", **SOON, store_timeout=8)
+    nodes = meet("3:4", **SOON, store_timeout=STORE_TIMEOUT_S)
     nodes.start_several(4, worker)
     workers = [up.pid for up in nodes.ups()]
     host, *others = nodes.jobs
     kill(host)
     killed_s = time.monotonic()
     for job in others:
-        assert job.wait(8 + SLACK_S) == 1, nodes.told()
+        assert job.wait(STORE_TIMEOUT_S + SLACK_S) == 1, nodes.told()
         assert f"the store of the job at 127.0.0.1:{port} can't be reached any more" in job.stderr, job.told()
         assert "Traceback" not in job.stderr
-    assert time.monotonic() - killed_s < 8 + SLACK_S
+    assert time.monotonic() - killed_s < STORE_TIMEOUT_S + SLACK_S
     until("the end of all workers", lambda: not any(map(alive, workers)), AFTERLIFE_S)
     assert nodes.starts() == [1] * 4
     nodes.assert_promises_held(whole=False)
@@ -159,7 +163,9 @@ def test_an_agent_that_was_stopped_comes_back_to_a_later_round(
         "who was in the last round stays"
     )
     end(nodes)
-    assert [event.left for event in nodes.of(sleeper, Evicted)] == [1]
+    # Which it is depends on what it reads first: how its round ended, or that a later one has formed.
+    ended = [event.ended for event in nodes.of(sleeper, RoundEnded)]
+    assert ended + [event.left for event in nodes.of(sleeper, Evicted)] == [1]
     assert [event.round for event in nodes.of(sleeper, WorkersStarting)] == [1, 3]
     assert [event.action for event in nodes.of(nodes.jobs[0], RoundEnded)] == ["membership"] * 2
     assert [event.outcome for event in nodes.of(sleeper, JobEnded)] == ["succeeded"]

@@ -109,7 +109,8 @@ def test_a_failure_for_good_ends_all_with_one_report(meet: Meet, script: Script,
     )
     [failure] = reports[0].failures
     assert (failure.global_rank, failure.exit_code) == (3, 1)
-    first = f"failed first: rank 3 (local rank 0 on {failure.host}, pid {failure.pid}) exited with code 1: ValueError: NaN"
+    who = f"rank 3 (local rank 0 on {failure.host}, pid {failure.pid})"
+    first = f"failed first: {who} exited with code 1: ValueError: NaN"
     for job in nodes.jobs:
         assert job.stderr.count(first) == 1, job.told()
         shown = shown_alone(nodes, job, tmp_path)

@@ -197,6 +197,11 @@ def vacated(head: Head, node: str) -> Head | None:
     return None if head.ended or head.coordinator != node else _next(head, node, coordinator="")
 
 
+def touched(head: Head, node: str) -> Head | None:
+    """Nothing has changed but the version, so that whoever waits for news wakes."""
+    return None if head.ended else _next(head, node)
+
+
 def sealed(head: Head, node: str, size: int) -> Head | None:
     """The next round has formed. Only the coordinator of this epoch may say so."""
     if head.phase != "gathering" or head.coordinator != node:

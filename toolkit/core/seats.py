@@ -298,12 +298,25 @@ def _place(candidate: Candidate, seat: Seat) -> Place:
     return Place(node=card.node, host=card.host, node_rank=card.node_rank, seat=seat)
 
 
+def too_many(head: Head, others: int, *, full: bool | None = None) -> str:
+    """Why a node may not wait beside a round, or an empty string.
+
+    Args:
+        others: that wait already.
+        full: whether the round has all its nodes; None looks at the latest one. Beside a round that is not full
+            somebody waits who is held back or is to be let in, not a spare too many.
+    """
+    spares, most = head.settings.spares, head.settings.max_nodes
+    full = head.size >= most if full is None else full
+    if not full or spares is None or others < spares:
+        return ""
+    waiting = f"and {plural(spares, 'node')} may wait" if spares else "and none may wait"
+    return f"the round has its {plural(most, 'node')} {waiting} (--spares {spares})"
+
+
 def _parked(candidate: Candidate, at: int, head: Head, here: dict[str, Any], *, full: bool) -> Place:
-    spares = head.settings.spares
-    # Beside a round that is not full somebody waits who is held back, not a spare too many.
-    if full and spares is not None and at >= spares:
-        waiting = f"and {plural(spares, 'node')} may wait" if spares else "and none may wait"
-        reason = f"the round has its {plural(head.settings.max_nodes, 'node')} {waiting} (--spares {spares})"
+    reason = too_many(head, at, full=full)
+    if reason:
         return _place(candidate, Seat(verdict="refused", reason=reason, seat=candidate.seat, **here))
     reason = f"round {head.round + 1} has formed without it; it waits as a spare"
     return _place(candidate, Seat(verdict="parked", reason=reason, seat=candidate.seat, **here))

@@ -24,6 +24,8 @@ from toolkit.core.seats import Candidate, Card, OtherVersion, Place, Plan, Seat
 SETTLE_S = 0.5
 #: cards that are looked for one by one in one look, when some of those that were announced are missing
 _HOLES_MAX = 64
+#: cards that are believed to have been announced since the last look; more is somebody's mistake
+_ANNOUNCED_MAX = 100_000
 #: bells that are kept behind the latest one, for who is slow to listen
 _BELLS_KEPT = 8
 
@@ -116,7 +118,7 @@ class Coordinator:
         self._watch(values[1:], now_ns, gap_max_ns, lease_ns)
         # What was announced in the look before and has not arrived since is looked for.
         self._read_announced(now_ns)
-        self._announced = int(values[0])
+        self._announced = min(_counted(values[0]), self._read_to + _ANNOUNCED_MAX)
         self._remove_one()
         return self.act()
 
@@ -213,7 +215,7 @@ class Coordinator:
             self._refuse(error.node, seat, str(error))
             return
         except Malformed as error:
-            self._desk.say(events.JoinRefused, joiner=f"seat {seat}", reason=str(error))
+            self._desk.say(events.JoinRefused, joiner=f"whoever took seat {seat}", reason=str(error))
             return
         self._admit(Candidate(seat, card, now_ns))
 
@@ -226,11 +228,16 @@ class Coordinator:
         if refusal:
             self._refuse(card.node, candidate.seat, refusal)
             return
+        if candidate.seat >= 0 and card.node not in self._beats:
+            # A node writes its beat before its card. Of a card that something else wrote there may be none, and a look
+            # waits for what is not there.
+            key = self._desk.keys.beat(card.node)
+            self._desk.link.call(lambda store: store.compare_set(key, b"", b"0"))
         before = self._candidates.pop(card.node, None)
         since_ns = candidate.since_ns if before is None else before.since_ns
         self._candidates[card.node] = Candidate(candidate.seat, card, since_ns)
         if head.phase == "running" and inside is None and candidate.seat >= 0:
-            self._let_wait(candidate)
+            self._let_wait(self._candidates[card.node])
         self._beats.pop(card.node, None)
 
     def _others(self, card: Card) -> list[Place | Card]:
@@ -241,8 +248,14 @@ class Coordinator:
         return [*members, *waiting]
 
     def _let_wait(self, candidate: Candidate) -> None:
-        """Tell a node that came while a round runs that it was heard."""
+        """Tell a node that came while a round runs that it was heard, or that enough wait already."""
         desk, head = self._desk, self._desk.head
+        others = sum(c.node not in self._lost and c is not candidate for c in self._candidates.values())
+        reason = seats.too_many(head, others)
+        if reason:
+            del self._candidates[candidate.node]
+            self._refuse(candidate.node, candidate.seat, reason)
+            return
         seat = seats.waiting(head, candidate)
         desk.link.tell(lambda store: store.set(desk.keys.seat(candidate.node), rounds.encoded(seat)))
 
@@ -401,3 +414,8 @@ class Coordinator:
         if not self._desk.link.call(lambda store: store.check([key])):
             return []
         return job_report.records_of(self._desk.link.call(lambda store: store.get(key)))
+
+
+def _counted(value: bytes) -> int:
+    """The value of a counter; 0 if somebody has written something else there."""
+    return int(value) if value.isdigit() and len(value) < 19 else 0

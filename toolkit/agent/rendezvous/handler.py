@@ -452,7 +452,7 @@ class RallyRendezvous:
         if keeper is None:
             return
         if keeper.error is not None:
-            raise _in_words(keeper)
+            raise _in_words(keeper, keeper.error)
         now_ns, seen = self._ports.clock.now_ns(), keeper.answers
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
@@ -462,7 +462,9 @@ class RallyRendezvous:
         self._tell_of_silence(before_s, silent_s)
         if silent_s > self._settings.store_timeout_s:
             self._lost = True
-            raise StoreLostError(lost(self._connector.where, silent_s, "it does not answer"))
+            raise _in_words(
+                keeper, StoreLostError(lost(self._connector.where, silent_s, "it does not answer"))
+            )
 
     def _tell_of_silence(self, before_s: float, silent_s: float) -> None:
         limit_s, where = SILENT * self._settings.lease_s, self._connector.where
@@ -474,12 +476,14 @@ class RallyRendezvous:
             self._say(events.StoreAnswers, where=where, silent_s=before_s)
 
 
-def _in_words(keeper: Keeper) -> Exception:
-    error = keeper.error
-    assert error is not None, "asked when there is one"
-    if isinstance(error, StoreLostError) and keeper.head is None:
-        return RendezvousConnectionError(str(error))
-    return error
+def _in_words(keeper: Keeper, error: Exception) -> Exception:
+    """What the agent's loop is told: a store that was never there is another thing than one that is lost."""
+    if not isinstance(error, StoreLostError) or keeper.head is not None:
+        return error
+    why = error.__cause__ or "it accepts connections and says nothing"
+    return RendezvousConnectionError(
+        f"no store of a job answers at {keeper.where} ({why}); check the address and the port, and what listens there"
+    )
 
 
 def _by(ring: Ring, node: str) -> Ring:

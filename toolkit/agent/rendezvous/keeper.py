@@ -127,6 +127,11 @@ class Keeper:
         return request
 
     @property
+    def where(self) -> str:
+        """The store in words."""
+        return self._connector.where
+
+    @property
     def answers(self) -> int:
         """Counts what the store has answered; who sees it stand knows that the store is silent."""
         return self._link.answers
@@ -189,12 +194,19 @@ class Keeper:
         desk = self.desk
         if self._left or self.head is None:
             return
-        self._left = True
+        self._left, before = True, desk.head.version
         if reason and number:
             ring = Ring(action="membership", reason=f"node {self.node} leaves: {reason}", by=self.node)
             self._change(lambda head: rounds.rung(head, self.node, number, ring))
-        nodes = self._coordinator.nodes() if self._coordinator is not None else []
+        coordinator = self._coordinator
+        nodes = coordinator.nodes() if coordinator is not None else []
         self._change(lambda head: rounds.vacated(head, self.node))
+        # The waits of the watcher and the reader are answered: torch's client complains of one that is cut off.
+        if desk.head.version == before:
+            self._change(lambda head: rounds.touched(head, self.node))
+        if coordinator is not None:
+            seat = desk.link.call(lambda store: store.add(desk.keys.joins, 1)) - 1
+            desk.link.tell(lambda store: store.set(desk.keys.card(seat), b""))
         # Answered only when all that was written before is there. After the last word nobody waits for this agent, and
         # the store may be gone.
         desk.link.call(lambda store: store.check([desk.keys.head]))
@@ -426,7 +438,9 @@ class Keeper:
 
         def read() -> None:
             coordinator.read_cards(
-                link, self._bell.ring, lambda: self._closing or self._coordinator is not coordinator
+                link,
+                self._bell.ring,
+                lambda: self._closing or self._left or self._coordinator is not coordinator,
             )
 
         self._ports.tasks.spawn(read, "rally-reader")
@@ -465,7 +479,7 @@ class Keeper:
     def _listen(self) -> None:
         """Wait for the next version of the head, again and again."""
         link = self._new_link()
-        while not self._closing and not self.desk.head.ended:
+        while not (self._closing or self._left or self.desk.head.ended):
             self._listening = max(self.desk.head.version, self._listening) + 1
             key = self.desk.keys.bell(self._listening)
             try:
