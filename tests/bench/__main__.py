@@ -70,8 +70,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         choices=names,
         metavar="NAME",
-        help=f"this measure only, and also if it takes minutes; may be repeated; {', '.join(TABLES)} and {sim.ALL} are "
-        f"whole tables, so is nothing; one of: {', '.join(names)}",
+        help="this measure only, torchrun's part too where that takes a minute; may be repeated; "
+        f"{', '.join([*TABLES, sim.ALL])} stand for whole tables, without any all that is quick is measured; "
+        f"one of: {', '.join(names)}",
     )
     parser.add_argument("--json", action="store_true", help="samples and medians as JSON on stdout, no table")
     parser.add_argument("--seed", type=int, default=1, help="when and whom the crashes hit (default 1)")
@@ -105,10 +106,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
                         scenario, ours, arguments.runs, arguments.seed, environ, narration, theirs=theirs
                     )
                     tables.setdefault(title, []).extend(r for r in rows if whole or r.measure.name in asked)
-        for measure in sim.MEASURES:
-            if (not asked and not measure.slow) or asked & {sim.ALL, measure.name}:
-                narration.print(f"simulator: {measure.name}")
-                sim_rows.append(sim.measured(measure, arguments.runs, environ))
+        simulated = [m for m in sim.MEASURES if (not asked and not m.slow) or asked & {sim.ALL, m.name}]
+        for together in sim.by_sample(simulated):
+            narration.print(f"simulator: {', '.join(measure.name for measure in together)}")
+            sim_rows += sim.measured(together, arguments.runs, environ)
     except BenchError as error:
         narration.print(f"bench: {error}", markup=False, soft_wrap=True)
         return 1

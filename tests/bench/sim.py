@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 import psutil
 from rich.table import Table
 
 from .job import REPOSITORY, BenchError
 
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,10 @@ class SimMeasure:
     Args:
         name: for `--only` and `--json`.
         title: for people.
-        unit: "s", "MB" or "/s".
+        unit: "s", "MB", "/s" or "" for a count.
         goal: bound of the median; a lower one for "/s", else an upper one.
-        sample: takes one, in a fresh process; None is the time of a whole command.
+        sample: takes one, in a fresh process; None is the time of a whole command. One that yields several figures
+            returns them by the name of their measure.
         command: which, of `rally`.
         runs_max: so many samples are enough, however many are asked for.
         slow: taken only if it is asked for by its name.
@@ -39,7 +43,7 @@ class SimMeasure:
     title: str
     unit: str
     goal: float
-    sample: Callable[[], float] | None = None
+    sample: Callable[[], float | Mapping[str, float]] | None = None
     command: tuple[str, ...] = ()
     runs_max: int = 1000
     slow: bool = False
@@ -157,6 +161,57 @@ def rally_8() -> float:
     return _cpu_s(scenario, "rally", restarts=2, virtual_s=600.0)
 
 
+def hour() -> float:
+    """CPU seconds: 8 nodes for an hour over our rendezvous, a crash each ten minutes."""
+    from simulator import Fail, Scenario, Workload
+
+    crashes = Fail(3, at_s=598.0, incarnations=5)
+    workload = Workload(steps=358, step_s=10.0, checkpoint_every=1, failures=(crashes,))
+    scenario = Scenario("hour", nodes=8, max_restarts=5, workload=workload)
+    return _cpu_s(scenario, "rally", restarts=5, virtual_s=3600.0)
+
+
+def thousand() -> dict[str, float]:
+    """1,000 nodes, ten minutes, one failure."""
+    from simulator import Fail, Scenario, Workload
+
+    workload = Workload(steps=58, step_s=10.0, checkpoint_every=1, failures=(Fail(3, at_s=300.0),))
+    scenario = Scenario("thousand", nodes=1000, workload=workload)
+    took_s = _cpu_s(scenario, "rally", restarts=1, virtual_s=590.0, runs=1)
+    return {"sim-1000": took_s, "sim-1000-rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+
+
+def ten_thousand() -> float:
+    """CPU seconds: 10,000 nodes come together, train, and end."""
+    from simulator import Scenario, Workload
+
+    scenario = Scenario("ten-thousand", nodes=10_000, workload=Workload(steps=1, step_s=1.0, start_s=1.0))
+    return _cpu_s(scenario, "rally", restarts=0, runs=1)
+
+
+def operations_of(nodes: int) -> Callable[[], float]:
+    """What takes the store operations of a node in the restart round of so many: from the crash to the last seat."""
+
+    def operations() -> float:
+        from simulator import Fail, Scenario, Workload
+        from simulator.simulation import Simulation
+        from simulator.subjects import subject_named
+
+        workload = Workload(steps=2, step_s=1.0, start_s=1.0, term_s=0.0, failures=(Fail(1, at_step=1),))
+        simulation = Simulation(
+            Scenario("crash", nodes=nodes, workload=workload), subject_named("rally"), seed=1
+        )
+        outcome = simulation.run()
+        assert not outcome.finding, outcome.finding
+        done = {"WorkerExited": [], "RendezvousCompleted": []}  # type: dict[str, list[int]]
+        for event, said in zip(outcome.events, outcome.said, strict=True):
+            done.get(type(event).__name__, []).append(said.operations)
+        assert len(done["RendezvousCompleted"]) == 2 * nodes, "all had two rounds"
+        return (done["RendezvousCompleted"][-1] - done["WorkerExited"][0]) / nodes
+
+    return operations
+
+
 def _three_rounds(subject: str, count: int) -> float:
     from simulator import Fail, Scenario, Workload
 
@@ -164,15 +219,15 @@ def _three_rounds(subject: str, count: int) -> float:
     return _cpu_s(Scenario("three-rounds", nodes=count, workload=workload), subject, restarts=2)
 
 
-def _cpu_s(scenario: object, subject: str, *, restarts: int, virtual_s: float = 0.0) -> float:
-    """CPU seconds of the second run: the first one imports."""
+def _cpu_s(scenario: object, subject: str, *, restarts: int, virtual_s: float = 0.0, runs: int = 2) -> float:
+    """CPU seconds of the second run, since the first one imports; where that is nothing, of the only one."""
     from simulator import Scenario
     from simulator.simulation import Simulation
     from simulator.subjects import subject_named
 
     assert isinstance(scenario, Scenario), "it is one"
     took_s = 0.0
-    for _ in range(2):
+    for _ in range(runs):
         simulation = Simulation(scenario, subject_named(subject), seed=1)
         began_s = time.process_time()
         outcome = simulation.run()
@@ -210,24 +265,49 @@ MEASURES = (
         2.5,
         command=("sim", "happy-1", "--set", "workload.steps=1"),
     ),
+    SimMeasure("sim-hour", "8 nodes for an hour, a crash each 10 min (CPU)", "s", 1.0, hour, runs_max=3),
+    *(
+        SimMeasure(
+            f"sim-operations-{nodes}",
+            f"store operations per node of a restart round, {nodes:,} nodes",
+            "",
+            10.0,
+            operations_of(nodes),
+            runs_max=1,
+            slow=nodes > 1024,
+        )
+        for nodes in (2, 4, 16, 64, 256, 1024, 10_000)
+    ),
+    SimMeasure(
+        "sim-1000", "1,000 nodes, 10 min, one failure (CPU)", "s", 60.0, thousand, runs_max=1, slow=True
+    ),
+    SimMeasure("sim-1000-rss", "  its peak RSS", "MB", 500.0, thousand, runs_max=1, slow=True),
+    SimMeasure("sim-10000", "10,000 nodes, one round (CPU)", "s", 60.0, ten_thousand, runs_max=1, slow=True),
 )
 #: asks for all of them in `--only`
 ALL = "sim"
 
 
-def measured(measure: SimMeasure, runs: int, environ: Mapping[str, str]) -> SimRow:
-    """Take the samples, after one that does not count if there are several.
+def by_sample(measures: Sequence[SimMeasure]) -> Iterator[list[SimMeasure]]:
+    """Those that one sample yields, together."""
+    for _, together in groupby(measures, lambda measure: measure.sample or measure):
+        yield list(together)
+
+
+def measured(together: Sequence[SimMeasure], runs: int, environ: Mapping[str, str]) -> list[SimRow]:
+    """Take the samples of measures that one sample yields, after one that does not count if there are several.
 
     Raises:
         BenchError: one could not be taken.
     """
-    runs = min(runs, measure.runs_max)
-    warm_up = 0 if runs == 1 else 1
-    samples = [_taken(measure, environ) for _ in range(runs + warm_up)]
-    return SimRow(measure, tuple(samples[warm_up:]))
+    first = together[0]
+    count = min(runs, first.runs_max)
+    warm_up = 0 if count == 1 else 1
+    taken = [_taken(first, environ) for _ in range(count + warm_up)][warm_up:]
+    return [SimRow(measure, tuple(figures[measure.name] for figures in taken)) for measure in together]
 
 
-def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> float:
+def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> dict[str, float]:
     if measure.sample is None:
         command = [sys.executable, "-m", "toolkit.fronts.cli", *measure.command]
     else:
@@ -249,12 +329,15 @@ def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> float:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no words"])[-1]
         raise BenchError(f"{measure.name} ended with exit code {done.returncode}: {last}")
-    return took_s if measure.sample is None else float(done.stdout)
+    if measure.sample is None:
+        return {measure.name: took_s}
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def as_table(rows: list[SimRow], runs: int) -> Table:
     """One row a measure; medians, with the smallest and the largest sample below."""
-    table = Table(title=f"the simulator, medians of {runs}", title_justify="left")
+    table = Table(title=f"sim: the simulator, medians of up to {runs}", title_justify="left")
     table.add_column("measure")
     for heading in ("figure", "goal"):
         table.add_column(heading, justify="right")
@@ -264,8 +347,9 @@ def as_table(rows: list[SimRow], runs: int) -> Table:
         low, high = _figure(min(row.samples), unit), _figure(max(row.samples), unit)
         table.add_row(
             row.measure.title,
-            f"{_figure(row.median, unit)} {unit}\n{low} - {high}",
-            f"{sign} {row.measure.goal:,g} {unit}",
+            f"{_figure(row.median, unit)} {unit}".rstrip()
+            + (f"\n{low} - {high}" if len(row.samples) > 1 else ""),
+            f"{sign} {row.measure.goal:,g} {unit}".rstrip(),
             row.verdict,
         )
     return table
@@ -277,7 +361,7 @@ def _figure(value: float, unit: str) -> str:
 
 def as_json(rows: list[SimRow]) -> list[dict[str, object]]:
     return [
-        {key: value for key, value in asdict(row.measure).items() if key not in ("sample", "command")}
+        {key: value for key, value in asdict(row.measure).items() if key in ("name", "title", "unit", "goal")}
         | {"median": row.median, "samples": row.samples, "verdict": row.verdict}
         for row in rows
     ]
@@ -286,4 +370,5 @@ def as_json(rows: list[SimRow]) -> list[dict[str, object]]:
 if __name__ == "__main__":
     (chosen,) = (measure for measure in MEASURES if measure.name == sys.argv[1])
     assert chosen.sample is not None, "it is taken from outside"
-    print(chosen.sample())
+    _yielded = chosen.sample()
+    print(json.dumps({chosen.name: _yielded} if isinstance(_yielded, float) else dict(_yielded)))

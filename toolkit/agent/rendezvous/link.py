@@ -73,10 +73,11 @@ class Link:
             Ambiguous: it broke, and `once` forbids to try again.
         """
         failing_since_ns: int | None = None
+        failing_s = 0.0
         while True:
             tried = False
             try:
-                store = self._connected()
+                store = self._connected(failing_s)
                 tried = True
                 answer = operation(store)
             except StoreLostError:
@@ -88,7 +89,8 @@ class Link:
                     raise Ambiguous(f"the connection to {self._connector.where} broke: {error}") from error
                 now_ns = self._clock.now_ns()
                 failing_since_ns = now_ns if failing_since_ns is None else failing_since_ns
-                self._heed_end(error, (now_ns - failing_since_ns) / 1e9)
+                failing_s = (now_ns - failing_since_ns) / 1e9
+                self._heed_end(error, failing_s)
                 self._pause.wait(RETRY_S)
             else:
                 self.answers += 1
@@ -97,16 +99,17 @@ class Link:
     def tell(self, operation: Callable[[Store], object]) -> None:
         """Do an operation that torch's stores don't answer (`set`, `multi_set`): done when a later one is answered."""
         try:
-            operation(self._connected())
+            operation(self._connected(0.0))
         except StoreLostError:
             raise
         except (StoreError, RuntimeError, OSError):
             self._store = None
             self.call(operation)
 
-    def _connected(self) -> Store:
+    def _connected(self, failing_s: float) -> Store:
         if self._store is None:
-            store = self._connector.connect(min(CONNECT_S, self._timeout_s))
+            left_s = max(self._timeout_s - failing_s, RETRY_S)
+            store = self._connector.connect(min(CONNECT_S, left_s))
             if not self._birth.is_that_of(store):
                 raise StoreLostError(
                     f"the store of the job at {self._connector.where} was started anew and knows nothing of this job; "
