@@ -6,12 +6,18 @@ VENV := .venv
 RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check bench format clean
+# of `make soak`
+SEEDS ?= 20000
+FIRST ?= 0
+
+.PHONY: help demo test check bench soak format clean
 
 help:
 	@echo "make demo    set up .venv and train a small network that loses a worker and comes back"
 	@echo "make test    set up .venv and run format check, lint, types, import rules and all tests"
 	@echo "make bench   set up .venv and print the benchmark table, ours beside torchrun"
+	@echo "make soak    simulate 20,000 jobs under faults, over all cores, and fail if a promise breaks;"
+	@echo "             SEEDS=N and FIRST=N choose the seeds; takes some 10 minutes on two cores"
 	@echo "make check   the part of 'make test' that runs no test"
 	@echo "make format  format the code"
 	@echo "make clean   remove .venv and caches"
@@ -43,6 +49,10 @@ test: check
 
 bench: $(INSTALLED)
 	@$(RUN)/python -m tests.bench
+
+soak: $(INSTALLED)
+	@echo "==> $(SEEDS) simulated jobs from seed $(FIRST) on, then a fault at each store operation of each node"
+	@$(RUN)/python -m simulator.explore --seeds $(SEEDS) --first $(FIRST)
 
 format: $(INSTALLED)
 	@$(RUN)/ruff format .

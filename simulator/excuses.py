@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from simulator.checkers import Broken, Record
+from simulator.checkers import Broken, Hit, Record
 from simulator.checkers.endings import LETHAL
 
 #: how long an agent may try to reach a store that is lost: torch's default `read_timeout`
@@ -146,6 +146,11 @@ def _is_lost(host: str, record: Record) -> bool:
     if end is not None and end.result == "ERROR" and record.hits_on(host, "FailSpawn"):
         return True
     silent = record.hits_on(host, "StallStore", "PauseNode", "PauseAgent", "Partition")
+    if end is not None and end.result == "SUCCEEDED" and end.exited_at_s is not None:
+        # It went on alone, as it may with min_nodes 1, and was done before TCP sent again what the others had asked.
+        missed = [hit for hit in silent if hit.at_s < end.exited_at_s < hit.at_s + STORE_TIMEOUT_S]
+        if any(hit.until_s - hit.at_s > record.facts.notice_s for hit in missed):
+            return True
     # TCP doubles its pauses: after half a minute it tries again so late that the timeout comes first.
     return any(hit.until_s - hit.at_s >= STORE_TIMEOUT_S / 2 for hit in silent)
 
@@ -173,17 +178,51 @@ def _zombie(broken: Broken, record: Record) -> str:
     """A node that is stopped or cut off can't hear that a newer round has formed, and nobody can stop it."""
     at_s = broken.at_s if broken.at_s is not None else math.inf
     for hit in record.hits_on(broken.node, "PauseAgent", "PauseNode", "Partition", "SlowLinks"):
-        if hit.at_s <= at_s <= hit.until_s + record.facts.notice_s:
+        # TCP doubles its pauses: who was cut off may hear as late again. Then it has to stop what it runs.
+        late_s = hit.until_s - hit.at_s if hit.kind == "Partition" else 0.0
+        known_s = hit.until_s + max(record.facts.notice_s, late_s) + record.facts.grace_s
+        if hit.at_s <= at_s and _went_on_s(broken, record) <= known_s and not _had_to_look(broken, hit):
             return f"{broken.node} could not know: {hit.words}"
     return _store_silent(broken, record)
+
+
+def _had_to_look(broken: Broken, hit: Hit) -> bool:
+    """Whether it started something after it had stood still: it has to look before whether its round goes on."""
+    stopped = hit.kind in ("PauseAgent", "PauseNode") and hit.until_s - hit.at_s > _LOOK_S
+    return stopped and "starts workers" in broken.detail and (broken.at_s or 0.0) >= hit.until_s
+
+
+#: who has stood still for longer has to look
+_LOOK_S = 2.5
+
+
+def _went_on_s(broken: Broken, record: Record) -> float:
+    """Until when workers of a node ran on beside those of others."""
+    at_s = broken.at_s if broken.at_s is not None else math.inf
+    own = [
+        end_s for life, began_s, end_s in _works(record) if life == broken.node and began_s <= at_s <= end_s
+    ]
+    others = [end_s for life, began_s, end_s in _works(record) if life != broken.node]
+    return min(max(own, default=at_s), max(others, default=math.inf))
+
+
+def _works(record: Record) -> list[tuple[str, float, float]]:
+    """Where workers ran, from and to, round by round."""
+    seats = (seat for life in record.lives for seat in life.seats)
+    return [(seat.name, *seat.works) for seat in seats if seat.works is not None]
 
 
 def _begun_anew(broken: Broken, record: Record) -> str:
     """Who serves the store has ended and was started again: with its store the job is gone, and this is another one."""
     host, at_s = record.facts.store_host, broken.at_s if broken.at_s is not None else math.inf
-    again = [life for life in record.lives if life.name == host and life.told[0].at_s <= at_s][1:]
+    again = [life.told[0].at_s for life in record.lives if life.name == host][1:]
     # A machine that only serves the store has no agent.
-    again += [hit for hit in record.hits_on(host, "CrashNode", "KillAgent") if hit.at_s <= at_s]  # type: ignore[misc]
+    again += [hit.until_s for hit in record.hits_on(host, "CrashNode", "KillAgent") if hit.at_s <= at_s]
+    again = [again_s for again_s in again if again_s <= at_s]
+    if broken.promise == "one-round-running":
+        # Who meets the new store sees that it is another one, and ends.
+        ends_s = _went_on_s(broken, record) - record.facts.notice_s - record.facts.grace_s
+        again = [again_s for again_s in again if ends_s <= again_s]
     return f"the agent on {host} was started anew, and its store began a new job" if again else ""
 
 

@@ -31,6 +31,8 @@ from toolkit.core.errors import ConfigurationError
 
 #: runs that one process does before it reports
 _BATCH = 20
+#: how often progress is told where there is no terminal, in seconds
+_TELL_EVERY_S = 60.0
 
 
 def swarm(seed: int) -> Scenario:
@@ -81,7 +83,7 @@ def swarm(seed: int) -> Scenario:
         rdzv_conf={"last_call_timeout": "5"} if draw("last call", 0, 1) else {},
         store_apart=bool(draw("store apart", 0, 1)),
         quiet_by_s=2400.0,
-        limit_s=7200.0,
+        limit_s=3600.0,
     )
     return replace(cluster, faults=schedule(tape, cluster, Options(until_s=150.0)))
 
@@ -128,6 +130,7 @@ class Anywhere:
 ANYWHERE: Mapping[str, Anywhere] = {
     "crash": Anywhere(SMALL, lambda node, n: CrashAtOperation(node, number=n)),
     "reboot": Anywhere(SMALL, lambda node, n: CrashAtOperation(node, number=n, back_after_s=8)),
+    "overlap": Anywhere(SMALL, lambda node, n: PauseAtOperation(node, number=n, for_s=5)),
     "pause": Anywhere(SMALL, lambda node, n: PauseAtOperation(node, number=n, for_s=12)),
     "lost-request": Anywhere(SMALL, lambda node, n: DropAtOperation(node, number=n, answer_lost=False)),
     "lost-answer": Anywhere(SMALL, lambda node, n: DropAtOperation(node, number=n, answer_lost=True)),
@@ -237,19 +240,52 @@ def _over(
     judge: Callable[[Any], list[Found]], work: Sequence[Any], sizes: Sequence[int], jobs: int, out: TextIO
 ) -> list[Found]:
     found: list[Found] = []
-    done, started = 0, time.perf_counter()
+    progress = _Progress(sum(sizes), out)
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for size, findings in zip(sizes, pool.imap(judge, work), strict=True):
-            done += size
             found += findings
-            if out.isatty():
-                rate = done / (time.perf_counter() - started)
-                out.write(f"\r{done:,} of {sum(sizes):,} runs, {rate:.0f} a second, {len(found)} found")
-                out.flush()
-    took = time.perf_counter() - started
-    end = "\r" if out.isatty() else ""
-    out.write(f"{end}{done:,} runs in {took:.0f} s, {done / took:.0f} a second; {len(found)} did not hold\n")
+            progress.add(size, len(findings))
+    progress.end()
     return found
+
+
+class _Progress:
+    """One line on a terminal, which is written anew; elsewhere a line a minute.
+
+    Args:
+        runs: in all.
+        out: where it is written.
+    """
+
+    def __init__(self, runs: int, out: TextIO) -> None:
+        self._runs, self._out = runs, out
+        self._done = self._found = 0
+        self._started = self._told = time.perf_counter()
+
+    def add(self, runs: int, found: int) -> None:
+        """So many more are done, of which some did not hold."""
+        self._done += runs
+        self._found += found
+        if self._out.isatty():
+            self._out.write(f"\r{self._words()}")
+            self._out.flush()
+        elif time.perf_counter() - self._told >= _TELL_EVERY_S:
+            self._told = time.perf_counter()
+            self._out.write(f"{self._words()}\n")
+            self._out.flush()
+
+    def end(self) -> None:
+        """All are done."""
+        took_s = time.perf_counter() - self._started
+        start = "\r" if self._out.isatty() else ""
+        rate = self._done / max(took_s, 1e-9)
+        self._out.write(f"{start}{self._done:,} runs in {took_s:.0f} s, {rate:.0f} a second; ")
+        self._out.write(f"{self._found} did not hold\n")
+        self._out.flush()
+
+    def _words(self) -> str:
+        rate = self._done / max(time.perf_counter() - self._started, 1e-9)
+        return f"{self._done:,} of {self._runs:,} runs, {rate:.0f} a second, {self._found} did not hold"
 
 
 def summary(found: Iterable[Found]) -> Iterator[str]:

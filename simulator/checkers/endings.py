@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from simulator.checkers.record import Life, Record, Round, Seat, Told
+from simulator.checkers.restarts import failure_in
 from simulator.checkers.rounds import listed
 from simulator.checkers.values import Broken, Checker, broken_by
 from toolkit.core import events
@@ -184,6 +185,20 @@ def _same_result(record: Record) -> Iterator[Broken]:
         views += f" ({listed(errors)})" if errors else ""
         last = max(life.finished[0].at_s for life in record.lives if life.finished is not None)
         yield Broken("same-result", f"agents of one job ended differently: {views}", "", last)
+    yield from _same_report(record)
+
+
+def _same_report(record: Record) -> Iterator[Broken]:
+    """What agents say of the job's end: the outcome, and who failed first."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for life in record.lives:
+        for _, event in life.of(events.JobEnded):
+            first = event.failures[0].words() if event.failures else ""
+            said.setdefault((event.outcome, first), []).append(life.name)
+    if len(said) > 1:
+        views = [f"{listed(names)}: {outcome} {first}".rstrip() for (outcome, first), names in said.items()]
+        last = max(told.at_s for life in record.lives for told, _ in life.of(events.JobEnded))
+        yield Broken("same-result", f"agents tell different ends of one job: {'; '.join(views)}", "", last)
 
 
 def _error(name: str, record: Record) -> str:
@@ -195,8 +210,17 @@ def _error(name: str, record: Record) -> str:
 def _no_needless_end(record: Record) -> Iterator[Broken]:
     ends = {life.name: life for life in record.lives}
     results = {name: life.finished[1].result for name, life in ends.items() if life.finished is not None}
-    if "FAILED" in results.values():
-        return  # the job has failed for good: everybody has to end
+    failed = [
+        life for life in record.lives if life.finished is not None and life.finished[1].result == "FAILED"
+    ]
+    if failed:
+        # Everybody has to end, also who comes later; but the job must have had a reason.
+        last = max(failed, key=lambda life: life.seats[-1].told.place if life.seats else -1)
+        if last.finished is not None and not _has_failed_for_good(last, record):
+            left = _budget_left(last, last.finished[0])
+            why = f"the job failed, though no failure was its end{left}"
+            yield broken_by("no-needless-end", last, last.finished[0], why)
+        return
     for name, life in ends.items():
         finished = life.finished
         if finished is None or finished[1].result != "ERROR" or record.hits_on(name, *LETHAL):
@@ -212,8 +236,25 @@ def _no_needless_end(record: Record) -> Iterator[Broken]:
         )
 
 
+def _has_failed_for_good(life: Life, record: Record) -> bool:
+    """Whether a failure that could not be paid for, or one after others had succeeded, has ended the job."""
+    if life.started is None or not life.whole or not life.seats or not life.seats[-1].event.epoch:
+        return True  # it can't be said, or this rendezvous does not decide for all
+    last = record.round_of(life.seats[-1])
+    if any(
+        event.after == "SUCCEEDED"
+        for seat in last.seats
+        for _, event in seat.life.of(events.GroupStateChanged)
+    ):
+        return True
+    failures = [bool(any(map(failure_in, group.seats))) for group in record.rounds]
+    at = record.rounds.index(last)
+    return failures[at] and sum(failures[:at]) >= life.started.restarts_max
+
+
 def _budget_left(life: Life, told: Told) -> str:
-    assert life.started is not None, "asked by the caller"
+    if life.started is None:
+        return ""
     most = life.started.restarts_max
     return f", with {most - told.event.restart_count} of {most} restarts left"
 

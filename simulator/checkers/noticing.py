@@ -84,7 +84,9 @@ def _operations_bounded(record: Record) -> Iterator[Broken]:
         operations = record.facts.said[told.place][1] - record.facts.said[begun][1]
         waited_s = told.at_s - record.told[begun].at_s
         size = len(record.facts.nodes)
-        allowed = size * (OPERATIONS_PER_ROUND + OPERATIONS_PER_SECOND * waited_s)
+        # Who was parked has waited while others formed a round.
+        formed = sum(begun < other.formed.place <= told.place for other in record.rounds)
+        allowed = size * (OPERATIONS_PER_ROUND * formed + OPERATIONS_PER_SECOND * waited_s)
         if operations > allowed:
             yield Broken(
                 "operations-bounded",

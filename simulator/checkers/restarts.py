@@ -76,6 +76,27 @@ def _one_count(record: Record) -> Iterator[Broken]:
                 group.formed.at_s,
             )
             return
+    yield from _counted_for_nothing(record)
+
+
+def _counted_for_nothing(record: Record) -> Iterator[Broken]:
+    """Restarts in the job's count without a failure in the round that they ended."""
+    failed = 0
+    for before, group in zip(record.rounds, record.rounds[1:], strict=False):
+        failed += any(
+            (told := failure_in(seat)) is not None and told.place < group.formed.place
+            for seat in before.seats
+        )
+        counted = max(seat.told.event.restart_count for seat in group.seats)
+        if counted > failed and group.seats[0].event.epoch:
+            yield Broken(
+                "one-restart-count",
+                f"in the round formed at {group.formed.at_s:.1f} s {_counts(group)}; {plural(failed, 'round')} "
+                "ended by a failure before",
+                group.seats[-1].name,
+                group.formed.at_s,
+            )
+            return
 
 
 def _membership_bounded(record: Record) -> Iterator[Broken]:

@@ -87,8 +87,15 @@ def _unheld(group: Round, record: Record) -> Iterator[str]:
         or (life.finished is not None and life.finished[0].at_s <= group.formed.at_s)
         for life in record.lives
     )
+    # Who stands still or is cut off when it is told can't say so.
+    silent = silent or any(
+        hit.kind in _SILENCING and hit.at_s <= group.formed.at_s <= hit.until_s for hit in record.facts.hits
+    )
     if missing and worked_s > record.facts.notice_s and not silent:
         yield f"of {plural(group.size, 'node')} nobody holds group {ranks(missing)}, and the others work"
+
+
+_SILENCING = ("PauseNode", "PauseAgent", "Partition", "SlowNode", "SlowLinks", "StallStore")
 
 
 # -- one-master -----------------------------------------------------------------------------------------------

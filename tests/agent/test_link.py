@@ -400,3 +400,28 @@ def test_telling_a_store_that_is_gone_ends_as_well(at: Setting) -> None:
     with pytest.raises(StoreLostError, match=WHERE):
         at.link.tell(lambda store: store.set("k", b"v"))
     assert at.now_s <= TIMEOUT_S + 3 * CONNECT_S + RETRY_S
+
+
+@pytest.mark.parametrize("reaches", [False, True])
+def test_what_was_told_before_a_break_is_told_again_in_its_order(at: Setting, reaches: bool) -> None:
+    """It was on its way and is lost with the connection, and nobody says so."""
+    at.link.call(lambda store: store.check([]))
+    at.link.tell(lambda store: store.set("k", b"first"))
+    at.link.tell(lambda store: store.set("k", b"second"))
+    at.connector.store = MemoryStore()  # as if neither had come
+    at.connector.breaks, at.connector.reaches = [StoreError("reset")], reaches
+    assert at.link.call(lambda store: store.add("n", 1)) == 1 + reaches
+    assert at.connector.store.get("k") == b"second"
+
+
+def test_what_was_answered_since_is_not_told_again(at: Setting) -> None:
+    at.link.tell(lambda store: store.append("k", b"line"))
+    at.link.call(lambda store: store.check([]))
+    at.connector.breaks = [StoreError("reset")]
+    assert at.link.call(lambda store: store.get("k")) == b"line"
+
+
+def test_what_is_told_anew_soon_is_not_told_again(at: Setting) -> None:
+    at.link.tell(lambda store: store.append("beats", b"1"), lasting=False)
+    at.connector.breaks = [StoreError("reset")]
+    assert at.link.call(lambda store: store.get("beats")) == b"1"

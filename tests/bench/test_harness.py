@@ -1,19 +1,25 @@
 """The harness does what it says: a table of figures, errors that name the job, and nothing left running."""
 
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from . import sim
-from .__main__ import Row
-from .job import REPOSITORY, BenchError, Launcher, running
-from .measures import Measure
+from .__main__ import Row, as_json, as_table, compare
+from .job import RALLY, REPOSITORY, TORCHRUN, BenchError, Launcher, running
+from .measures import Figures, Measure, Scenario
+from .rounds import OURS, TORCH, NotInTime, cluster
 
 #: starts the worker in a session of its own and dies without it, as a launcher that is killed would
 CARELESS = Launcher(
@@ -63,6 +69,76 @@ def test_the_verdict_compares_the_ratio_of_medians_with_the_goal(
 
 def test_a_measure_without_a_goal_has_no_verdict() -> None:
     assert Row(Measure("name", "title", "s", goal=None), theirs=(1.0,), ours=(2.0,)).verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("ours", "limit", "verdict"), [((1.0,), 2.0, "met"), ((3.0,), 2.0, "missed"), ((8.0,), 9.0, "missed")]
+)
+def test_a_goal_may_be_a_ratio_and_a_bound(ours: tuple[float, ...], limit: float, verdict: str) -> None:
+    row = Row(Measure("name", "title", "s", goal=0.5, limit=limit), theirs=(10.0,), ours=ours)
+    assert row.verdict == verdict
+
+
+def test_what_was_cut_off_bounds_the_ratio_and_is_shown_as_such() -> None:
+    row = Row(Measure("name", "title", "s", 0.5, digits=2), theirs=(math.inf,), ours=(3.0,), cut_off_s=60.0)
+    assert (row.ratio, row.verdict) == (0.05, "met")
+    assert shown([row]) == ["title", "> 60 s", "3.00 s", "< 0.050", "≤ 0.5", "met"]
+    [said] = as_json([row], 1)["measures"]  # type: ignore[misc]
+    assert (said["torchrun"], said["cut_off_s"]) == ({"median": None, "samples": [None]}, 60.0)
+
+
+def test_what_torchrun_was_not_asked_for_has_no_ratio() -> None:
+    row = Row(Measure("name", "title", "", None, limit=10.0), theirs=(), ours=(6.0, 7.0, 6.5))
+    assert shown([row]) == ["title", "-", "6.5\n6.0-7.0", "", "≤ 10", "met"]
+
+
+def shown(rows: list[Row]) -> list[str]:
+    """The cells of the first row."""
+    return [str(next(iter(column.cells))) for column in as_table("title", rows, "ours").columns]
+
+
+@pytest.mark.parametrize(
+    ("slow", "theirs", "counted"),
+    [(False, True, (2, 2)), (True, True, (1, 2)), (True, False, (0, 2))],
+    ids=["by turns", "slow: torchrun once", "slow, not asked for by name: torchrun not at all"],
+)
+def test_who_runs_how_often(slow: bool, theirs: bool, counted: tuple[int, int]) -> None:
+    def run(launcher: Launcher, _environ: Mapping[str, str], _random: random.Random) -> Figures:
+        ran.append(launcher)
+        return {"name": 1.0}
+
+    ran: list[Launcher] = []
+    scenario = Scenario((Measure("name", "title", "s", None),), run, runs_max=2, warm_up=False, slow=slow)
+    quiet = Console(file=StringIO())
+    [row] = compare(scenario, RALLY, 7, 1, {}, quiet, theirs=theirs)
+    assert (len(row.theirs), len(row.ours)) == counted
+    assert (ran.count(TORCHRUN), ran.count(RALLY)) == counted
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", [OURS, TORCH])
+def test_a_restart_round_of_handlers_is_timed_and_counted(kind: str) -> None:
+    pytest.importorskip("torch")
+    with cluster(kind, 3, os.environ) as handlers:
+        handlers.form(60)
+        first, second = handlers.restart(60), handlers.restart(60)
+    for restart in (first, second):
+        assert 0 < restart.took_s < 60
+        assert 3 * 3 <= restart.operations <= 3 * 30
+        assert 1000 < restart.wire_bytes < 1_000_000
+
+
+@pytest.mark.torch
+def test_a_round_that_takes_too_long_is_cut_off() -> None:
+    pytest.importorskip("torch")
+    with cluster(OURS, 2, os.environ) as handlers, pytest.raises(NotInTime, match="more than 0 s"):
+        handlers.form(0)
+
+
+def test_nodes_that_fail_are_an_error_with_their_words() -> None:
+    environ = os.environ | {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}
+    with cluster(OURS, 2, environ) as handlers, pytest.raises(BenchError, match="encodings"):
+        handlers.form(60)
 
 
 @pytest.mark.parametrize(

@@ -187,8 +187,16 @@ def lines(*found: FailureRecord) -> bytes:
 
 @given(RECORDS)
 def test_what_was_appended_is_read_with_its_place(found: list[FailureRecord]) -> None:
+    found = [msgspec.structs.replace(one, pid=one.order) for one in found]
     written = lines(*[msgspec.structs.replace(one, order=0) for one in found])
     assert records_of(written) == in_order(found)
+
+
+def test_a_line_that_was_written_twice_is_one_record() -> None:
+    """As when a connection broke and nobody knew whether it had arrived."""
+    first, second = record(0, "first", message="a"), record(0, "first", message="b")
+    found = records_of(lines(first, first, second, first))
+    assert [(one.order, one.message) for one in found] == [(1, "a"), (2, "b")]
 
 
 def test_a_message_of_several_lines_is_one_record() -> None:

@@ -131,7 +131,9 @@ def encoded(value: FailureRecord | JobReport) -> bytes:
 def records_of(lines: bytes) -> list[FailureRecord]:
     """The records in the store, a line each, who failed first at the top; lines that are none are left out."""
     found = []
-    for order, line in enumerate(lines.splitlines()[:RECORDS_MAX], start=1):
+    # A line that a broken connection left in doubt was written twice.
+    once = list(dict.fromkeys(lines.splitlines()))[:RECORDS_MAX]
+    for order, line in enumerate(once, start=1):
         try:
             found.append(msgspec.structs.replace(_records.decode(line), order=order))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

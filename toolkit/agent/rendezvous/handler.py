@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -287,7 +288,9 @@ class RallyRendezvous:
         if head.phase == "succeeded":
             return JobReport(outcome="succeeded", why="all nodes succeeded")
         keeper = self._started()
-        self._wait(lambda: keeper.report is not None, REPORT_S)
+        if not self._wait(lambda: keeper.report is not None, REPORT_S):
+            with suppress(StoreLostError):
+                self._do(keeper.write_report)
         return keeper.report or JobReport(outcome="failed", why=head.why, failures=in_order(()))
 
     def leave(self, reason: str = "") -> None:

@@ -80,4 +80,5 @@ class Heart:
         self.beats_on = False
 
     def _write(self, writes: dict[str, bytes]) -> None:
-        self._link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+        # The next beat says more than one that was lost.
+        self._link.tell(lambda store: store.multi_set(list(writes), list(writes.values())), lasting=False)

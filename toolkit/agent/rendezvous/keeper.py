@@ -175,9 +175,25 @@ class Keeper:
         try:
             done = desk.link.call(lambda store: store.add(desk.keys.finished(number), 1), once=True)
         except Ambiguous:
-            return  # the coordinator looks for itself
+            # The coordinator looks for itself. What was told before must be there for that: a new connection tells it.
+            desk.link.call(lambda store: store.check([desk.keys.head]))
+            return
         if done == size:
             self._change(lambda head: rounds.succeeded(head, self.node, number))
+
+    def write_report(self) -> None:
+        """Write how the job failed, where no coordinator lives who does: the first to do so writes it for all."""
+        desk = self.desk
+        raw = job_report.encoded(self._gathered_report())
+        found = desk.link.call(lambda store: store.compare_set(desk.keys.report, b"", raw))
+        self.report = job_report.report_of(found)
+
+    def _gathered_report(self) -> JobReport:
+        desk, head = self.desk, self.desk.head
+        key = desk.keys.failures(head.round)
+        there = desk.link.call(lambda store: store.check([key]))
+        lines = desk.link.call(lambda store: store.get(key)) if there else b""
+        return JobReport(outcome="failed", why=head.why, failures=job_report.records_of(lines))
 
     def look(self) -> None:
         """See what there is now."""
@@ -375,8 +391,10 @@ class Keeper:
         first_of_its = len(keys)
         if coordinator is not None:
             keys += coordinator.keys()
+        asked_ns = desk.clock.now_ns()
         values = self._link.call(lambda store: store.multi_get(keys))
-        self.looked_ns = desk.clock.now_ns()
+        # What is seen is as old as the question: an agent that was stopped in between takes up an old answer.
+        self.looked_ns = asked_ns
         try:
             desk.take(values[0])
         except Malformed as error:

@@ -1,7 +1,9 @@
 """One connection to the job's store that is made anew when it breaks, until the store has been silent for too long.
 
-An operation that was broken off is tried again. Those used here may be: sets, and compare-and-set of values that are
-one of a kind, do the same twice; `add` may count twice, which its callers allow for or forbid with `once`.
+An operation that was broken off is tried again, and so is what was told before it and had no answer yet: a write that
+was on its way is lost with the connection, and nobody says so. All those used here may be: sets, and compare-and-set of
+values that are one of a kind, do the same twice; readers leave out what was appended twice; `add` may count twice,
+which its callers allow for or forbid with `once`.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class Link:
         self._birth = birth
         self._given_up = given_up
         self._store: Store | None = None
+        #: told since the last answer, in that order: what a connection that breaks now takes with it
+        self._untold: list[Callable[[Store], object]] = []
         #: counts the answers: who sees it stand knows that the store is silent
         self.answers = 0
 
@@ -72,6 +76,31 @@ class Link:
             StoreLostError: the store could not be reached for `timeout_s`.
             Ambiguous: it broke, and `once` forbids to try again.
         """
+        answer = self._attempt(operation, once=once)
+        self._untold.clear()
+        self.answers += 1
+        return answer
+
+    def tell(self, operation: Callable[[Store], object], *, lasting: bool = True) -> None:
+        """Do an operation that torch's stores don't answer (`set`, `multi_set`): done when a later one is answered.
+
+        Args:
+            lasting: whether to tell it again if the connection breaks before that; not what is told anew soon.
+        """
+        if lasting:
+            self._untold.append(operation)
+        try:
+            if self._store is not None or not lasting:
+                operation(self._connected(0.0))
+            else:
+                self._connected(0.0)  # tells it, too
+        except StoreLostError:
+            raise
+        except (StoreError, RuntimeError, OSError):
+            self._store = None
+            self._attempt((lambda store: None) if lasting else operation)
+
+    def _attempt(self, operation: Callable[[Store], _R], *, once: bool = False) -> _R:
         failing_since_ns: int | None = None
         failing_s = 0.0
         while True:
@@ -79,7 +108,7 @@ class Link:
             try:
                 store = self._connected(failing_s)
                 tried = True
-                answer = operation(store)
+                return operation(store)
             except StoreLostError:
                 raise
             # torch's stores raise RuntimeErrors.
@@ -92,19 +121,6 @@ class Link:
                 failing_s = (now_ns - failing_since_ns) / 1e9
                 self._heed_end(error, failing_s)
                 self._pause.wait(RETRY_S)
-            else:
-                self.answers += 1
-                return answer
-
-    def tell(self, operation: Callable[[Store], object]) -> None:
-        """Do an operation that torch's stores don't answer (`set`, `multi_set`): done when a later one is answered."""
-        try:
-            operation(self._connected(0.0))
-        except StoreLostError:
-            raise
-        except (StoreError, RuntimeError, OSError):
-            self._store = None
-            self.call(operation)
 
     def _connected(self, failing_s: float) -> Store:
         if self._store is None:
@@ -115,6 +131,8 @@ class Link:
                     f"the store of the job at {self._connector.where} was started anew and knows nothing of this job; "
                     "start the job anew, with an endpoint on a node that stays"
                 )
+            for told in self._untold:
+                told(store)
             self._store = store
         return self._store
 
