@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from simulator.simulation import RallySubject
 from toolkit.agent.launched import LaunchedAgent
 from toolkit.core import events as ev
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.job_report import FailureRecord
 from toolkit.core.launch_plan import LogLayout
 from toolkit.core.model import RunResult, Worker, WorkerGroup, WorkerState
 
@@ -702,9 +704,16 @@ _TEXTS = st.sampled_from(
 )
 
 
+_RECORDS = st.builds(FailureRecord, node=_TEXTS, global_rank=_NUMBERS, signal=_TEXTS)
+_LISTS = {
+    str(list[str]): st.lists(_TEXTS, max_size=3),
+    str(list[FailureRecord]): st.lists(_RECORDS, max_size=2),
+}
+
+
 def _hostile(kind: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
-    own = [name for name in kind.__struct_fields__ if name not in ev.Event.__struct_fields__]
-    values = {name: _value_of(name) for name in own}
+    own = [field for field in msgspec.structs.fields(kind) if field.name not in ev.Event.__struct_fields__]
+    values = {field.name: _LISTS.get(str(field.type)) or _value_of(field.name) for field in own}
     return st.builds(lambda header, fields: kind(**header, **fields), _HEADERS, st.fixed_dictionaries(values))
 
 
