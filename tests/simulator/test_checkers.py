@@ -713,7 +713,10 @@ _LISTS = {
 
 def _hostile(kind: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
     own = [field for field in msgspec.structs.fields(kind) if field.name not in ev.Event.__struct_fields__]
-    values = {field.name: _LISTS.get(str(field.type)) or _value_of(field.name) for field in own}
+    values = {
+        field.name: _LISTS[kind_of] if (kind_of := str(field.type)) in _LISTS else _value_of(field.name)
+        for field in own
+    }
     return st.builds(lambda header, fields: kind(**header, **fields), _HEADERS, st.fixed_dictionaries(values))
 
 
