@@ -21,6 +21,8 @@ from .rounds import OURS, TORCH, cluster, free_port
 _ROUNDS = 3
 #: how long beats go on at the pace of the round before, and what is left over from it is removed
 _SETTLE_S, _IDLE_S = 4.0, 10.0
+#: before a round is ended it has gone on for more than a beat
+_BETWEEN_S = 1.5
 _CUT_OFF_S = 60.0
 _SPREAD_S = 0.2
 #: what a job needs to come up or to be restarted, on a busy machine
@@ -40,8 +42,10 @@ def rounds_of(nodes: int, *, slow: bool = False) -> Scenario:
         try:
             with cluster(_kind(launcher), nodes, environ) as handlers:
                 handlers.form(_CUT_OFF_S)
-                time.sleep(1.0)
-                taken = [handlers.restart(_CUT_OFF_S) for _ in range(_ROUNDS if ours else 1)]
+                taken = []
+                for _ in range(_ROUNDS if ours else 1):
+                    time.sleep(_BETWEEN_S)
+                    taken.append(handlers.restart(_CUT_OFF_S))
         except NotInTime:
             return dict.fromkeys(names, math.inf)
         figures = (

@@ -37,6 +37,8 @@ _GAP = 1.5
 #: between two looks whether somebody has begun the job, for the report of a job that has failed, and whether all have
 #: left, in seconds
 _AGAIN_S = 0.05
+#: the shortest pause between two turns, in seconds
+_PAUSE_MIN_S = 0.001
 #: how long an agent that leaves may take to say so, in seconds
 _LAST_WORD_S = 2.0
 
@@ -318,9 +320,8 @@ class Keeper:
         if self._requests or self._news or self._heard or self._closing:
             return
         until_ns = self._next_beat_ns if self._wake_ns is None else min(self._next_beat_ns, self._wake_ns)
-        left_s = (until_ns - self.desk.clock.now_ns()) / 1e9
-        if left_s > 0:
-            self._bell.wait(left_s)
+        # Never in a circle without a pause, whatever the coordinator asks for.
+        self._bell.wait(max((until_ns - self.desk.clock.now_ns()) / 1e9, _PAUSE_MIN_S))
 
     def _take_heard(self) -> bool:
         """Take the heads that came with bells. Returns whether one was newer than what was known."""
