@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import eq
+from typing import NamedTuple, overload
 
 from toolkit.core.errors import RallyError
 
@@ -21,6 +23,37 @@ class Choice(NamedTuple):
     label: str
     value: int
     bound: int
+
+
+class _Decisions(Sequence[Choice]):
+    """What is on a tape, up to now."""
+
+    def __init__(self, labels: list[str], values: array[int], bounds: array[int]) -> None:
+        self._labels, self._values, self._bounds = labels, values, bounds
+        self._length = len(labels)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Choice]:
+        return islice(map(Choice, self._labels, self._values, self._bounds), self._length)
+
+    @overload
+    def __getitem__(self, at: int) -> Choice: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Choice]: ...
+
+    def __getitem__(self, at: int | slice) -> Choice | Sequence[Choice]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        index = range(self._length)[at]
+        return Choice(self._labels[index], self._values[index], self._bounds[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(other) == len(self) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class TapeMismatch(RallyError):
@@ -51,9 +84,9 @@ class Tape:
         self._streams: dict[str, Callable[[int], int]] = {}
 
     @property
-    def choices(self) -> list[Choice]:
-        """All decisions so far. Made when asked for."""
-        return list(map(Choice, self._labels, self._values, self._bounds))
+    def choices(self) -> Sequence[Choice]:
+        """All decisions so far. Each is made when it is looked at: there are millions, and mostly nobody looks."""
+        return _Decisions(self._labels, self._values, self._bounds)
 
     def draw(self, label: str, bound: int) -> int:
         """A number in `range(bound)`; the same one for the same seed, label and count of draws of that label.

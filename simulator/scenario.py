@@ -146,6 +146,11 @@ class Scenario:
         return self.names or tuple(f"node{index}" for index in range(self.nodes))
 
     @property
+    def first_node(self) -> str:
+        """The first of them. Asked for each node, so that it must not cost all of them."""
+        return self.names[0] if self.names else "node0"
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """Smallest and largest number of nodes in a round."""
         low = self.nodes if self.min_nodes is None else self.min_nodes

@@ -6,7 +6,7 @@ The composition root of the simulator, and its only import of `toolkit.agent`: t
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +61,7 @@ def store_host_of(scenario: Scenario) -> str:
     """The machine that serves the store of the job, or an empty string."""
     if scenario.solo:
         return ""
-    return STORE_NODE if scenario.store_apart else scenario.node_names[0]
+    return STORE_NODE if scenario.store_apart else scenario.first_node
 
 
 def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
@@ -236,7 +236,7 @@ class Outcome:
     virtual_s: float = 0.0
     steps: int = 0
     digest: str = ""
-    choices: list[Choice] = field(default_factory=list)
+    choices: Sequence[Choice] = ()
     finding: str = ""
     quiet_at_s: float = 0.0
     struck: list[str] = field(default_factory=list)

@@ -97,6 +97,8 @@ class Gathering:
     size: int
     members: dict[int, _Member] = field(default_factory=dict)
     broken: bool = False
+    #: step -> members that have come so far and no further; few steps, however many members
+    _at: dict[int, int] = field(default_factory=dict)
 
     def meet(self, rank: int, process: Process, step: int, timeout_s: float) -> int | None:
         """Wait until all have come to `step`. Returns None, or the exit code with which this worker has to end."""
@@ -105,10 +107,13 @@ class Gathering:
         assert task is not None, "workers are tasks"
         member = self.members.get(rank)
         if member is None or member.process is not process:
+            if member is not None:
+                self._leave_step(member.arrived)
             member = self.members[rank] = _Member(process, task)
+            self._at[member.arrived] = self._at.get(member.arrived, 0) + 1
             process.connections.append(self)
             process.on_exit.append(lambda _code: self._broke(rank))
-        member.arrived = step
+        self._come_to(member, step)
         self._release(step)
         deadline_ns = kernel.now_ns + int(timeout_s * SECOND)
         while not (self._complete(step) and self._connected()):
@@ -123,9 +128,17 @@ class Gathering:
         return None
 
     def _complete(self, step: int) -> bool:
-        return len(self.members) == self.size and all(
-            member.arrived >= step or member.arrived == _DONE for member in self.members.values()
-        )
+        return len(self.members) == self.size and min(self._at) >= step
+
+    def _come_to(self, member: _Member, step: int) -> None:
+        self._leave_step(member.arrived)
+        member.arrived = step
+        self._at[step] = self._at.get(step, 0) + 1
+
+    def _leave_step(self, step: int) -> None:
+        self._at[step] -= 1
+        if not self._at[step]:
+            del self._at[step]
 
     def _release(self, step: int) -> None:
         if self._complete(step) and self._connected():
@@ -163,12 +176,14 @@ class Gathering:
     def _wake_all(self) -> None:
         for member in self.members.values():
             if member.waits:
+                # Once is enough, however many leave before it runs: it looks for itself then.
+                member.waits = False
                 self.world.kernel.wake(member.task)
 
     def leave(self, rank: int) -> None:
         """This worker is done with all steps; its end breaks nothing."""
         if rank in self.members:
-            self.members[rank].arrived = _DONE
+            self._come_to(self.members[rank], _DONE)
             self._wake_all()
 
 

@@ -188,7 +188,7 @@ def test_other_json_is_malformed(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_text_that_is_no_utf8_is_malformed(name: str) -> None:
-    field = {"head": b'"writer":"', "card": b'"node":"', "seat": b'"reason":"', "plan": b'"node":"'}[name]
+    field = {"head": b'"writer":"', "card": b'"node":"', "seat": b'"verdict":"', "plan": b'"node":"'}[name]
     data = encoded(SAMPLES[name])
     assert field in data
     with pytest.raises(Malformed):

@@ -21,6 +21,8 @@ from simulator import NodePlan, Scenario, Workload, explore, faults, scenarios
 from simulator.workloads import Fail
 
 Search = Callable[[], Iterable[Scenario]]
+#: where mistakes are planted: what runs in the simulator
+ROOMS = ("toolkit.core.", "toolkit.agent.")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def all_of(*plants: Callable[[], AbstractContextManager[None]]) -> Callable[[], 
 def _places(name: str) -> list[tuple[Any, str]]:
     """Where a name is looked up: the modules that have a function of that name, or the class that has a method."""
     owner, _, attribute = name.rpartition(".")
-    modules = [module for at, module in sorted(sys.modules.items()) if at.startswith("toolkit.")]
+    modules = [module for at, module in sorted(sys.modules.items()) if at.startswith(ROOMS)]
     if not owner:
         return [
             (module, attribute) for module in modules if isinstance(vars(module).get(attribute), FunctionType)

@@ -120,6 +120,9 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
             self._reporter.restart_count, self._worker_group.spec.max_restarts - self._remaining_restarts
         )
 
+    #: whether all that happens to the workers rings the bell, so that they need no look without a ring
+    _is_woken = False
+
     # -- hooks ----------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -140,9 +143,8 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
 
     def _patience_s(self) -> float | None:
         """How long the loop may wait before it looks again, in seconds; None while it is woken by all changes."""
-        if self._job is not None:
-            return self._job.patience_s()
-        return self._worker_group.spec.monitor_interval
+        interval_s = self._worker_group.spec.monitor_interval
+        return interval_s if self._job is None else min(interval_s, self._job.patience_s())
 
     # -- the run --------------------------------------------------------------------------------------------
 
@@ -219,10 +221,12 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
 
     def _wait_for_change(self) -> None:
         self._heed_signals()
-        # Its ring may have been used up by another wait.
-        if self._job is None or self._job.over() is None:
-            self._ports.bell.wait(self._patience_s())
-        self._heed_signals()
+        # A ring may have been used up by another wait, so that the rendezvous is asked first.
+        while self._job is None or self._job.over() is None:
+            rung = self._ports.bell.wait(self._patience_s())
+            self._heed_signals()
+            if rung or self._job is None or not self._is_woken:
+                return
 
     def _heed_signals(self) -> None:
         signum = self._ports.interrupts.take()

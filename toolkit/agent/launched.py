@@ -62,10 +62,12 @@ class LaunchedAgent(SimpleElasticAgent):
         self._exits_told = 0
         self._stopping = False
 
+    _is_woken = True
+
     def _patience_s(self) -> float | None:
         handler = self._worker_group.spec.rdzv_handler
         if self._job is not None:
-            return super()._patience_s()
+            return self._job.patience_s()
         # Exits, signals and, where the rendezvous can, arrivals ring the bell: then there is nothing to poll for.
         return None if getattr(handler, "rings_bell", False) is True else super()._patience_s()
 

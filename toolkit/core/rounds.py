@@ -17,7 +17,8 @@ import msgspec
 
 from toolkit.core.errors import ConfigurationError
 
-#: version of what is in the store; nodes of different versions refuse each other
+#: version of what is in the store; nodes of different versions refuse each other. Values that are defaults are not
+#: written, since a head goes to every node: another default is another version.
 PROTOCOL = 1
 #: the first wait of a host that comes back after its second loss, in seconds; it doubles up to the second number
 HOLD_S, HOLD_MAX_S = 30.0, 600.0
@@ -37,7 +38,7 @@ STEPS: Mapping[Phase, frozenset[Phase]] = {
 ENDED: tuple[Phase, ...] = ("succeeded", "failed")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What all nodes of a job must have in common.
 
     Args:
@@ -112,7 +113,7 @@ def differences(mine: Settings, theirs: Settings) -> list[str]:
     return found
 
 
-class Ring(msgspec.Struct, frozen=True, kw_only=True):
+class Ring(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a round ended before its time, as it was decided for all.
 
     Args:
@@ -132,7 +133,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float = 0.0
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What all nodes of a job agree on.
 
     Args:
@@ -153,7 +154,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         losses: how often hosts were lost, by host.
     """
 
-    v: int = PROTOCOL
+    v: int = msgspec.field(default_factory=lambda: PROTOCOL)  # so that it is always written
     version: int = 1
     writer: str = ""
     epoch: int = 1

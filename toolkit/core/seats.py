@@ -18,7 +18,7 @@ from toolkit.core.words import plural
 CARD_MAX = 16_384
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
+class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a node says of itself when it asks for a seat.
 
     Args:
@@ -37,7 +37,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         settings: what it was started with.
     """
 
-    v: int = PROTOCOL
+    v: int = msgspec.field(default_factory=lambda: PROTOCOL)  # so that it is always written
     node: str
     host: str
     address: str
@@ -55,7 +55,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 Verdict = Literal["member", "parked", "refused"]
 
 
-class Seat(msgspec.Struct, frozen=True, kw_only=True):
+class Seat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a node is told.
 
     Args:
@@ -87,7 +87,7 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     seat: int = -1
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One node of a plan."""
 
     node: str
@@ -96,7 +96,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     seat: Seat
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A round as it was decided: its members by group rank, and those that wait beside it.
 
     Cards from `read_to` on are of nodes that came later. Those before are used up, save those of the parked ones.
@@ -194,14 +194,15 @@ def group_ranks(members: Sequence[Candidate], head: Head) -> dict[int, Candidate
     spare gets the seat of whom it replaces. These are sorted by topology label, then by address.
     """
     taken: dict[int, Candidate] = {}
+    seated: set[int] = set()
     for wish in (lambda c: c.card.node_rank, lambda c: _old_rank(c, head)):
         for candidate in members:
             rank = wish(candidate)
-            seated = any(candidate is other for other in taken.values())
-            if rank is not None and 0 <= rank < len(members) and rank not in taken and not seated:
-                taken[rank] = candidate
-    seats = {candidate.seat for candidate in taken.values()}
-    others = sorted((c for c in members if c.seat not in seats), key=_by_place)
+            if rank is None or candidate.seat in seated or rank in taken or not 0 <= rank < len(members):
+                continue
+            taken[rank] = candidate
+            seated.add(candidate.seat)
+    others = sorted((c for c in members if c.seat not in seated), key=_by_place)
     free = [rank for rank in range(len(members)) if rank not in taken]
     taken.update(zip(free, others, strict=True))
     return dict(sorted(taken.items()))

@@ -40,8 +40,13 @@ class Coordinator:
 
     def __init__(self, desk: Desk, beats: dict[str, Standstill]) -> None:
         self._desk = desk
+        #: of the latest round; its members and this agent's seat in it are looked up with each card
         self._plan: Plan | None = None
+        self._inside: dict[str, Place] = {}
+        self._own_seat: Seat | None = None
         self._candidates: dict[str, Candidate] = {}
+        #: members of the latest round that have asked for a seat in the next
+        self._back: set[str] = set()
         self._own: Card | None = None
         #: cards below were read, save the holes; what was announced in the last look
         self._read_to = 0
@@ -71,9 +76,10 @@ class Coordinator:
         waiting: list[int] = []
         if head.round:
             key = desk.keys.plan(head.round, head.sealed_epoch)
-            self._plan = seats.plan_of(desk.link.call(lambda store: store.get(key)))
-            self._read_to = self._plan.read_to
-            waiting = [place.seat.seat for place in self._plan.parked]
+            plan = seats.plan_of(desk.link.call(lambda store: store.get(key)))
+            self._take_plan(plan)
+            self._read_to = plan.read_to
+            waiting = [place.seat.seat for place in plan.parked]
         self._announced = desk.link.call(lambda store: store.add(desk.keys.joins, 0))
         now_ns = desk.clock.now_ns()
         for seat in waiting:
@@ -155,6 +161,12 @@ class Coordinator:
     def _members(self) -> list[Place]:
         return [] if self._plan is None else self._plan.members
 
+    def _take_plan(self, plan: Plan) -> None:
+        self._plan, self._back = plan, set()
+        self._inside = {place.node: place for place in plan.members}
+        places = (*plan.members, *plan.parked)
+        self._own_seat = next((place.seat for place in places if place.node == self._desk.node), None)
+
     def _enter_phase(self, now_ns: int) -> None:
         head = self._desk.head
         if self._phase == (head.round, head.phase):
@@ -221,10 +233,12 @@ class Coordinator:
 
     def _admit(self, candidate: Candidate) -> None:
         card, head = candidate.card, self._desk.head
-        inside = next((place for place in self._members() if place.node == card.node), None)
+        inside = self._inside.get(card.node)
         if inside is not None and card.round != head.round:
             return  # an older card of a member
-        refusal = seats.refusal(card, [*self._others(card)], head.settings)
+        # Others matter only to who asks for a rank of its own: n cards must not cost n * n.
+        others = [] if card.node_rank is None else self._others()
+        refusal = seats.refusal(card, others, head.settings)
         if refusal:
             self._refuse(card.node, candidate.seat, refusal)
             return
@@ -236,11 +250,13 @@ class Coordinator:
         before = self._candidates.pop(card.node, None)
         since_ns = candidate.since_ns if before is None else before.since_ns
         self._candidates[card.node] = Candidate(candidate.seat, card, since_ns)
+        if seats.was_member(card, head):
+            self._back.add(card.node)
         if head.phase == "running" and inside is None and candidate.seat >= 0:
             self._let_wait(self._candidates[card.node])
         self._beats.pop(card.node, None)
 
-    def _others(self, card: Card) -> list[Place | Card]:
+    def _others(self) -> list[Place | Card]:
         """Of nodes that live: members of the round, and who waits."""
         waiting = [c.card for c in self._candidates.values() if c.node not in self._lost]
         here = {c.node for c in waiting}
@@ -271,6 +287,11 @@ class Coordinator:
 
     def _gather(self, now_ns: int) -> int | None:
         head = self._desk.head
+        if self._is_too_early(head):
+            late_ns = self._since_ns + int(head.settings.join_timeout_s * 1e9)
+            if now_ns < late_ns:
+                self._enough_ns = None
+                return late_ns
         alive = tuple(c for c in self._candidates.values() if c.node not in self._lost)
         back = {c.node for c in alive if seats.was_member(c.card, head)}
         awaited = tuple(p.node for p in self._members() if p.node not in back and p.node not in self._lost)
@@ -285,6 +306,12 @@ class Coordinator:
                 return now_ns
             case Wait(_, until_ns):
                 return until_ns
+
+    def _is_too_early(self, head: Head) -> bool:
+        """Whether somebody is missing for certain. Said at once, because it is asked with each card that comes."""
+        if len(self._candidates) < head.settings.min_nodes:
+            return True
+        return head.round > 0 and len(self._back) + len(self._lost) < len(self._inside)
 
     def _seal(self, alive: Sequence[Candidate], members: Sequence[Candidate]) -> None:
         """Form the round: write the plan, commit by the head, then tell."""
@@ -301,7 +328,7 @@ class Coordinator:
         if not desk.change(commit, ring=False):
             return  # the next plan of this round and epoch has the same key
         self._publish(plan)
-        self._plan = plan
+        self._take_plan(plan)
         parked = {place.node for place in plan.parked if place.seat.verdict == "parked"}
         self._candidates = {node: c for node, c in self._candidates.items() if node in parked}
         names = [place.node for place in plan.members]
@@ -325,8 +352,7 @@ class Coordinator:
         """What the plan of the latest round has for this agent."""
         if self._plan is None or self._plan.round != self._desk.head.round:
             return None
-        places = (*self._plan.members, *self._plan.parked)
-        return next((place.seat for place in places if place.node == self._desk.node), None)
+        return self._own_seat
 
     def _remove_one(self) -> None:
         """House-keeping in small pieces, so that no round waits for it."""
@@ -344,8 +370,9 @@ class Coordinator:
         if lost:
             self._end_round(self._because_of(lost), [place.host for place in lost])
             return now_ns
-        inside = {place.node for place in self._members()}
-        waiting = [c for c in self._candidates.values() if c.node not in self._lost and c.node not in inside]
+        waiting = [
+            c for c in self._candidates.values() if c.node not in self._lost and c.node not in self._inside
+        ]
         self._tell_of_held(head, waiting, now_ns)
         match gathering.welcome(head, waiting, now_ns):
             case Ring() as ring:
