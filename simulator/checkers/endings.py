@@ -11,6 +11,7 @@ from simulator.checkers.restarts import failure_in
 from simulator.checkers.rounds import listed
 from simulator.checkers.values import Broken, Checker, broken_by
 from toolkit.core import events
+from toolkit.core.job_report import FailureRecord
 
 #: faults after which the agent that was hit may end with an error; all others may cost time only
 LETHAL = ("CrashNode", "KillAgent", "SignalAgent", "FailSpawn", "Partition", "PauseNode", "PauseAgent")
@@ -193,7 +194,8 @@ def _same_report(record: Record) -> Iterator[Broken]:
     said: dict[tuple[str, str], list[str]] = {}
     for life in record.lives:
         for _, event in life.of(events.JobEnded):
-            first = event.failures[0].words() if event.failures else ""
+            # A recording may hold anything.
+            first = next((one.words() for one in event.failures if isinstance(one, FailureRecord)), "")
             said.setdefault((event.outcome, first), []).append(life.name)
     if len(said) > 1:
         views = [f"{listed(names)}: {outcome} {first}".rstrip() for (outcome, first), names in said.items()]

@@ -57,12 +57,21 @@ def _unaware(hit: Hit, record: Record) -> Iterator[tuple[Life, float]]:
                 continue
             if any(t.at_s <= hit.at_s and isinstance(t.event, _LEAVING) for t in seat.said):
                 continue  # it was on its way out of that round already
+            if hit.node == record.facts.store_host and _hears_nothing(seat.life, hit.at_s):
+                continue  # it has said so already
             noticed = next(
                 (t.at_s for t in seat.life.told if t.at_s > hit.at_s and isinstance(t.event, _NOTICING)),
                 math.inf,
             )
             if noticed > by_s:
                 yield seat.life, noticed - hit.at_s
+
+
+def _hears_nothing(life: Life, at_s: float) -> bool:
+    """Whether an agent had said that the store is silent, and nothing since."""
+    said = [*life.of(events.StoreSilent), *life.of(events.StoreAnswers)]
+    last = max((pair for pair in said if pair[0].at_s <= at_s), key=lambda pair: pair[0].place, default=None)
+    return last is not None and isinstance(last[1], events.StoreSilent)
 
 
 def _had_finished(seat: Seat, at_s: float) -> bool:

@@ -431,7 +431,11 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # -- 4 ------------------------------------------------------------------------------------------------
     Mutant(
-        "min_nodes is not looked at", 4, "size-in-bounds", planted("look", _one_is_enough), written(ONE_SHORT)
+        "min_nodes is not looked at",
+        4,
+        "size-in-bounds",
+        all_of(planted("look", _one_is_enough), planted("Coordinator._is_too_early", lambda *_: False)),
+        written(ONE_SHORT),
     ),
     Mutant(
         "max_nodes is not looked at", 4, "size-in-bounds", planted("chosen", _all_of_them), written(TOO_MANY)
