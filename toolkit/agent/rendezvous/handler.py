@@ -483,7 +483,7 @@ def _in_words(keeper: Keeper, error: Exception) -> Exception:
     """What the agent's loop is told: a store that was never there is another thing than one that is lost."""
     if not isinstance(error, StoreLostError) or keeper.head is not None:
         return error
-    why = error.__cause__ or "it accepts connections and says nothing"
+    why = error.__cause__ or "nothing there says a word"
     return RendezvousConnectionError(
         f"no store of a job answers at {keeper.where} ({why}); check the address and the port, and what listens there"
     )
