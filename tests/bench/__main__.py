@@ -100,7 +100,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         for title, scenarios in TABLES.items():
             whole = not asked or title in asked
             for scenario in scenarios:
-                if whole or asked & scenario.names:
+                if asked & {title, *scenario.names} or not (asked or scenario.on_request):
                     theirs = not scenario.slow or bool(asked & {title, *scenario.names})
                     rows = compare(
                         scenario, ours, arguments.runs, arguments.seed, environ, narration, theirs=theirs

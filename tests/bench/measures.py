@@ -61,6 +61,7 @@ class Scenario:
         warm_up: whether a first run does not count.
         cut_off_s: what is infinite took longer than this.
         slow: torchrun takes a minute, so that it runs once, and only if a measure is asked for by its name.
+        on_request: runs only if a measure is asked for by its name, or its whole table is.
     """
 
     measures: tuple[Measure, ...]
@@ -69,6 +70,7 @@ class Scenario:
     warm_up: bool = True
     cut_off_s: float = math.inf
     slow: bool = False
+    on_request: bool = False
 
     @property
     def names(self) -> set[str]:

@@ -32,7 +32,7 @@ _JOB_S = 120.0
 # -- handlers -----------------------------------------------------------------------------------------------
 
 
-def rounds_of(nodes: int, *, slow: bool = False) -> Scenario:
+def rounds_of(nodes: int, *, slow: bool = False, on_request: bool = False) -> Scenario:
     """A restart round of so many nodes."""
     names = (f"round-{nodes}", f"round-{nodes}-operations", f"round-{nodes}-wire")
     goal, limit_s, limit_mb = _ROUND_GOALS.get(nodes, (None, None, None))
@@ -62,7 +62,15 @@ def rounds_of(nodes: int, *, slow: bool = False) -> Scenario:
         Measure(names[1], "  store operations per node", "", None, 10.0),
         Measure(names[2], "  on the wire, all nodes", "MB", None, limit_mb, 2),
     )
-    return Scenario(measures, run, runs_max=3, warm_up=False, cut_off_s=_CUT_OFF_S, slow=slow)
+    return Scenario(
+        measures,
+        run,
+        runs_max=3,
+        warm_up=False,
+        cut_off_s=_CUT_OFF_S,
+        slow=slow,
+        on_request=on_request,
+    )
 
 
 #: nodes -> ratio, seconds, MB
@@ -187,14 +195,14 @@ def _until_others_say(word: str, job: Agents) -> float:
 
 
 SCENARIOS = (
-    rounds_of(2),
-    rounds_of(16),
+    rounds_of(2, on_request=True),
+    rounds_of(16, on_request=True),
     rounds_of(64),
     rounds_of(256, slow=True),
     Scenario(
         (Measure("steady", "store operations per node and second, 8 nodes train", "", None, 2.0, 2),),
         steady_state,
-        runs_max=3,
+        runs_max=1,
         warm_up=False,
     ),
     Scenario(
@@ -209,13 +217,13 @@ SCENARIOS = (
             ),
         ),
         crash_of_four,
-        runs_max=5,
+        runs_max=3,
         warm_up=False,
     ),
     Scenario(
         (Measure("node-lost", "one of 3 nodes vanishes, a spare waits → training again", "s", None, 3.0, 2),),
         node_lost,
-        runs_max=3,
+        runs_max=2,
         warm_up=False,
         cut_off_s=_CUT_OFF_S,
         slow=True,
@@ -227,7 +235,7 @@ SCENARIOS = (
             ),
         ),
         node_lost_silently,
-        runs_max=3,
+        runs_max=2,
         warm_up=False,
         cut_off_s=_CUT_OFF_S,
         slow=True,

@@ -45,7 +45,7 @@ class SimMeasure:
     goal: float
     sample: Callable[[], float | Mapping[str, float]] | None = None
     command: tuple[str, ...] = ()
-    runs_max: int = 1000
+    runs_max: int = 3
     slow: bool = False
 
 
