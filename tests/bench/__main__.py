@@ -139,6 +139,9 @@ def compare(
 
     Args:
         theirs: whether torchrun runs, too; once is enough where it is slow.
+
+    Raises:
+        BenchError: ours failed, or torchrun twice.
     """
     samples: tuple[list[Figures], list[Figures]] = ([], [])
     runs = min(runs, scenario.runs_max)
@@ -149,7 +152,13 @@ def compare(
             if taken is samples[0] and (not theirs or (scenario.slow and run > 0)):
                 continue
             # Both launchers of a pair get the same random numbers.
-            figures = scenario.run(launcher, environ, random.Random(f"{seed}/{run}"))
+            try:
+                figures = scenario.run(launcher, environ, random.Random(f"{seed}/{run}"))
+            except BenchError as error:
+                if launcher is not TORCHRUN:
+                    raise
+                narration.print(f"torchrun failed, once more: {error}", markup=False, soft_wrap=True)
+                figures = scenario.run(launcher, environ, random.Random(f"{seed}/{run}"))
             if run >= 0:
                 taken.append(figures)
     return [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def test_who_runs_how_often(slow: bool, theirs: bool, counted: tuple[int, int]) 
     [row] = compare(scenario, RALLY, 7, 1, {}, quiet, theirs=theirs)
     assert (len(row.theirs), len(row.ours)) == counted
     assert (ran.count(TORCHRUN), ran.count(RALLY)) == counted
+
+
+@pytest.mark.parametrize(
+    ("failing", "times", "ends"), [(TORCHRUN, 1, False), (TORCHRUN, 2, True), (RALLY, 1, True)]
+)
+def test_torchrun_may_fail_once(failing: Launcher, times: int, ends: bool) -> None:
+    def run(launcher: Launcher, _environ: Mapping[str, str], _random: random.Random) -> Figures:
+        ran.append(launcher)
+        if launcher is failing and ran.count(launcher) <= times:
+            raise BenchError("it broke")
+        return {"name": 1.0}
+
+    ran: list[Launcher] = []
+    scenario = Scenario((Measure("name", "title", "s", None),), run, warm_up=False)
+    with pytest.raises(BenchError) if ends else nullcontext():
+        compare(scenario, RALLY, 1, 1, {}, Console(file=StringIO()))
 
 
 @pytest.mark.torch
