@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,35 @@ def test_a_closed_store_is_gone_at_once_and_its_port_free(make: Make, port: int)
     assert len(ended) == 1
     assert "was closed by this agent" in refusal(host)
     make("127.0.0.1", port).connect(LONG_S)
+
+
+def test_breaking_off_leaves_other_files_alone(make: Make, port: int, tmp_path: Path) -> None:
+    host, path = make("127.0.0.1", port), tmp_path / "some-file"
+    waits = host.connect(LONG_S)
+    waiter = threading.Thread(target=lambda: suppressed(lambda: waits.get("never")), daemon=True)
+    waiter.start()
+    while not host._calls._under_way:
+        time.sleep(0.01)
+    with path.open("w") as file:
+        host.close()  # has to break off the wait
+        waiter.join(LONG_S)
+        assert not waiter.is_alive()
+        assert open_files(path) == 1
+        file.write("a")
+
+
+def suppressed(run: Callable[[], object]) -> None:
+    with suppress(Exception):
+        run()
+
+
+def open_files(path: Path) -> int:
+    """How many descriptors of this process lead there."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found += entry.readlink() == path
+    return found
 
 
 _RACER = """

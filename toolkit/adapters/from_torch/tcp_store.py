@@ -145,7 +145,7 @@ class TcpStoreConnector:
         there = {(_plain(address.ip), self._port) for address in self._peers}
         for entry in list(_OPEN_FILES.iterdir()):
             try:
-                with closing(socket.socket(fileno=os.dup(int(entry.name)))) as sock:
+                with closing(_socket_of(int(entry.name))) as sock:
                     ip, port, *_ = sock.getpeername()
                     if (_plain(ip), port) in there:
                         sock.shutdown(socket.SHUT_RDWR)
@@ -289,6 +289,16 @@ class TcpStoreConnection:
 def _plain(ip: str) -> str:
     """An address without its interface, and as IPv4 where torch has made it IPv6."""
     return ip.partition("%")[0].removeprefix("::ffff:")
+
+
+def _socket_of(descriptor: int) -> socket.socket:
+    """Another handle of an open socket. Raises OSError: it is none."""
+    own = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
 
 
 def _nothing(_waited_s: float, _why: str) -> None:
