@@ -244,13 +244,13 @@ def _over(
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for size, findings in zip(sizes, pool.imap(judge, work), strict=True):
             found += findings
-            progress.add(size, len(findings))
+            progress.add(size, findings)
     progress.end()
     return found
 
 
 class _Progress:
-    """One line on a terminal, which is written anew; elsewhere a line a minute.
+    """One line on a terminal, which is written anew; elsewhere a line a minute. Findings have a line each at once.
 
     Args:
         runs: in all.
@@ -262,10 +262,16 @@ class _Progress:
         self._done = self._found = 0
         self._started = self._told = time.perf_counter()
 
-    def add(self, runs: int, found: int) -> None:
-        """So many more are done, of which some did not hold."""
+    def add(self, runs: int, found: Sequence[Found]) -> None:
+        """So many more are done, of which these did not hold."""
         self._done += runs
-        self._found += found
+        self._found += len(found)
+        start = "\r" if self._out.isatty() else ""
+        for finding in found:
+            # At once: who breaks a long search off must not lose them.
+            self._out.write(f"{start}{finding.name} did not hold: {again(finding)}\n")
+        if found:
+            self._out.flush()
         if self._out.isatty():
             self._out.write(f"\r{self._words()}")
             self._out.flush()

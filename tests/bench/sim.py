@@ -263,7 +263,7 @@ MEASURES = (
         "  with torch's handler",
         "s",
         2.5,
-        command=("sim", "happy-1", "--set", "workload.steps=1"),
+        command=("sim", "happy-1", "--subject", "torch", "--set", "workload.steps=1"),
     ),
     SimMeasure("sim-hour", "8 nodes for an hour, a crash each 10 min (CPU)", "s", 1.0, hour, runs_max=3),
     *(
