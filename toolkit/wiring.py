@@ -35,7 +35,7 @@ from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Settings
-from toolkit.ports import EventSink, Ports
+from toolkit.ports import EventSink, Ports, StoreConnector
 
 
 def fresh_run_id() -> str:
@@ -126,11 +126,15 @@ def rally_rendezvous(
     Raises:
         ConfigurationError: torch, whose store it is, can't be imported.
     """
+    connector = _store_at(host, port, may_host)
+    return rendezvous.RallyRendezvous(run_id, settings, offer, connector, ports)
+
+
+def _store_at(host: str, port: int, may_host: bool | None) -> StoreConnector:
     from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
 
     load_torch_quietly()
-    connector = TcpStoreConnector(host, port, may_host=may_host)
-    return rendezvous.RallyRendezvous(run_id, settings, offer, connector, ports)
+    return TcpStoreConnector(host, port, may_host=may_host)
 
 
 class RallyRendezvous(rendezvous.RallyRendezvous):
@@ -167,8 +171,6 @@ class RallyRendezvous(rendezvous.RallyRendezvous):
         local_addr: str | None = None,
         conf: Mapping[str, str] | None = None,
     ) -> None:
-        from toolkit.adapters.from_torch.tcp_store import TcpStoreConnector
-
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65535:
             raise ConfigurationError(f"the endpoint is {endpoint!r}; give host:port, such as head:29400")
@@ -176,8 +178,7 @@ class RallyRendezvous(rendezvous.RallyRendezvous):
             conf or {}, min_nodes=min_nodes, max_nodes=max_nodes or min_nodes, spares=spares, name="conf"
         )
         offer = Offer("default", 1, local_addr, topology, node_rank)
-        load_torch_quietly()
-        connector = TcpStoreConnector(host.strip("[]"), int(port), may_host=None)
+        connector = _store_at(host.strip("[]"), int(port), None)
         super().__init__(run_id, settings, offer, connector, system_ports())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +59,7 @@ class ProcessInterrupts:
         """Raise SignalException if a signal is pending and the calling task is in an interruptible call."""
         if self._interruptible and self._kernel.current is self._main and self._pending:
             self._interruptible = False
-            sigval = signal.Signals(self._pending.popleft())
-            raise SignalException(f"process {self._process.pid} got {sigval.name}", sigval)
+            raise SignalException.of(self._process.pid, self._pending.popleft())
 
     def take(self) -> int | None:
         """The oldest signal that nobody took yet."""

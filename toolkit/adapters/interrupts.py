@@ -74,7 +74,7 @@ class SignalInterrupts:
         finally:
             self._raise_at_once = False
         if self._raised is not None:  # and the foreign code swallowed it
-            raise self._exception(self._raised)
+            raise SignalException.of(self._pid, self._raised)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._count += 1
@@ -89,11 +89,7 @@ class SignalInterrupts:
         if signum is not None:
             # Once: signals often come in bursts, and the next one must not break off the clean-up after the first.
             self._raise_at_once, self._raised = False, signum
-            raise self._exception(signum)
-
-    def _exception(self, signum: int) -> SignalException:
-        sigval = signal.Signals(signum)
-        return SignalException(f"process {self._pid} got {sigval.name}", sigval)
+            raise SignalException.of(self._pid, signum)
 
     def take(self) -> int | None:
         """The oldest signal that nobody took yet."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import abc
 import json
 import signal
+from collections.abc import Callable
 from typing import Any, assert_never
 
 from toolkit.agent import barrier
 from toolkit.agent.reporting import Reporter, profiled
-from toolkit.agent.together import Together, barrier_outcome
+from toolkit.agent.together import Together
 from toolkit.agent.torch_reports import TorchReports
 from toolkit.core import events, ranks
 from toolkit.core.decisions import (
@@ -29,6 +30,7 @@ from toolkit.core.decisions import (
 )
 from toolkit.core.errors import (
     SignalException,
+    StoreTimeoutError,
     UnknownGroupState,
     death_signal,
     is_graceful_exit,
@@ -231,8 +233,7 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
     def _heed_signals(self) -> None:
         signum = self._ports.interrupts.take()
         if signum is not None:
-            sigval = signal.Signals(signum)
-            raise SignalException(f"process {self._ports.host.pid()} got {sigval.name}", sigval)
+            raise SignalException.of(self._ports.host.pid(), signum)
 
     def _decide(self, result: RunResult) -> Decision:
         self._enter(result.state)
@@ -439,25 +440,42 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
     # -- the exit barrier -----------------------------------------------------------------------------------
 
     def _exit_barrier(self) -> None:
-        """Wait until the workers of all nodes have finished, or the timeout has passed.
+        """Wait until the workers of all nodes have finished, or the timeout has passed."""
+        timeout_s = self._exit_barrier_timeout
 
-        Only a death signal gets out as an error: the workers have succeeded, whatever happens here.
+        def wait(members: int) -> tuple[str, str]:
+            barrier.wait_for_all(self._ports.stores, self._store, members, timeout_s)
+            return "complete", ""
+
+        # The workers have succeeded, whatever happened here.
+        self._at_barrier(timeout_s, wait)
+
+    def _at_barrier(self, timeout_s: float, wait: Callable[[int], tuple[str, str]]) -> str:
+        """Wait for the other nodes, and tell of it. Only a death signal gets out as an error.
+
+        Args:
+            timeout_s: how long, as it is told; 0 is no limit.
+            wait: for so many members; returns how that ended, and what there is to say of it.
+
+        Returns:
+            How it ended.
         """
         started_ns = self._ports.clock.now_ns()
         members = int(self._worker_group.group_world_size or 1)
-        self._reporter.say(events.BarrierEntered, members=members, timeout_s=self._exit_barrier_timeout)
+        self._reporter.say(events.BarrierEntered, members=members, timeout_s=timeout_s)
         outcome, detail = "complete", ""
         self._in_exit_barrier = True
         try:
-            barrier.wait_for_all(self._ports.stores, self._store, members, self._exit_barrier_timeout)
+            outcome, detail = wait(members)
         except Exception as error:
-            outcome, detail = barrier_outcome(error), str(error)
+            outcome, detail = _barrier_outcome(error), str(error)
             if outcome == "interrupted":
                 raise
         finally:
             self._in_exit_barrier = False
             waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
             self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
+        return outcome
 
     # -- typed events ---------------------------------------------------------------------------------------
 
@@ -490,6 +508,13 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         self._reporter.say(
             events.AgentFinished, result=result, reason=reason, duration_s=took_ns / 1e9, failed_ranks=failed
         )
+
+
+def _barrier_outcome(error: Exception) -> str:
+    """How an exit barrier ended that ended with an error."""
+    if death_signal(error) is not None:
+        return "interrupted"
+    return "timeout" if isinstance(error, StoreTimeoutError) else "error"
 
 
 def _outcome_in_words(outcome: RunResult | BaseException | None, why: str = "") -> tuple[str, str]:

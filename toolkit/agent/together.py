@@ -6,12 +6,13 @@ what it is for, and does what was decided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from toolkit.agent.reporting import Reporter
 from toolkit.core import events
 from toolkit.core.decisions import Decision, Fail, Restart, after_monitor, after_round
-from toolkit.core.errors import RendezvousClosedError, StoreTimeoutError, death_signal
+from toolkit.core.errors import RendezvousClosedError
 from toolkit.core.failures import cause_of, failure_record, process_failure
 from toolkit.core.job_report import FailureRecord, culprit, in_order
 from toolkit.core.model import RunResult, WorkerGroup, WorkerState
@@ -26,7 +27,6 @@ class Together:
     _worker_group: WorkerGroup
     _ports: Ports
     _reporter: Reporter
-    _in_exit_barrier: bool
     _over: Over | None
     _job_failed_of: str
 
@@ -34,6 +34,9 @@ class Together:
         raise NotImplementedError
 
     def _restart_verdict(self, result: RunResult) -> RestartVerdict | None:
+        raise NotImplementedError
+
+    def _at_barrier(self, timeout_s: float, wait: Callable[[int], tuple[str, str]]) -> str:
         raise NotImplementedError
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
@@ -106,25 +109,13 @@ class Together:
 
     def _end_together(self, job: JobRendezvous, result: RunResult) -> None:
         """Wait until all nodes have ended, as long as they live; a failure elsewhere is this node's result, too."""
-        started_ns = self._ports.clock.now_ns()
-        members = int(self._worker_group.group_world_size or 1)
-        self._reporter.say(events.BarrierEntered, members=members, timeout_s=0.0)
-        outcome, detail = "complete", ""
-        self._in_exit_barrier = True
-        try:
+
+        def wait(_members: int) -> tuple[str, str]:
             over = job.wait_for_end()
-            if over.kind != "succeeded":
-                outcome, detail = "failed", over.reason
-                result.state = WorkerState.FAILED
-        except Exception as error:
-            outcome, detail = barrier_outcome(error), str(error)
-            if outcome == "interrupted":
-                raise
+            return ("complete", "") if over.kind == "succeeded" else ("failed", over.reason)
+
+        if self._at_barrier(0.0, wait) != "complete":
             result.state = WorkerState.FAILED
-        finally:
-            self._in_exit_barrier = False
-            waited_s = (self._ports.clock.now_ns() - started_ns) / 1e9
-            self._reporter.say(events.BarrierLeft, outcome=outcome, waited_s=waited_s, detail=detail)
         self._tell_of_job(job, result)
 
     def _tell_of_job(self, job: JobRendezvous, result: RunResult) -> None:
@@ -151,10 +142,3 @@ class Together:
             )
         elif over.kind == "evicted":
             self._reporter.say(events.Evicted, left=self._reporter.round, reason=over.reason)
-
-
-def barrier_outcome(error: Exception) -> str:
-    """How an exit barrier ended that ended with an error."""
-    if death_signal(error) is not None:
-        return "interrupted"
-    return "timeout" if isinstance(error, StoreTimeoutError) else "error"

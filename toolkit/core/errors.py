@@ -102,6 +102,12 @@ class SignalException(RallyError):
         super().__init__(msg)
         self.sigval = sigval
 
+    @classmethod
+    def of(cls, pid: int, signum: int) -> SignalException:
+        """For a signal that the process got."""
+        sigval = signal.Signals(signum)
+        return cls(f"process {pid} got {sigval.name}", sigval)
+
 
 def death_signal(error: BaseException) -> signal.Signals | None:
     """The signal that `error` stands for, or None.

@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+#: how much longer than a beat a gap between two looks may count for
+_GAP = 1.5
+
+
+def gap_max_ns(beat_s: float) -> int:
+    """What a gap between two looks counts for at the most, in nanoseconds, where somebody looks each `beat_s`."""
+    return int(beat_s * _GAP * 1e9)
+
 
 @dataclass(slots=True)
 class Standstill:

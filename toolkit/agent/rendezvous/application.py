@@ -77,7 +77,7 @@ class Application:
         writes = {desk.keys.beat(desk.node): self._next_beat()}
         if coordinator is None:
             writes |= {desk.keys.seat(desk.node): b"", desk.keys.card(number): rounds.encoded(card)}
-        desk.link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+        desk.link.write(writes)
         if coordinator is not None:
             coordinator.join(card)
 
@@ -135,10 +135,10 @@ class Application:
         if told or head.phase not in ("running", "finishing") or self._plan_seen == this:
             return
         self._plan_seen = this
-        key, link = self._desk.keys.plan(*this), self._desk.link
-        if not link.call(lambda store: store.check([key])):
+        raw = self._desk.link.find(self._desk.keys.plan(*this))
+        if raw is None:
             return  # a newer one has formed meanwhile
-        plan = seats.plan_of(link.call(lambda store: store.get(key)))
+        plan = seats.plan_of(raw)
         mine = next((place.seat for place in plan.members if place.node == self._desk.node), None)
         # Also if it answers an earlier writing of the same card.
         if mine is not None and self._is_news(mine):

@@ -15,7 +15,6 @@ from toolkit.agent.rendezvous.link import Link
 from toolkit.core import events, gathering, job_report, rounds, seats
 from toolkit.core.errors import StoreLostError
 from toolkit.core.gathering import Gathering, GiveUp, Seal, Wait
-from toolkit.core.job_report import JobReport
 from toolkit.core.liveness import Standstill
 from toolkit.core.rounds import Head, Malformed, Ring
 from toolkit.core.seats import Candidate, Card, OtherVersion, Place, Plan, Seat
@@ -47,13 +46,11 @@ class Coordinator:
         self._candidates: dict[str, Candidate] = {}
         #: members of the latest round that have asked for a seat in the next
         self._back: set[str] = set()
-        self._own: Card | None = None
         #: cards below were read, save the holes; what was announced in the last look
         self._read_to = 0
         self._announced = 0
         self._holes: dict[int, int] = {}
         self._arrived: deque[tuple[int, bytes]] = deque()
-        self._started = False
         self._watched: list[str] = []
         self._beats: dict[str, Standstill] = dict(beats)
         self._lost: dict[str, str] = {}
@@ -86,7 +83,6 @@ class Coordinator:
             if seat >= 0:
                 self._holes[seat] = now_ns
         self._read_announced(now_ns)
-        self._started = True
 
     def read_cards(self, link: Link, ring: Callable[[], None], given_up: Callable[[], bool]) -> None:
         """Wait for one card after the other, on a connection of its own; a task of its own runs this."""
@@ -150,7 +146,6 @@ class Coordinator:
 
     def join(self, card: Card) -> None:
         """The own card; it needs no store, because it is worth nothing without this coordinator."""
-        self._own = card
         self._admit(Candidate(-1, card, self._desk.clock.now_ns()))
 
     def nodes(self) -> list[str]:
@@ -209,9 +204,10 @@ class Coordinator:
         self._read_to = max(self._read_to, self._announced)
         for seat in list(self._holes)[:_HOLES_MAX]:
             key = desk.keys.card(seat)
-            if desk.link.call(lambda store, key=key: store.check([key])):  # type: ignore[misc]
+            data = desk.link.find(key)
+            if data is not None:
                 del self._holes[seat]
-                self._take_card(seat, desk.link.call(lambda store, key=key: store.get(key)), now_ns)  # type: ignore[misc]
+                self._take_card(seat, data, now_ns)
             elif now_ns - self._holes[seat] > int(desk.head.settings.lease_s * 1e9):
                 # Nobody who lives takes so long. The reader has to get past it.
                 del self._holes[seat]
@@ -346,7 +342,7 @@ class Coordinator:
             if place.seat.verdict == "refused":
                 desk.say(events.JoinRefused, joiner=place.node, reason=place.seat.reason)
         writes[desk.keys.bell(desk.head.version)] = desk.raw
-        desk.link.tell(lambda store: store.multi_set(list(writes), list(writes.values())))
+        desk.link.write(writes)
 
     def own_seat(self) -> Seat | None:
         """What the plan of the latest round has for this agent."""
@@ -368,7 +364,8 @@ class Coordinator:
         desk, head = self._desk, self._desk.head
         lost = [place for place in self._members() if place.node in self._lost]
         if lost:
-            self._end_round(self._because_of(lost), [place.host for place in lost])
+            ring, hosts = self._because_of(lost), [place.host for place in lost]
+            desk.change(lambda now: rounds.rung(now, desk.node, head.round, ring, hosts))
             return now_ns
         waiting = [
             c for c in self._candidates.values() if c.node not in self._lost and c.node not in self._inside
@@ -386,11 +383,6 @@ class Coordinator:
         first = f"node {lost[0].node} is lost: {self._lost[lost[0].node]}"
         more = f"; {len(lost) - 1} more with it" if len(lost) > 1 else ""
         return Ring(action="membership", reason=first + more, by=self._desk.node)
-
-    def _end_round(self, ring: Ring, hosts: Sequence[str]) -> None:
-        desk, number = self._desk, self._desk.head.round
-
-        desk.change(lambda head: rounds.rung(head, desk.node, number, ring, hosts))
 
     def _tell_of_held(self, head: Head, waiting: Sequence[Candidate], now_ns: int) -> None:
         if head.size >= head.settings.max_nodes:
@@ -431,16 +423,10 @@ class Coordinator:
         until_ns = self._since_ns + int(SETTLE_S * 1e9)
         if now_ns < until_ns:
             return until_ns
-        report = JobReport(outcome="failed", why=head.why, failures=self._failures(head.round))
-        desk.link.tell(lambda store: store.set(desk.keys.report, job_report.encoded(report)))
+        report = job_report.encoded(desk.gathered_report())
+        desk.link.tell(lambda store: store.set(desk.keys.report, report))
         self._reported = True
         return now_ns
-
-    def _failures(self, number: int) -> list[job_report.FailureRecord]:
-        key = self._desk.keys.failures(number)
-        if not self._desk.link.call(lambda store: store.check([key])):
-            return []
-        return job_report.records_of(self._desk.link.call(lambda store: store.get(key)))
 
 
 def _counted(value: bytes) -> int:

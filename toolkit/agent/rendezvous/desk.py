@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from toolkit.agent.rendezvous.keys import Keys
 from toolkit.agent.rendezvous.link import Link
-from toolkit.core import rounds
+from toolkit.core import job_report, rounds
 from toolkit.core.events import Event
+from toolkit.core.job_report import JobReport
 from toolkit.core.rounds import Head, Settings
 from toolkit.ports import Clock
 
@@ -96,6 +97,11 @@ class Desk:
 
     def _exchange(self, before: bytes, new: bytes) -> bytes:
         return self.link.call(lambda store: store.compare_set(self.keys.head, before, new))
+
+    def gathered_report(self) -> JobReport:
+        """How the job failed, with what was written of its latest round."""
+        lines = self.link.find(self.keys.failures(self.head.round)) or b""
+        return JobReport(outcome="failed", why=self.head.why, failures=job_report.records_of(lines))
 
     def ring(self, version: int) -> None:
         """Wake all who wait for this version, with the head as it is now."""

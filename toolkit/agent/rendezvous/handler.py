@@ -6,7 +6,6 @@ It has the methods of torch's `RendezvousHandler`, so that torch's own agent can
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -250,7 +249,7 @@ class RallyRendezvous:
         def say_it() -> None:
             keeper.tell_failures(number, list(records))
             if ring is not None:
-                keeper.end_round(number, _by(ring, keeper.node))
+                keeper.end_round(number, msgspec.structs.replace(ring, by=keeper.node))
             now = None if keeper.head is None else rounds.over(keeper.head, number)
             # A failure that can't be paid for ends the job, also where nodes came or went at the same moment.
             if now is None or (ring is None and now.kind == "membership"):
@@ -446,8 +445,7 @@ class RallyRendezvous:
     def _heed_signals(self) -> None:
         signum = self._ports.interrupts.take()
         if signum is not None:
-            sigval = signal.Signals(signum)
-            raise SignalException(f"process {self._ports.host.pid()} got {sigval.name}", sigval)
+            raise SignalException.of(self._ports.host.pid(), signum)
 
     def _check_keeper(self) -> None:
         """That the keeper lives and hears from the store."""
@@ -486,15 +484,4 @@ def _in_words(keeper: Keeper, error: Exception) -> Exception:
     why = error.__cause__ or "nothing there says a word"
     return RendezvousConnectionError(
         f"no store of a job answers at {keeper.where} ({why}); check the address and the port, and what listens there"
-    )
-
-
-def _by(ring: Ring, node: str) -> Ring:
-    return Ring(
-        action=ring.action,
-        reason=ring.reason,
-        by=node,
-        cause=ring.cause,
-        spends=ring.spends,
-        delay_s=ring.delay_s,
     )

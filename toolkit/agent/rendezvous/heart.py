@@ -81,4 +81,4 @@ class Heart:
 
     def _write(self, writes: dict[str, bytes]) -> None:
         # The next beat says more than one that was lost.
-        self._link.tell(lambda store: store.multi_set(list(writes), list(writes.values())), lasting=False)
+        self._link.write(writes, lasting=False)

@@ -25,15 +25,13 @@ from toolkit.agent.rendezvous.succession import Succession
 from toolkit.core import events, job_report, rounds
 from toolkit.core.errors import RendezvousStateError, StoreLostError
 from toolkit.core.job_report import FailureRecord, JobReport
-from toolkit.core.liveness import Standstill
+from toolkit.core.liveness import Standstill, gap_max_ns
 from toolkit.core.rounds import Head, Malformed, Ring, Settings
 from toolkit.core.seats import Card
 from toolkit.ports import Ports, StoreConnector
 
 #: how long beats are faster after a round has ended, in seconds; later a missing node is missed as usual
 ALERT_S = 5.0
-#: how much longer than a beat a gap between two looks may count for
-_GAP = 1.5
 #: between two looks whether somebody has begun the job, for the report of a job that has failed, and whether all have
 #: left, in seconds
 _AGAIN_S = 0.05
@@ -186,16 +184,9 @@ class Keeper:
     def write_report(self) -> None:
         """Write how the job failed, where no coordinator lives who does: the first to do so writes it for all."""
         desk = self.desk
-        raw = job_report.encoded(self._gathered_report())
+        raw = job_report.encoded(desk.gathered_report())
         found = desk.link.call(lambda store: store.compare_set(desk.keys.report, b"", raw))
         self.report = job_report.report_of(found)
-
-    def _gathered_report(self) -> JobReport:
-        desk, head = self.desk, self.desk.head
-        key = desk.keys.failures(head.round)
-        there = desk.link.call(lambda store: store.check([key]))
-        lines = desk.link.call(lambda store: store.get(key)) if there else b""
-        return JobReport(outcome="failed", why=head.why, failures=job_report.records_of(lines))
 
     def look(self) -> None:
         """See what there is now."""
@@ -295,7 +286,7 @@ class Keeper:
         desk.link.call(lambda store: store.add(desk.keys.joins, 0))
         mark = desk.keys.mark(token.decode("ascii", "replace"))
         begun = {mark: b"1", desk.keys.pulse: b"0 0", desk.keys.beat(self.node): self._heart.next_beat()}
-        desk.link.tell(lambda store: store.multi_set(list(begun), list(begun.values())))
+        desk.link.write(begun)
         desk.create(rounds.opened(self.node, self._settings))
 
     def _refuse_requests(self) -> None:
@@ -408,7 +399,7 @@ class Keeper:
             self.application.heed(values[first_of_its - 1], self._beat_s(), self._coordinator)
         self._wake_ns = None
         if coordinator is not None and coordinator is self._coordinator:
-            gap_ns = int(self._beat_s() * _GAP * 1e9)
+            gap_ns = gap_max_ns(self._beat_s())
             self._wake_ns = coordinator.see(values[first_of_its:], gap_ns, self._lease_ns())
             self._head_seen()
             self.application.heed_own(self._coordinator)
@@ -472,7 +463,7 @@ class Keeper:
         if self.desk.coordinating or head.ended or not self.application.made or self._left:
             self._succession.forget()
             return
-        now_ns, gap_ns = self.desk.clock.now_ns(), int(self._beat_s() * _GAP * 1e9)
+        now_ns, gap_ns = self.desk.clock.now_ns(), gap_max_ns(self._beat_s())
         why = self._succession.look(head, pulse, beat, now_ns, gap_ns, self._lease_ns())
         if why:
             self._why_taken, self._known_beats = why, self._succession.known(head)
@@ -486,8 +477,9 @@ class Keeper:
         desk = self.desk
         if desk.head.phase != "failed" or self.report is not None:
             return
-        if self._link.call(lambda store: store.check([desk.keys.report])):
-            self.report = job_report.report_of(self._link.call(lambda store: store.get(desk.keys.report)))
+        raw = self._link.find(desk.keys.report)
+        if raw is not None:
+            self.report = job_report.report_of(raw)
             self._ports.bell.ring()
         elif not self._left:
             again_ns = desk.clock.now_ns() + int(_AGAIN_S * 4e9)

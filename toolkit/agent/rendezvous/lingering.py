@@ -7,14 +7,12 @@ from collections.abc import Callable
 from toolkit.agent.rendezvous.desk import Desk
 from toolkit.agent.rendezvous.heart import LEFT
 from toolkit.core import seats
-from toolkit.core.liveness import Standstill
+from toolkit.core.liveness import Standstill, gap_max_ns
 from toolkit.core.rounds import Head
 from toolkit.ports import Bell
 
 #: between two looks once the job has ended, in seconds
 _AGAIN_S = 0.05
-#: how much longer than a beat a gap between two looks may count for
-_GAP = 1.5
 
 
 def linger(desk: Desk, pause: Bell, nodes: list[str], given_up: Callable[[], bool]) -> None:
@@ -28,7 +26,7 @@ def linger(desk: Desk, pause: Bell, nodes: list[str], given_up: Callable[[], boo
     """
     settings = desk.head.settings
     beats: dict[str, Standstill] = {}
-    gap_ns, gone_ns = int(_GAP * settings.beat_s * 1e9), int(2 * settings.lease_s * 1e9)
+    gap_ns, gone_ns = gap_max_ns(settings.beat_s), int(2 * settings.lease_s * 1e9)
     seen: Head | None = None
     while not given_up():
         if desk.head is not seen:
@@ -51,8 +49,7 @@ def _look(desk: Desk, nodes: list[str]) -> list[bytes]:
 
 def members(desk: Desk) -> list[str]:
     """The other members of the latest round."""
-    key = desk.keys.plan(desk.head.round, desk.head.sealed_epoch)
-    if not desk.head.round or not desk.link.call(lambda store: store.check([key])):
-        return []
-    plan = seats.plan_of(desk.link.call(lambda store: store.get(key)))
-    return [place.node for place in plan.members if place.node != desk.node]
+    head = desk.head
+    raw = desk.link.find(desk.keys.plan(head.round, head.sealed_epoch)) if head.round else None
+    places = [] if raw is None else seats.plan_of(raw).members
+    return [place.node for place in places if place.node != desk.node]

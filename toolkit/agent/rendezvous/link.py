@@ -8,7 +8,7 @@ which its callers allow for or forbid with `once`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from toolkit.core.errors import StoreError, StoreLostError
@@ -99,6 +99,16 @@ class Link:
         except (StoreError, RuntimeError, OSError):
             self._store = None
             self._attempt((lambda store: None) if lasting else operation)
+
+    def find(self, key: str) -> bytes | None:
+        """The value of a key that need not be there."""
+        if not self.call(lambda store: store.check([key])):
+            return None
+        return self.call(lambda store: store.get(key))
+
+    def write(self, values: Mapping[str, bytes], *, lasting: bool = True) -> None:
+        """Set several keys at once; see `tell`."""
+        self.tell(lambda store: store.multi_set(list(values), list(values.values())), lasting=lasting)
 
     def _attempt(self, operation: Callable[[Store], _R], *, once: bool = False) -> _R:
         failing_since_ns: int | None = None
