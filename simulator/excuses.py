@@ -247,6 +247,18 @@ def _disk_full(broken: Broken, record: Record) -> str:
     return next((f"events are lost: {hit.words}" for hit in full if hit.at_s <= at_s), "")
 
 
+def _failure_untold(broken: Broken, record: Record) -> str:
+    """The failure of which the job ended was on a node whose disk was full, and its event went with that."""
+    if "no failure was its end" not in broken.detail or broken.at_s is None:
+        return ""
+    ends = [life.finished[1].reason for life in record.lives if life.name == broken.node and life.finished]
+    for name in record.facts.nodes:
+        for hit in record.hits_on(name, "FillDisk"):
+            if hit.at_s <= broken.at_s and any(f" on {name}," in said for said in ends):
+                return f"the failure on {name} that all tell of is not in its events: {hit.words}"
+    return ""
+
+
 def _came_and_went(broken: Broken, record: Record) -> str:
     """Each fault that takes a node away may cost a restart when it goes, and one when it comes back."""
     struck = [
@@ -335,6 +347,12 @@ EXCUSES: tuple[Excuse, ...] = (
             "dead-node-noticed",
         ),
         _disk_full,
+    ),
+    Excuse(
+        "failure-untold",
+        "the event of the failure was lost where the disk was full, and the report names it",
+        ("no-needless-end",),
+        _failure_untold,
     ),
     Excuse(
         "store-silent",

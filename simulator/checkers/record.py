@@ -426,7 +426,7 @@ def _works(seat: Seat) -> tuple[float, float] | None:
                 began_s = told.at_s if began_s is None else began_s
             case events.WorkerExited(local_rank=local_rank):
                 running.discard(local_rank)
-            case events.WorkersStopped():
+            case events.WorkersStopped() if running:
                 running.clear()
             case _:
                 continue

@@ -24,16 +24,18 @@ def _job_budget(record: Record) -> Iterator[Broken]:
     budgets = [life.started.restarts_max for life in record.lives if life.started is not None]
     if not budgets or _has_window(record):
         return
-    restarts = 0
+    round_of = {id(seat): index for index, group in enumerate(record.rounds) for seat in group.seats}
+    # A round that failed is one restart, also for a member that comes back later than the others.
+    failed_rounds: set[int] = set()
     for group in record.rounds:
         before = [seat for seat in map(_seat_before, group.seats) if seat is not None]
         failed = [seat for seat in before if failure_in(seat) and not _evicted_from(seat)]
-        restarts += bool(failed)
-        if failed and restarts > min(budgets):
+        failed_rounds |= {round_of[id(seat)] for seat in failed}
+        if failed and len(failed_rounds) > min(budgets):
             names = listed([seat.name for seat in failed])
             yield Broken(
                 "job-restart-budget",
-                f"the job restarts for the {_nth(restarts)} time, now after a failure on {names}, and "
+                f"the job restarts for the {_nth(len(failed_rounds))} time, now after a failure on {names}, and "
                 f"{min(budgets)} restarts are allowed; in the new round {_counts(group)}",
                 failed[0].name,
                 group.formed.at_s,

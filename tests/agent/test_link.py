@@ -188,6 +188,17 @@ def test_an_attempt_to_connect_is_bounded(at: Setting) -> None:
     assert short.connector.timeouts_s == [2.0]
 
 
+def test_a_key_that_need_not_be_there_is_found_in_one_operation(at: Setting) -> None:
+    """Between two, somebody may delete it, and a `get` would wait for it as long as the store's timeout."""
+    assert at.link.find("k") is None
+    assert not at.connector.store.check(["k"]), "it stays missing"
+    at.connector.store.set("k", b"")
+    assert at.link.find("k") == b""
+    at.connector.store.set("k", b"v")
+    assert at.link.find("k") == b"v" == at.connector.store.get("k")
+    assert at.link.answers == 3
+
+
 # -- once -----------------------------------------------------------------------------------------------------
 
 

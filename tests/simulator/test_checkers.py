@@ -307,6 +307,20 @@ def test_an_old_round_may_be_on_its_way_out() -> None:
     assert broken_promises(story.judged(Facts(), "one-round-running")) == []
 
 
+def test_workers_that_have_exited_do_not_work_until_their_agent_says_that_they_stopped() -> None:
+    story = job_of_two()
+    story.start("c")
+    story.join("c", 0, 1, "c")
+    story.work("c")
+    for name in "ab":
+        story.exit(name, code=1)
+    story.pass_s(60)
+    for name in "ab":
+        story.say(name, ev.WorkersStopped)
+    story.exit("c")
+    assert broken_promises(story.judged(Facts(), "one-round-running")) == []
+
+
 def test_who_starts_workers_of_an_old_round_is_named() -> None:
     story = Story()
     for name in "abc":
@@ -352,6 +366,21 @@ def test_a_restart_beyond_the_budget_is_found() -> None:
     assert set(broken_promises(judgement)) == {"restart-budget", "job-restart-budget"}
     assert "it makes restart 2, and 1 are allowed" in details(judgement)
     assert "the job restarts for the 2nd time" in details(judgement)
+
+
+def test_a_member_that_comes_back_later_failed_in_a_round_that_is_counted() -> None:
+    story = Story()
+    for name in "ab":
+        story.start(name, budget=1)
+    story.formed("a", "b")
+    for name in "ab":
+        story.exit(name, "ab".index(name), code=1)
+    story.restart("a", spends=True)
+    story.formed("a", incarnation=1, before="STOPPED")
+    story.pass_s(20)
+    story.restart("a", spends=False)
+    story.formed("a", "b", incarnation=2, before="STOPPED")
+    assert broken_promises(story.judged(Facts(), "job-restart-budget")) == []
 
 
 def test_a_window_lets_old_restarts_be_forgotten() -> None:

@@ -16,7 +16,9 @@ from simulator.faults import (
     Fault,
     KillWorker,
     PauseAgent,
+    PauseNode,
     SignalAgent,
+    StallStore,
 )
 from simulator.report import Report, simulate
 from simulator.scenario import NodePlan, Scenario
@@ -226,6 +228,23 @@ def test_an_agent_that_was_stopped_starts_nothing_and_asks_anew() -> None:
     assert said(report, events.StoreSilent, "node2") == [], "the silence was its own"
     starts = [event.round for event in said(report, events.WorkersStarting, "node2")]
     assert starts == [1, 3], "nothing in the round that it did not know of"
+
+
+def test_who_wakes_to_a_silent_store_stops_its_workers_instead_of_training_beside_the_others() -> None:
+    asleep = PauseNode("node2", 20.0, for_s=20.0)
+    report = held(job(3, asleep, StallStore("store-host", 39.0, for_s=20.0), min_nodes=2))
+    [left, *_] = said(report, events.RoundEnded, "node2")
+    assert "stood still for 20" in left.reason and left.action == "membership" and not left.spends_budget
+    [node2] = [life for life in report.record.lives if life.name == "node2"]
+    [(stopped, _), *_] = node2.of(events.WorkersStopped)
+    assert 44 < stopped.at_s < 51, "a lease after it woke, and not when the store answers"
+    assert {end.result for end in report.nodes.values()} == {"SUCCEEDED"}
+
+
+def test_who_sleeps_for_as_long_as_everybody_goes_on() -> None:
+    asleep = [PauseNode(f"node{index}", 20.0, for_s=60.0) for index in range(3)]
+    report = held(job(3, *asleep, min_nodes=2))
+    assert said(report, events.RoundEnded) == []
 
 
 def test_a_host_that_is_lost_again_and_again_is_held_back() -> None:

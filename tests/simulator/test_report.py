@@ -215,6 +215,21 @@ def test_a_full_disk_excuses_missing_events() -> None:
     assert report.broken == ()
 
 
+def test_a_full_disk_that_took_the_failure_of_which_all_tell_excuses_the_end() -> None:
+    scenario = Scenario(
+        nodes=2,
+        max_restarts=0,
+        workload=Workload(steps=40, failures=(Fail(rank=1, at_step=20),)),
+        faults=(faults.FillDisk("node1", at_s=15.0, for_s=30.0),),
+    )
+    report = simulate(scenario, "rally", seed=1)
+    excuses = {found.broken.promise: found.excuse for found in report.excused}
+    assert "the failure on node1 that all tell of" in excuses["no-needless-end"]
+    elsewhere = replace(scenario, faults=(faults.FillDisk("node0", at_s=15.0, for_s=30.0),))
+    assert simulate(elsewhere, "rally", seed=1).broken == ()
+    assert excuse_for("no-needless-end", "node0", hits=(Hit("FillDisk", "node1", 15.0, 45.0, "full"),)) == ""
+
+
 def test_every_excuse_names_promises_that_there_are() -> None:
     known = {checker.promise for checker in simulator.checkers.CHECKERS}
     for excuse in EXCUSES:

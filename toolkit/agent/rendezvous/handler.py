@@ -131,6 +131,8 @@ class RallyRendezvous:
         self._seat: Seat | None = None
         self._reservation: Reservation | None = None
         self._silence: Standstill | None = None
+        #: since when, and after how many seconds asleep, this agent does not know whether its round goes on without it
+        self._doubt: tuple[int, float] | None = None
         self._lost = False
         self._closed = False
 
@@ -220,10 +222,33 @@ class RallyRendezvous:
             StoreLostError: the store can't be reached any more.
         """
         self._check_keeper()
+        return self._seen_over() or self._doubted()
+
+    def _seen_over(self) -> Over | None:
         seat, head = self._seat, self._head
-        if seat is None or head is None:
+        return None if seat is None or head is None else rounds.over(head, seat.round)
+
+    def _doubted(self) -> Over | None:
+        """A round that may have gone on without this node, which slept and has not been told anything since.
+
+        The others miss a node after its lease and form a round without it. It would train beside them until the store
+        answers or counts as lost; so it stops after one lease more.
+        """
+        keeper, lease_s = self._keeper, self._settings.lease_s
+        if self._doubt is None or self._seat is None or keeper is None:
             return None
-        return rounds.over(head, seat.round)
+        woke_ns, slept_s = self._doubt
+        if keeper.looked_ns >= woke_ns:
+            self._doubt = None
+            return None
+        silent_s = (self._ports.clock.now_ns() - woke_ns) / 1e9
+        if silent_s <= lease_s:
+            return None
+        why = (
+            f"this node stood still for {slept_s:.1f} s, longer than its lease of {lease_s:g} s, and the store has said "
+            f"nothing for {silent_s:.1f} s since: the others may have gone on without it"
+        )
+        return Over("membership", why, keeper.node)
 
     def still_in(self) -> bool:
         """Whether this agent's round goes on, with a fresh look if the last one is old: who was stopped can't know."""
@@ -231,7 +256,7 @@ class RallyRendezvous:
         old_ns = self._ports.clock.now_ns() - keeper.looked_ns
         if old_ns > 2e9 * self._settings.beat_s:
             self._do(keeper.look)
-        return self.over() is None
+        return self._seen_over() is None
 
     def fail(self, records: Sequence[FailureRecord], ring: Ring | None, why: str) -> Over:
         """Say that workers of this node have failed, and what is to follow for all: a restart, or the end.
@@ -261,22 +286,22 @@ class RallyRendezvous:
                 keeper.fail(number, f"{why}{late}")
 
         self._do(say_it)
-        decided = self.over()
+        decided = self._seen_over()
         assert decided is not None, "a failure ends the round"
         return decided
 
     def succeed(self) -> Over | None:
         """Say that all workers of this node have succeeded. Returns what had ended the round before, if anything."""
         keeper, number = self._started(), self._round
-        return None if self._do(lambda: keeper.claim(number)) else self.over()
+        return None if self._do(lambda: keeper.claim(number)) else self._seen_over()
 
     def wait_for_end(self) -> Over:
         """The exit barrier: wait until all members have ended, as long as they live, or the job has failed."""
         keeper, seat = self._started(), self._seat
         assert seat is not None, "only members wait for the others"
         self._do(lambda: keeper.arrive(seat.round, seat.group_rank, seat.group_world_size))
-        self._wait(lambda: self.over() is not None)
-        decided = self.over()
+        self._wait(lambda: self._seen_over() is not None)
+        decided = self._seen_over()
         assert decided is not None, "it was waited for"
         return decided
 
@@ -342,9 +367,15 @@ class RallyRendezvous:
 
     def _end_own_round(self, keeper: Keeper) -> None:
         """An agent that knows no more than torch's interface starts anew, after a failure of its own."""
-        if self._seat is None or self.over() is not None:
+        if self._seat is None or self._seen_over() is not None:
             return
-        ring = Ring(action="restart", reason="a node starts its workers anew", by=keeper.node, spends=True)
+        doubted = self._doubted()
+        if doubted is not None:
+            ring = Ring(action="membership", reason=doubted.reason, by=keeper.node)
+        else:
+            ring = Ring(
+                action="restart", reason="a node starts its workers anew", by=keeper.node, spends=True
+            )
         self._do(lambda: keeper.end_round(self._round, ring))
 
     def _raise_if_over(self) -> None:
@@ -457,6 +488,9 @@ class RallyRendezvous:
         now_ns, seen = self._ports.clock.now_ns(), keeper.answers
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
+        asleep_ns = now_ns - max(self._silence.looked_ns, keeper.looked_ns)
+        if asleep_ns > int(self._settings.lease_s * 1e9):
+            self._doubt = (now_ns, asleep_ns / 1e9)
         before_s = self._silence.stood_ns / 1e9
         # Less than what is told of: an agent that was stopped has not listened meanwhile.
         silent_s = self._silence.look(seen, now_ns, int(1.5e9 * self.patience_s())) / 1e9

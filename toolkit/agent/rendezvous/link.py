@@ -19,6 +19,9 @@ _R = TypeVar("_R")
 #: one attempt to connect, and the pause between two, in seconds
 CONNECT_S, RETRY_S = 5.0, 0.25
 
+#: a value that no key has
+_NOTHING = b"\0nothing"
+
 
 class Ambiguous(StoreError):
     """The connection broke under an operation that must not be done twice; whether it was done is not known."""
@@ -101,10 +104,13 @@ class Link:
             self._attempt((lambda store: None) if lasting else operation)
 
     def find(self, key: str) -> bytes | None:
-        """The value of a key that need not be there."""
-        if not self.call(lambda store: store.check([key])):
-            return None
-        return self.call(lambda store: store.get(key))
+        """The value of a key that need not be there.
+
+        In one operation: `get` after `check` waits for ever if the key is deleted in between. A missing key answers
+        with what was expected of it, and stays missing.
+        """
+        found = self.call(lambda store: store.compare_set(key, _NOTHING, _NOTHING))
+        return None if found == _NOTHING else found
 
     def write(self, values: Mapping[str, bytes], *, lasting: bool = True) -> None:
         """Set several keys at once; see `tell`."""
