@@ -10,6 +10,7 @@ import contextvars
 import gc
 import hashlib
 import heapq
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,28 +136,28 @@ class Kernel:
         self.tape = tape
         self.tasks: dict[int, Task] = {}
         self.crashes: list[tuple[Task, BaseException]] = []
-        # Plain tuples: they cost half of what a named one does, and few are ever looked at.
-        self._trace: deque[tuple[int, int, str]] = deque(maxlen=trace_length)
+        # Plain tuples that are not put into words yet: few are ever looked at.
+        self._trace: deque[tuple[int, int, str, str, str]] = deque(maxlen=trace_length)
         self._limits = limits
         self._times: list[int] = []
         self._due: dict[int, list[tuple[str, Task | None, int, Callable[[], None] | None]]] = {}
         #: what came for the tasks of an owner while it was paused, by the task's number: the wait, and what ends it
         self._deferred: dict[Owner, dict[int, tuple[int, str]]] = {}
         self._hub = greenlet.getcurrent()
-        self._current: Task | None = None
+        #: the task that runs now; None in the hub
+        self.current: Task | None = None
         self._spawned = 0
-        self._hash = hashlib.blake2b(digest_size=16)
-        #: steps that the hash has not taken yet: many at once cost less
+        #: of what happened, and of when
+        self._hashes = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        #: steps that the hashes have not taken yet: many at once cost less
         self._unhashed: list[str] = []
+        self._unhashed_ns = array("q")
+        #: the next step at which there is something to do for the count
+        self._look_at = 0
         self._stop = ""
         self._closing = False
 
     # -- what tasks call ------------------------------------------------------------------------------------
-
-    @property
-    def current(self) -> Task | None:
-        """The task that runs now; None in the hub."""
-        return self._current
 
     def park(self, why: str, timeout_ns: int | None = None) -> bool:
         """Wait until `wake`, or for `timeout_ns` nanoseconds at the most. Only inside a task.
@@ -164,7 +165,7 @@ class Kernel:
         Returns:
             True if woken, False if the time was over.
         """
-        task = self._current
+        task = self.current
         assert task is not None, f"only a task can wait ({why})"
         if self._closing:
             raise TaskKilled
@@ -222,7 +223,7 @@ class Kernel:
 
     def go_on(self, task: Task) -> None:
         """Let a parked task go on at once: the last thing that a happening does. Costs half of a `wake`."""
-        assert self._current is None, f"{task.name} can go on at once only out of a happening"
+        assert self.current is None, f"{task.name} can go on at once only out of a happening"
         if task.done or task.killed:
             return
         if task.owner is not None and task.owner.paused:
@@ -230,9 +231,9 @@ class Kernel:
         else:
             task.timed_out = False
             task.token += 1
-            self._current = task
+            self.current = task
             task.greenlet.switch()
-            self._current = None
+            self.current = None
 
     def call_at(self, at_ns: int, what: str, happen: Callable[[], None]) -> None:
         """Have `happen` called in the hub at a moment; it must not block."""
@@ -240,7 +241,7 @@ class Kernel:
 
     def call_after(self, delay_ns: int, what: str, happen: Callable[[], None]) -> None:
         """The same, from now."""
-        self._put(self.now_ns + max(0, delay_ns), what, None, 0, happen)
+        self._put(self.now_ns + (delay_ns if delay_ns > 0 else 0), what, None, 0, happen)
 
     def kill(self, task: Task) -> None:
         """Cut a task off for ever: it never runs again, and nothing of its clean-up does while the run goes on."""
@@ -249,7 +250,10 @@ class Kernel:
     @property
     def trace(self) -> list[TraceEntry]:
         """The latest steps, as many as are kept."""
-        return [TraceEntry(*entry) for entry in self._trace]
+        return [
+            TraceEntry(at_ns, step, f"{what} {name}: {wait}" if name else what)
+            for at_ns, step, what, name, wait in self._trace
+        ]
 
     def keep_trace(self, length: int) -> None:
         """Keep so many steps from now on."""
@@ -269,11 +273,15 @@ class Kernel:
     def digest(self) -> str:
         """A fingerprint of everything that has happened."""
         self._take_into_hash()
-        return self._hash.hexdigest()
+        return hashlib.blake2b(b"".join(part.digest() for part in self._hashes), digest_size=16).hexdigest()
 
     def _take_into_hash(self) -> None:
-        self._hash.update("".join(self._unhashed).encode())
+        self._unhashed.append("")  # ends what came before, so that it is no matter when this is called
+        what, when = self._hashes
+        what.update("\n".join(self._unhashed).encode())
+        when.update(self._unhashed_ns)
         self._unhashed.clear()
+        del self._unhashed_ns[:]
 
     # -- the hub --------------------------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class Kernel:
                 self._step()
             return True
         finally:
-            self._current = None
+            self.current = None
             if collecting:
                 gc.enable()
 
@@ -325,18 +333,26 @@ class Kernel:
             elif task.token != token:
                 return  # stale: it went on for another reason
         self.now_ns = at_ns
-        self._count(what, task)
+        self.steps = step = self.steps + 1
         if task is None:
-            assert happen is not None, "what is no task is a happening"
-            happen()
+            self._trace.append((at_ns, step, what, "", ""))
+            self._unhashed.append(what)
+        else:
+            self._trace.append((at_ns, step, what, task.name, task.waits_for))
+            self._unhashed += (what, task.name, task.waits_for)
+        self._unhashed_ns.append(at_ns)
+        if step >= self._look_at or at_ns > self._limits.time_ns or self._stop:
+            self._keep_count()
+        if task is None:
+            happen()  # type: ignore[misc]  # what is no task is a happening
         elif task.owner is not None and task.owner.paused:
             self._defer(task, what)
         else:
             task.timed_out = what == "timeout"
             task.token += 1
-            self._current = task
+            self.current = task
             task.greenlet.switch()
-            self._current = None
+            self.current = None
         if self.tape.mismatch is not None:
             raise self.tape.mismatch  # also if the code that asked for the decision took it for its own error
 
@@ -355,20 +371,20 @@ class Kernel:
         if due_ns is not None and due_ns > at_ns and (not task.timers or due_ns < task.timers[-1]):
             self._set_timer(task, due_ns)
 
-    def _count(self, what: str, task: Task | None) -> None:
-        self.steps = step = self.steps + 1
-        if task is not None:
-            what = f"{what} {task.name}: {task.waits_for}"
-        now_ns = self.now_ns
-        self._unhashed.append(f"{now_ns} {what}\n")
-        self._trace.append((now_ns, step, what))
-        limits = self._limits
-        if step > limits.steps or now_ns > limits.time_ns or self._stop:
+    def _keep_count(self) -> None:
+        """What is due at some steps only.
+
+        Raises:
+            LimitReached: the run takes more than its limits, or was told to stop.
+        """
+        step, limits = self.steps, self._limits
+        if step > limits.steps or self.now_ns > limits.time_ns or self._stop:
             raise LimitReached(self._why_to_stop())
         if step % _HASH_EVERY == 0:
             self._take_into_hash()
             if step % _COLLECT_EVERY == 0:
                 gc.collect(0)
+        self._look_at = min(step - step % _HASH_EVERY + _HASH_EVERY, limits.steps + 1)
 
     def _why_to_stop(self) -> str:
         if self._stop:
@@ -397,13 +413,13 @@ class Kernel:
         for task in list(self.tasks.values()):
             if task.greenlet:
                 task.killed = True
-                self._current = task
+                self.current = task
                 try:
                     task.greenlet.throw(TaskKilled)
                 except TaskKilled:
                     pass
                 finally:
-                    self._current = None
+                    self.current = None
         self.tasks.clear()
         self._times.clear()
         self._due.clear()

@@ -349,7 +349,7 @@ class Simulation:
         try:
             with self._surroundings, self._tripwire:
                 finished = self.kernel.run(
-                    lambda: self.over, None if until_s is None else int(until_s * SECOND)
+                    lambda: self._unended <= 0, None if until_s is None else int(until_s * SECOND)
                 )
             if not finished and until_s is None:
                 self.outcome.finding = self._stuck()

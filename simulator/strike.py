@@ -279,7 +279,7 @@ class Strikes:
         if agent is None:
             return
         store = store_host(self._cluster.world)
-        there_ns = 0 if store is None else self._cluster.world.network.latency_ns(node, store) or 0
+        there_ns = 0 if store is None else self._cluster.world.network.route(node, store).latency_ns() or 0
         # The request takes up to a tenth more than the latency, and the answer as long again.
         after_ns = there_ns * 3 // 2 if fault.answer_lost else 0
 

@@ -58,12 +58,12 @@ class Node:
 
     def __init__(self, world: World, name: str, index: int) -> None:
         self.world = world
+        self._kernel = world.kernel
         self.name = name
         self.index = index
         self.address = f"10.0.{index // 250}.{index % 250 + 1}"
         self.up = True
         self.boots = 1
-        self.booted_ns = 0
         self.paused = False
         #: work takes so many times longer
         self.slowness = 1.0
@@ -73,7 +73,8 @@ class Node:
         self.clock_drift = 0.0
         self._drifts_since_ns = 0
         self._ahead_then_ns = 0
-        self._ahead_at_boot_ns = 0
+        #: the moment of its boot, as its clocks count from the start of the world
+        self._booted_ns = 0
         self.disk_full = False
         #: seconds that a worker which starts here takes more, before user code
         self.start_delay_s = 0.0
@@ -104,16 +105,14 @@ class Node:
     @property
     def ahead_ns(self) -> int:
         """What its clocks have gained by drift since the start of the world."""
-        if not self.clock_drift:
-            return self._ahead_then_ns  # asked millions of times
-        return self._ahead_then_ns + int(
-            (self.world.kernel.now_ns - self._drifts_since_ns) * self.clock_drift
-        )
+        return self._ahead_then_ns + int((self._kernel.now_ns - self._drifts_since_ns) * self.clock_drift)
 
     @property
     def uptime_ns(self) -> int:
         """Since its boot, as its own oscillator counts."""
-        return self.world.kernel.now_ns - self.booted_ns + self.ahead_ns - self._ahead_at_boot_ns
+        # Asked millions of times.
+        ahead_ns = self.ahead_ns if self.clock_drift else self._ahead_then_ns
+        return self._kernel.now_ns + ahead_ns - self._booted_ns
 
     def free_port(self) -> int:
         """A port that was not given before."""
@@ -133,7 +132,7 @@ class Node:
         assert not self.up, f"{self.name} is up already"
         self.up, self.paused = True, False
         self.boots += 1
-        self.booted_ns, self._ahead_at_boot_ns = self.world.kernel.now_ns, self.ahead_ns
+        self._booted_ns = self._kernel.now_ns + self.ahead_ns
         self.failing_starts.clear()
 
     def pause(self) -> None:
@@ -295,6 +294,45 @@ class _Unheard:
         return at_ns if at_ns - self.sent_ns <= _GIVE_UP_NS else None
 
 
+class Route:
+    """What carries messages from one node to another, in this direction.
+
+    Args:
+        kernel: of the world.
+        source: who sends.
+        target: who gets them.
+        link: between the two.
+    """
+
+    __slots__ = ("_kernel", "_source", "_target", "_link")
+
+    def __init__(self, kernel: Kernel, source: Node, target: Node, link: Link) -> None:
+        self._kernel = kernel
+        self._source, self._target = source, target
+        self._link = link
+
+    def send(self, what: str, arrive: Callable[[], None]) -> None:
+        """Have `arrive` called in the hub when a message has come, which a lost host prevents and a cut link delays."""
+        latency_ns = self.latency_ns()
+        if latency_ns is not None:
+            self._kernel.call_after(latency_ns, what, arrive)
+        elif self._source.up and self._target.up:
+            boots = (self._source.boots, self._target.boots)
+            self._link.unheard.append(_Unheard(self._kernel.now_ns, boots, what, arrive))
+
+    def latency_ns(self) -> int | None:
+        """How long a message takes now; None if it doesn't arrive now."""
+        source, link = self._source, self._link
+        if not (source.up and self._target.up):
+            return None
+        if source is self._target:
+            return LOOPBACK_NS
+        if link.cut:
+            return None
+        # Up to a tenth more: no two messages take exactly as long.
+        return link.latency_ns + self._kernel.tape.draw("latency", link.latency_ns // 10 + 1)
+
+
 class Network:
     """Carries messages between processes, in order on each connection, or swallows them."""
 
@@ -331,31 +369,14 @@ class Network:
         for message in unheard:
             at_ns = message.sent_again_ns(kernel.now_ns)
             if at_ns is not None and message.boots == (source.boots, target.boots):
-                resend = partial(self.send, source, target, message.what, message.arrive)
+                resend = partial(self.route(source, target).send, message.what, message.arrive)
                 kernel.call_at(at_ns, f"again: {message.what}", resend)
         for tell in self.on_mend:
             tell()
 
-    def send(self, source: Node, target: Node, what: str, arrive: Callable[[], None]) -> None:
-        """Have `arrive` called in the hub when a message has come, which a lost host prevents and a cut link delays."""
-        latency_ns = self.latency_ns(source, target)
-        if latency_ns is not None:
-            self._world.kernel.call_after(latency_ns, what, arrive)
-        elif source.up and target.up:
-            boots = (source.boots, target.boots)
-            self.link(source, target).unheard.append(_Unheard(self._world.kernel.now_ns, boots, what, arrive))
-
-    def latency_ns(self, source: Node, target: Node) -> int | None:
-        """How long a message takes now; None if it doesn't arrive now."""
-        if not (source.up and target.up):
-            return None
-        if source is target:
-            return LOOPBACK_NS
-        link = self.link(source, target)
-        if link.cut:
-            return None
-        # Up to a tenth more: no two messages take exactly as long.
-        return link.latency_ns + self._world.kernel.tape.draw("latency", link.latency_ns // 10 + 1)
+    def route(self, source: Node, target: Node) -> Route:
+        """The way from one node to the other, for many messages."""
+        return Route(self._world.kernel, source, target, self.link(source, target))
 
 
 class Said(NamedTuple):

@@ -26,7 +26,7 @@ class TaskBell:
         if not self._rung:
             self._waiter = self._kernel.current
             try:
-                timeout_ns = None if timeout_s is None else self._clock.kernel_ns(max(0.0, timeout_s))
+                timeout_ns = None if timeout_s is None else self._clock.kernel_ns(timeout_s)
                 self._kernel.park("the bell", timeout_ns)
             finally:
                 self._waiter = None

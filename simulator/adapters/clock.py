@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from simulator.world import WALL_START_NS, Node
 
 
@@ -12,11 +10,12 @@ class NodeClock:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        # Nodes begin far apart, so that whoever compares two nodes' times is found out.
+        self._start_ns = (node.index + 1) * 10**15
 
     def now_ns(self) -> int:
         """Nanoseconds since the node's boot, as its own oscillator counts them, from a start of its own."""
-        # Nodes begin far apart, so that whoever compares two nodes' times is found out.
-        return (self._node.index + 1) * 10**15 + self._node.uptime_ns
+        return self._start_ns + self._node.uptime_ns
 
     def wall_ns(self) -> int:
         """What the node takes for the time of day."""
@@ -27,5 +26,6 @@ class NodeClock:
         """How long that many seconds of this node take in the world."""
         if seconds <= 0:
             return 0
-        # Upwards: a wait for the rest of a nanosecond that took no time would be repeated for ever.
-        return max(1, math.ceil(round(seconds * 1e9 / (1 + self._node.clock_drift), 3)))
+        # Upwards, save for what is only a float's last digits: a wait for the rest of a nanosecond that took no time
+        # would be repeated for ever.
+        return int(seconds * 1e9 / (1 + self._node.clock_drift) + 0.999) or 1

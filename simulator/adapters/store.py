@@ -16,7 +16,7 @@ from typing import Any
 from simulator.kernel import SECOND, Kernel, Task
 from simulator.world import Node, Process
 from toolkit.core.errors import RallyError, StoreError, StoreTimeoutError
-from toolkit.core.keyvalue import KeyValues
+from toolkit.core.keyvalue import KeyValues, pairs
 from toolkit.core.words import late
 
 #: when TCP gives up on a host that acknowledges nothing (Linux, tcp_retries2 = 15); TCPStore has no keep-alive
@@ -113,11 +113,11 @@ class StoreServer:
 
     def handle(self, request: _Request) -> None:
         """Do one operation, now or when the stall or the pause is over, after what came before on its connection."""
-        if request.client in self._held:
+        if self._held and request.client in self._held:
             self._held[request.client].append(request)
         elif self.process.paused:
             self._held[request.client] = [request]
-        elif self.kernel.now_ns < self.stalled_until_ns:
+        elif self.stalled_until_ns and self.kernel.now_ns < self.stalled_until_ns:
             self._held[request.client] = [request]
             self._take_up_later(request.client)
         else:
@@ -152,14 +152,15 @@ class StoreServer:
             self._do_when_all_are_there(request)
 
     def _do_when_all_are_there(self, request: _Request) -> None:
+        if self.data.holds(request.keys):
+            self._run(request)
+            return
         try:
             missing = self.data.missing(request.keys)
         except TypeError as error:
             request.client.answer(request, error)
             return
-        if not missing:
-            self._run(request)
-        elif not request.given_up:
+        if not request.given_up:
             self._wait_at(request, request.keys.index(missing[0]))
 
     def _run(self, request: _Request) -> None:
@@ -169,14 +170,14 @@ class StoreServer:
             answer = error  # the client's mistake, and raised there
         if request.task is not None:
             request.client.answer(request, answer)
-        if self._waiting:
-            for key in request.writes:
+        for key in request.writes:
+            if key in self._waiting:
                 self._has_come(key)
 
     # -- who waits for a key --------------------------------------------------------------------------------
 
     def _has_come(self, key: str) -> None:
-        if key in self._waiting and self.data.get(key) is not None:
+        if self.data.get(key) is not None:
             for request in self._waiting.pop(key):
                 self._look_again(request)
 
@@ -255,6 +256,11 @@ class StoreClient:
         self._timeout_s = timeout_s
         self._check_signals = check_signals
         self._target = self._target_node()
+        #: the ways there and back
+        self._there = self._back = None
+        if self._target is not None:
+            network, node = self._world.network, process.node
+            self._there, self._back = network.route(node, self._target), network.route(self._target, node)
         self._holder: Task | None = None
         self._queue: deque[Task] = deque()
         #: what is awaited
@@ -314,7 +320,7 @@ class StoreClient:
 
     def set(self, key: str, value: str | bytes) -> None:
         """Set a key. Does not wait for the store."""
-        self._tell(f"set {key}", KeyValues.set, (key, value), (key,))
+        self._tell(f"set {key}", KeyValues.put, (pairs((key,), (value,)),), (key,))
 
     def get(self, key: str) -> bytes:
         """The value of a key; waits for it."""
@@ -326,7 +332,7 @@ class StoreClient:
 
     def append(self, key: str, value: str | bytes) -> None:
         """Append to a value. Does not wait for the store."""
-        self._tell(f"append {key}", KeyValues.append, (key, value), (key,))
+        self._tell(f"append {key}", KeyValues.append, pairs((key,), (value,))[0], (key,))
 
     def compare_set(self, key: str, expected: str | bytes, desired: str | bytes) -> bytes:
         """Set if the value is as expected; returns what it is then."""
@@ -341,7 +347,7 @@ class StoreClient:
     def multi_set(self, keys: list[str], values: list[str] | list[bytes]) -> None:
         """Several keys at once. Does not wait for the store."""
         all_keys = tuple(keys)
-        self._tell(_listed("multi_set", all_keys), KeyValues.multi_set, (all_keys, tuple(values)), all_keys)
+        self._tell(_listed("multi_set", all_keys), KeyValues.put, (pairs(all_keys, values),), all_keys)
 
     def check(self, keys: list[str]) -> bool:
         """Whether all are there."""
@@ -425,10 +431,7 @@ class StoreClient:
     def _tell(
         self, what: str, run: Callable[..., Any], args: tuple[Any, ...], writes: tuple[str, ...]
     ) -> None:
-        """Do an operation that is not answered."""
-        run(
-            KeyValues(), *args
-        )  # what is wrong with it is wrong without a store, and raised before it is sent
+        """Do an operation that is not answered; what is wrong with it was raised before."""
         self._take_turn(what)
         try:
             self._check_whole()
@@ -482,11 +485,13 @@ class StoreClient:
         kernel = self._kernel
         deadline_ns = kernel.now_ns + int(timeout_s * 1e9)
         while not request.answered:
-            self._check_whole()
+            if self.broken:
+                raise StoreLost(self.broken)
             left_ns = deadline_ns - kernel.now_ns
             if left_ns <= 0:
                 return False
             if self._sent != self._arrived:
+                self._check_whole()
                 left_ns = min(left_ns, self._moved_ns + _GIVE_UP_NS - kernel.now_ns)
             if kernel.park(why, left_ns):
                 check_signals()
@@ -522,11 +527,9 @@ class StoreClient:
             self._moved_ns = self._kernel.now_ns
         self._sent += 1
         request.number = self._sent
-        if self._target is None:
+        if self._there is None:
             return  # an address that nobody has: silence
-        self._world.network.send(
-            self._process.node, self._target, self._asks + request.what, partial(self._arrive, request)
-        )
+        self._there.send(self._asks + request.what, partial(self._arrive, request))
         self._process.did_operation()
 
     def _arrive(self, request: _Request) -> None:
@@ -534,10 +537,10 @@ class StoreClient:
         assert self._target is not None, "it has come somewhere"
         if self.broken:
             return  # what was on its way is lost with the connection
-        server: StoreServer | None = self._world.listeners.get((self._target.address, self._port))
         if self._server is None and self._target.boots == self._boots:
-            self._server = server
-        if server is None or server is not self._server:
+            self._server = self._world.listeners.get((self._target.address, self._port))
+        server = self._server
+        if server is None or not server.process.alive:
             self.refuse()
             return
         self._early[request.number] = request
@@ -549,17 +552,14 @@ class StoreClient:
 
     def refuse(self) -> None:
         """The server is gone. The operating system of its host, if that is still there, resets the connection."""
-        if self._target is not None and self._target.up:
+        if self._back is not None:
             reset = partial(self.reset, "connection reset by peer")
-            what = f"a connection of {self._process.name} is reset"
-            self._world.network.send(self._target, self._process.node, what, reset)
+            self._back.send(f"a connection of {self._process.name} is reset", reset)
 
     def answer(self, request: _Request, answer: Any) -> None:
         """The server answers."""
-        assert self._target is not None, "somebody answers"
-        self._world.network.send(
-            self._target, self._process.node, self._hears + request.what, partial(self._hear, request, answer)
-        )
+        assert self._back is not None, "somebody answers"
+        self._back.send(self._hears + request.what, partial(self._hear, request, answer))
 
     def _hear(self, request: _Request, answer: Any) -> None:
         if request.answered or request.given_up:
@@ -570,8 +570,9 @@ class StoreClient:
 
 
 def _listed(verb: str, keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED_MAX} more" if len(keys) > _NAMED_MAX else ""
-    return f"{verb} {', '.join(map(str, keys[:_NAMED_MAX]))}{more}"
+    if len(keys) <= _NAMED_MAX:
+        return f"{verb} {', '.join(map(str, keys))}"
+    return f"{verb} {', '.join(map(str, keys[:_NAMED_MAX]))} and {len(keys) - _NAMED_MAX} more"
 
 
 def connect(

@@ -93,6 +93,8 @@ class RealNode:
         self._launcher = ProcessLauncher(self.clock, dict(os.environ), new_pump(standard_console()))
         self._folder = folder
         self._pids: list[int] = []
+        #: children of this process that are none of ours, such as the resource tracker of multiprocessing
+        self._others = {child.pid for child in psutil.Process().children(recursive=True)}
 
     def start(
         self,
@@ -145,7 +147,7 @@ class RealNode:
         os.kill(workers.ids()[local_rank], signal.SIGKILL)
 
     def alive(self) -> int:
-        own = [child.pid for child in psutil.Process().children(recursive=True)]
+        own = {child.pid for child in psutil.Process().children(recursive=True)} - self._others
         return sum(_runs(pid) for pid in {*self._pids, *own})
 
     def close(self) -> None:

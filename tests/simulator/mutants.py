@@ -308,13 +308,13 @@ def _one_is_left(judge: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _deaf_to_failure(wait_for_end: Any, self: Any) -> Any:
-    over = self.over
+    over = self._seen_over
 
     def succeeded() -> Any:
         found = over()
         return None if found is not None and found.kind == "failed" else found
 
-    self.over = succeeded
+    self._seen_over = succeeded
     return wait_for_end(self)
 
 

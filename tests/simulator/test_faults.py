@@ -263,8 +263,8 @@ class TestNetwork:
         )
         simulation.run(until_s=2)
         nodes, network = simulation.world.nodes, simulation.world.network
-        assert network.latency_ns(nodes["node1"], nodes["node0"]) is None
-        assert network.latency_ns(nodes["node0"], nodes["node1"]) is not None
+        assert network.route(nodes["node1"], nodes["node0"]).latency_ns() is None
+        assert network.route(nodes["node0"], nodes["node1"]).latency_ns() is not None
         simulation.close()
 
     def test_two_partitions_that_overlap(self) -> None:

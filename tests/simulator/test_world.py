@@ -199,7 +199,7 @@ class TestNetwork:
 
         def send() -> None:
             network = sim.cluster.network
-            network.send(sim.node, sim.other_node, "hello", lambda: seen.append(sim.now_s()))
+            network.route(sim.node, sim.other_node).send("hello", lambda: seen.append(sim.now_s()))
 
         for when_s in send_at_s:
             at(sim, when_s, send)
@@ -207,18 +207,18 @@ class TestNetwork:
         return seen
 
     def test_a_message_takes_its_links_latency_and_up_to_a_tenth_more(self, sim: SimWorld) -> None:
-        taken = {sim.cluster.network.latency_ns(sim.node, sim.other_node) for _ in range(200)}
+        taken = {sim.cluster.network.route(sim.node, sim.other_node).latency_ns() for _ in range(200)}
         assert min(taken) >= LINK_NS  # type: ignore[type-var]
         assert max(taken) <= LINK_NS * 1.1  # type: ignore[operator,type-var]
         assert len(taken) > 50
-        assert sim.cluster.network.latency_ns(sim.node, sim.node) == LOOPBACK_NS
+        assert sim.cluster.network.route(sim.node, sim.node).latency_ns() == LOOPBACK_NS
 
     def test_each_direction_has_a_link_of_its_own(self, sim: SimWorld) -> None:
         network = sim.cluster.network
         network.link(sim.node, sim.other_node).latency_ns = 5 * SECOND
         there, back = (
-            network.latency_ns(sim.node, sim.other_node),
-            network.latency_ns(sim.other_node, sim.node),
+            network.route(sim.node, sim.other_node).latency_ns(),
+            network.route(sim.other_node, sim.node).latency_ns(),
         )
         assert there is not None
         assert back is not None
@@ -251,8 +251,8 @@ class TestNetwork:
     def test_a_cut_is_one_way_unless_the_other_is_cut_too(self, sim: SimWorld) -> None:
         network = sim.cluster.network
         network.cut(sim.node, sim.other_node)
-        assert network.latency_ns(sim.node, sim.other_node) is None
-        assert network.latency_ns(sim.other_node, sim.node) is not None
+        assert network.route(sim.node, sim.other_node).latency_ns() is None
+        assert network.route(sim.other_node, sim.node).latency_ns() is not None
         assert network.cuts == 1
         network.cut(sim.node, sim.other_node)
         assert network.cuts == 1

@@ -76,7 +76,10 @@ class KeyValues:
 
     def multi_get(self, keys: Iterable[str]) -> list[bytes | None]:
         """The values in the order of `keys`, None where a key is missing."""
-        return [self.get(key) for key in keys]
+        every = tuple(keys)
+        if self.holds(every):
+            return list(map(self._values.__getitem__, every))
+        return [self.get(key) for key in every]
 
     def multi_set(self, keys: Sequence[str], values: Sequence[str | bytes]) -> None:
         """Set several keys.
@@ -84,17 +87,19 @@ class KeyValues:
         Raises:
             ConfigurationError: there are not as many values as keys; nothing was set.
         """
-        if len(keys) != len(values):
-            raise ConfigurationError(
-                f"multi_set got {len(keys)} keys and {len(values)} values; pass one value for each key"
-            )
-        self._values.update(
-            [(_checked(key), encoded(value)) for key, value in zip(keys, values, strict=True)]
-        )
+        self.put(pairs(keys, values))
+
+    def put(self, values: Iterable[tuple[str, bytes]]) -> None:
+        """Set several keys to what `pairs` made of them."""
+        self._values.update(values)
 
     def check(self, keys: Iterable[str]) -> bool:
         """Whether all keys exist; true for no keys."""
         return not self.missing(keys)
+
+    def holds(self, keys: Iterable[str]) -> bool:
+        """Whether all keys exist, in a hurry: what is no key is one that doesn't."""
+        return all(map(self._values.__contains__, keys))
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that do not exist, in the order given."""
@@ -120,15 +125,27 @@ class KeyValues:
         return int(number.group(1))
 
 
+def pairs(keys: Sequence[str], values: Sequence[str | bytes]) -> list[tuple[str, bytes]]:
+    """Each key with its value as it is stored.
+
+    Raises:
+        ConfigurationError: there are not as many values as keys.
+        TypeError: a key is no str, or a value neither str nor bytes.
+    """
+    if len(keys) != len(values):
+        raise ConfigurationError(
+            f"multi_set got {len(keys)} keys and {len(values)} values; pass one value for each key"
+        )
+    return [(_checked(key), encoded(value)) for key, value in zip(keys, values, strict=True)]
+
+
 def encoded(value: str | bytes) -> bytes:
     """`value` as it is stored: text as UTF-8, bytes as they are."""
-    match value:
-        case str():
-            return value.encode()
-        case bytes():
-            return value
-        case _:
-            raise TypeError(f"a store holds str or bytes, not {type(value).__name__}: {value!r}")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"a store holds str or bytes, not {type(value).__name__}: {value!r}")
 
 
 def _checked(key: str) -> str:

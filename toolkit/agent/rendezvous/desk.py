@@ -43,13 +43,9 @@ class Desk:
         self.clock = clock
         self.say = say
         self._raw = b""
-        self._head: Head | None = None
 
-    @property
-    def head(self) -> Head:
-        """As it was seen last."""
-        assert self._head is not None, "nobody works at the desk before the head is there"
-        return self._head
+    #: as it was seen last; nobody works at the desk before it is there
+    head: Head
 
     @property
     def coordinating(self) -> bool:
@@ -64,7 +60,7 @@ class Desk:
         """
         if raw == self._raw:
             return False
-        self._head, self._raw = rounds.head_of(raw), raw
+        self.head, self._raw = rounds.head_of(raw), raw
         return True
 
     def create(self, head: Head) -> None:

@@ -38,9 +38,11 @@ from toolkit.core.rounds import Head, Over, Ring, Settings
 from toolkit.core.seats import Card, Seat
 from toolkit.ports import Ports, Reservation, StoreConnector
 
-#: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as shares
-#: of the lease; no store operation
-WATCH, SILENT = 3 / 8, 3 / 4
+#: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as a
+#: share of the lease; no store operation
+WATCH = SILENT = 3 / 4
+#: how often it looks while it does not know whether its round has gone on without it, as a share of the lease
+DOUBT = 1 / 4
 #: how long an agent waits for the report of a failed job, before it makes do with what it knows, in seconds
 REPORT_S = 5.0
 #: how long leaving may take, in seconds, where this agent does not stay to host the store for others
@@ -213,7 +215,7 @@ class RallyRendezvous:
 
     def patience_s(self) -> float:
         """How long the agent's loop may wait before it calls `over` again, in seconds."""
-        return WATCH * self._settings.lease_s
+        return (WATCH if self._doubt is None else DOUBT) * self._settings.lease_s
 
     def over(self) -> Over | None:
         """What became of this agent's round; None while it goes on. Never blocks.
@@ -238,15 +240,12 @@ class RallyRendezvous:
         if self._doubt is None or self._seat is None or keeper is None:
             return None
         woke_ns, slept_s = self._doubt
-        if keeper.looked_ns >= woke_ns:
-            self._doubt = None
-            return None
         silent_s = (self._ports.clock.now_ns() - woke_ns) / 1e9
         if silent_s <= lease_s:
             return None
         why = (
-            f"this node stood still for {slept_s:.1f} s, longer than its lease of {lease_s:g} s, and the store has said "
-            f"nothing for {silent_s:.1f} s since: the others may have gone on without it"
+            f"this node stood still for {slept_s:.1f} s, longer than its lease of {lease_s:g} s, and the store has "
+            f"said nothing for {silent_s:.1f} s since: the others may have gone on without it"
         )
         return Over("membership", why, keeper.node)
 
@@ -491,6 +490,8 @@ class RallyRendezvous:
         asleep_ns = now_ns - max(self._silence.looked_ns, keeper.looked_ns)
         if asleep_ns > int(self._settings.lease_s * 1e9):
             self._doubt = (now_ns, asleep_ns / 1e9)
+        elif self._doubt is not None and keeper.looked_ns >= self._doubt[0]:
+            self._doubt = None
         before_s = self._silence.stood_ns / 1e9
         # Less than what is told of: an agent that was stopped has not listened meanwhile.
         silent_s = self._silence.look(seen, now_ns, int(1.5e9 * self.patience_s())) / 1e9

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.agent.rendezvous.application import Application
 from toolkit.agent.rendezvous.coordinator import Coordinator
@@ -39,6 +39,20 @@ _AGAIN_S = 0.05
 _PAUSE_MIN_S = 0.001
 #: how long an agent that leaves may take to say so, in seconds
 _LAST_WORD_S = 2.0
+
+
+class Pace(NamedTuple):
+    """How fast an agent lives now.
+
+    Args:
+        beat_s: from one beat to the next.
+        gap_ns: what a gap between two looks counts for at the most.
+        lease_ns: how long something may stand still before somebody is missed.
+    """
+
+    beat_s: float
+    gap_ns: int
+    lease_ns: int
 
 
 class Keeper:
@@ -336,11 +350,13 @@ class Keeper:
         settings = self.desk.head.settings
         return settings.alert_beat_s if self._alert() else settings.beat_s
 
-    def _lease_ns(self) -> int:
+    def _pace(self) -> Pace:
         settings = self.desk.head.settings
-        lease_s = settings.alert_lease_s if self._alert() else settings.lease_s
+        alert = self._alert()
+        beat_s = settings.alert_beat_s if alert else settings.beat_s
+        lease_s = settings.alert_lease_s if alert else settings.lease_s
         # A look comes some milliseconds early or late; a lease of four beats must not take five looks because of that.
-        return int((lease_s - self._beat_s() / 4) * 1e9)
+        return Pace(beat_s, gap_max_ns(beat_s), int((lease_s - beat_s / 4) * 1e9))
 
     def _lost(self, error: StoreLostError) -> None:
         """The heart has found the store gone; the keeper may wait for an answer that will never come."""
@@ -394,13 +410,13 @@ class Keeper:
                 f"{error}; something else uses this run id at {self._connector.where}; give another --rdzv-id"
             ) from error
         self._head_seen()
-        self._heed_pulse(values[1], values[2] if other and other == desk.head.coordinator else None)
+        pace = self._pace()
+        self._heed_pulse(values[1], values[2] if other and other == desk.head.coordinator else None, pace)
         if awaiting:
-            self.application.heed(values[first_of_its - 1], self._beat_s(), self._coordinator)
+            self.application.heed(values[first_of_its - 1], pace.beat_s, self._coordinator)
         self._wake_ns = None
         if coordinator is not None and coordinator is self._coordinator:
-            gap_ns = gap_max_ns(self._beat_s())
-            self._wake_ns = coordinator.see(values[first_of_its:], gap_ns, self._lease_ns())
+            self._wake_ns = coordinator.see(values[first_of_its:], pace.gap_ns, pace.lease_ns)
             self._head_seen()
             self.application.heed_own(self._coordinator)
         elif self._coordinator is not None:
@@ -457,14 +473,14 @@ class Keeper:
         self._next_beat_ns = 0
         self._heart.hurry()  # the others want to see its pulse
 
-    def _heed_pulse(self, pulse: bytes, beat: bytes | None) -> None:
+    def _heed_pulse(self, pulse: bytes, beat: bytes | None, pace: Pace) -> None:
         """Take over from a coordinator that has left or gives no sign of life."""
         head = self.desk.head
         if self.desk.coordinating or head.ended or not self.application.made or self._left:
             self._succession.forget()
             return
-        now_ns, gap_ns = self.desk.clock.now_ns(), gap_max_ns(self._beat_s())
-        why = self._succession.look(head, pulse, beat, now_ns, gap_ns, self._lease_ns())
+        now_ns = self.desk.clock.now_ns()
+        why = self._succession.look(head, pulse, beat, now_ns, pace.gap_ns, pace.lease_ns)
         if why:
             self._why_taken, self._known_beats = why, self._succession.known(head)
             self.desk.change(
