@@ -25,12 +25,13 @@ def _job_budget(record: Record) -> Iterator[Broken]:
     if not budgets or _has_window(record):
         return
     round_of = {id(seat): index for index, group in enumerate(record.rounds) for seat in group.seats}
-    # A round that failed is one restart, also for a member that comes back later than the others.
+    # A round that failed is one restart, also for a member that comes back later than the others; and one restart
+    # follows on one round, also if the events of a member lack its later ones.
     failed_rounds: set[int] = set()
     for group in record.rounds:
         before = [seat for seat in map(_seat_before, group.seats) if seat is not None]
         failed = [seat for seat in before if failure_in(seat) and not _evicted_from(seat)]
-        failed_rounds |= {round_of[id(seat)] for seat in failed}
+        failed_rounds |= {max(round_of[id(seat)] for seat in failed)} if failed else set()
         if failed and len(failed_rounds) > min(budgets):
             names = listed([seat.name for seat in failed])
             yield Broken(
