@@ -488,6 +488,10 @@ def _value(annotation: str) -> st.SearchStrategy[Any]:
         "float": st.floats(),
         "list[int]": st.lists(_INT, max_size=3),
         "list[str]": st.lists(_WORDS, max_size=3),
+        "list[WorkerReading]": st.lists(
+            st.builds(ev.WorkerReading, local_rank=st.integers(0, 3)), max_size=3
+        ),
+        "list[GpuReading]": st.lists(st.builds(ev.GpuReading, index=st.integers(0, 3)), max_size=2),
         "list[FailureRecord]": st.lists(st.builds(FailureRecord, node=_WORDS, message=_WORDS), max_size=3),
     }
     return by_annotation[annotation]

@@ -737,6 +737,8 @@ _RECORDS = st.builds(FailureRecord, node=_TEXTS, global_rank=_NUMBERS, signal=_T
 _LISTS = {
     str(list[str]): st.lists(_TEXTS, max_size=3),
     str(list[FailureRecord]): st.lists(_RECORDS, max_size=2),
+    str(list[ev.WorkerReading]): st.lists(st.builds(ev.WorkerReading), max_size=2),
+    str(list[ev.GpuReading]): st.lists(st.builds(ev.GpuReading), max_size=2),
 }
 
 

@@ -346,6 +346,74 @@ class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
     reason: str
 
 
+class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker and the processes that it started used, as the operating system counts.
+
+    Args:
+        cpu_percent: of one core, since the reading before; 250 is two and a half cores.
+        rss_bytes: resident memory of all of them together.
+        processes: how many there are.
+    """
+
+    local_rank: int
+    cpu_percent: float
+    rss_bytes: int
+    processes: int = 1
+
+
+class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU of a node. What the driver does not say is None or empty.
+
+    Args:
+        index: as NVML counts.
+        local_ranks: workers that have a process on it.
+        util_percent: share of the time in which a kernel ran.
+        throttled: why the clocks are held down, in NVML's words without their prefix, such as "sw_power_cap".
+        xids: error numbers that the driver has reported since the agent began, oldest first.
+    """
+
+    index: int
+    name: str = ""
+    local_ranks: list[int] = []
+    util_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    throttled: list[str] = []
+    xids: list[int] = []
+
+
+class ReadingsTaken(Event, frozen=True, kw_only=True, tag="readings_taken"):
+    """What the workers of this node and its GPUs used in the last second or so."""
+
+    incarnation: int
+    workers: list[WorkerReading] = []
+    gpus: list[GpuReading] = []
+
+
+class ActionTaken(Event, frozen=True, kw_only=True, tag="action_taken"):
+    """Somebody told this agent to do something, and what became of it.
+
+    Args:
+        action: "signal", "restart", "drain" or "stop".
+        by: who, as user@host and process id.
+        why: in their words; may be empty.
+        local_ranks: to whom a signal went.
+        signal: its name.
+        outcome: "done" or "refused".
+        detail: why it was refused.
+    """
+
+    action: str
+    by: str
+    why: str = ""
+    local_ranks: list[int] = []
+    signal: str = ""
+    outcome: str = "done"
+    detail: str = ""
+
+
 AnyEvent = (
     AgentStarted
     | AgentFinished
@@ -380,6 +448,8 @@ AnyEvent = (
     | BarrierLeft
     | SignalReceived
     | EventsDropped
+    | ReadingsTaken
+    | ActionTaken
 )
 
 _encoder = msgspec.json.Encoder()
