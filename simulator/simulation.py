@@ -14,6 +14,7 @@ from typing import Any
 from simulator.adapters.bell import TaskBell
 from simulator.adapters.clock import NodeClock
 from simulator.adapters.connector import SimConnector
+from simulator.adapters.control import SimControl
 from simulator.adapters.host import NodeHost, TapeEntropy
 from simulator.adapters.interrupts import ProcessInterrupts
 from simulator.adapters.launcher import SimLauncher
@@ -70,9 +71,11 @@ def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
     clock = NodeClock(node)
     interrupts = ProcessInterrupts(process)
     workload = scenario.plan(node.name).workload or scenario.workload
+    bell = TaskBell(node.world.kernel, clock)
+    process.control = control = SimControl(bell)
     return Ports(
         clock=clock,
-        bell=TaskBell(node.world.kernel, clock),
+        bell=bell,
         stores=SimStores(interrupts),
         launcher=SimLauncher(process, clock, workload, jobs),
         interrupts=interrupts,
@@ -82,6 +85,7 @@ def node_ports(process: Process, scenario: Scenario, jobs: Jobs) -> Ports:
         entropy=TapeEntropy(process),
         tasks=ProcessTasks(process, clock),
         new_store=lambda: LocalStore(node.world.kernel),
+        control=control,
     )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from simulator.kernel import SECOND, Kernel, Task
+from toolkit.core.actions import Action
 from toolkit.core.events import Event
 
 #: wall clocks of nodes start around here (2026-01-01), in nanoseconds since the epoch
@@ -44,6 +45,14 @@ class Connection(Protocol):
 
     def reset(self, why: str) -> None:
         """It breaks at both ends."""
+        ...
+
+
+class Control(Protocol):
+    """Takes orders for an agent."""
+
+    def put(self, action: Action) -> Any:
+        """Give one."""
         ...
 
 
@@ -173,6 +182,8 @@ class Process:
         self.on_resume: list[Callable[[], None]] = []
         #: what it does on a signal; without it a signal ends it
         self.on_signal: Callable[[int], None] | None = None
+        #: what an agent is told by somebody at its machine
+        self.control: Control | None = None
         #: of a worker
         self.local_rank: int | None = None
         #: its work takes so many times longer

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
+from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
@@ -156,8 +157,19 @@ class JobRendezvous(Rendezvous, Protocol):
     What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
     """
 
-    def attach(self, say: Callable[..., None], ports: Ports, spec: WorkerSpec) -> None:
-        """An agent takes this rendezvous for its own; events go to `say(kind, **fields)`, from any thread."""
+    def attach(
+        self,
+        say: Callable[..., None],
+        ports: Ports,
+        spec: WorkerSpec,
+        heed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """An agent takes this rendezvous for its own.
+
+        Args:
+            say: takes events as `say(kind, **fields)`, from any thread.
+            heed: called in each wait of the agent's; what it raises ends the wait.
+        """
         ...
 
     def patience_s(self) -> float:
@@ -174,6 +186,14 @@ class JobRendezvous(Rendezvous, Protocol):
 
     def fail(self, records: Sequence[FailureRecord], ring: Ring | None, why: str) -> Over:
         """Say that workers of this node have failed, and what is to follow; returns what was decided for all."""
+        ...
+
+    def restart(self, why: str) -> Over | None:
+        """End the round of all nodes at no cost to the budget; None where nothing is started again any more."""
+        ...
+
+    def stop(self, why: str) -> bool:
+        """End the job for all nodes. Returns whether it has ended."""
         ...
 
     def succeed(self) -> Over | None:
@@ -208,8 +228,8 @@ class Workers(Protocol):
         """Local ranks of those that have not."""
         ...
 
-    def signal(self, signum: int) -> None:
-        """Send a signal to the process group of each worker that still runs."""
+    def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
+        """Send a signal to the process group of each worker that still runs, or of those among `local_ranks`."""
         ...
 
     def kill(self) -> None:
@@ -263,6 +283,34 @@ class Interrupts(Protocol):
 
     def count(self) -> int:
         """Signals so far, taken or not."""
+        ...
+
+
+class Order(Protocol):
+    """An action, and somebody who waits to hear what becomes of it."""
+
+    @property
+    def action(self) -> Action: ...
+
+    @property
+    def withdrawn(self) -> str:
+        """Why it is not to be done any more, or an empty string. Does not change once it is taken."""
+        ...
+
+    def answer(self, outcome: Outcome) -> None:
+        """Say what became of it. Never blocks."""
+        ...
+
+
+class Control(Protocol):
+    """What somebody outside tells this agent to do. An order that comes rings the agent's bell."""
+
+    def waiting(self) -> bool:
+        """Whether there is an order that nobody took yet."""
+        ...
+
+    def take(self) -> Order | None:
+        """The oldest of them. Never blocks."""
         ...
 
 
@@ -361,3 +409,4 @@ class Ports:
     tasks: Tasks
     new_store: Callable[[], Store]
     """A fresh in-memory store."""
+    control: Control = field(default_factory=NoOrders)

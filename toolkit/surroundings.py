@@ -37,3 +37,8 @@ def state_directory() -> Path:
     """Where runs are recorded unless the user says otherwise (XDG base directories)."""
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(home) / "rallypoint" / "runs"
+
+
+def short_lived_directories() -> list[Path]:
+    """Folders for what a process needs while it lives, best first."""
+    return [Path(text) for text in (os.environ.get("XDG_RUNTIME_DIR"), "/tmp") if text]

@@ -16,6 +16,8 @@ from typing import Any
 
 from toolkit import surroundings
 from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.control.orders import Orders
+from toolkit.adapters.control.server import ControlServer, TcpAddress
 from toolkit.adapters.entropy import SystemEntropy
 from toolkit.adapters.from_torch.telemetry import TorchTelemetry
 from toolkit.adapters.host import LocalHost
@@ -25,12 +27,14 @@ from toolkit.adapters.memory_store import MemoryStore
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.processes.launcher import ProcessLauncher
+from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
 from toolkit.adapters.tasks import Threads
 from toolkit.agent import base, launched, rendezvous, solo
 from toolkit.agent.rendezvous import Offer
 from toolkit.core import rally_conf
+from toolkit.core.actions import NoOrders
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import WorkerSpec
@@ -218,6 +222,7 @@ def system_ports(
     signals: Sequence[Signals] | None = None,
     inherited: Mapping[str, str] | None = None,
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
+    orders: Orders | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -226,13 +231,17 @@ def system_ports(
         signals: the death signals; None is what `TORCHELASTIC_SIGNALS_TO_HANDLE` names, or torchrun's default.
         inherited: the environment of the workers; None is that of this process.
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
+        orders: what somebody outside tells the agent; None is for nobody.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
     interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
+    bell = LoopBell()
+    if orders is not None:
+        orders.rings(bell.ring)
     return Ports(
         clock=clock,
-        bell=LoopBell(),
+        bell=bell,
         stores=InterruptibleStores(interrupts, clock),
         launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump),
         interrupts=interrupts,
@@ -242,7 +251,27 @@ def system_ports(
         entropy=SystemEntropy(),
         tasks=Threads(),
         new_store=MemoryStore,
+        control=orders or NoOrders(),
     )
+
+
+def control_server(
+    directory: RunDirectory, node: str, address: TcpAddress | None, tell: Callable[[str], None]
+) -> ControlServer:
+    """The control endpoint of an agent: in its run directory, and on an address if one is given.
+
+    Args:
+        tell: takes sentences for people, from any thread.
+
+    Raises:
+        ConfigurationError: the address can't be listened on.
+    """
+    server = ControlServer(directory.events_path(node), tell)
+    if address is not None:
+        host = LocalHost({})
+        server.listen_on(address, (host.hostname(), host.fq_hostname()))
+    server.listen_in(directory.path, node, surroundings.short_lived_directories())
+    return server
 
 
 def _console_pump(plan: LaunchPlan) -> OutputPump:

@@ -56,11 +56,12 @@ class SimWorkers:
         """Local ranks of the others."""
         return [rank for rank, group in self._groups.items() if group[0].alive]
 
-    def signal(self, signum: int) -> None:
-        """To the groups of those that run."""
+    def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
+        """To the groups of those that run, or of those among `local_ranks`."""
         for rank in self.running():
-            for process in list(self._groups[rank]):
-                process.receive(signum)
+            if local_ranks is None or rank in local_ranks:
+                for process in list(self._groups[rank]):
+                    process.receive(signum)
 
     def kill(self) -> None:
         """SIGKILL to all groups."""

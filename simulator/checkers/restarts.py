@@ -25,13 +25,12 @@ def _job_budget(record: Record) -> Iterator[Broken]:
     if not budgets or _has_window(record):
         return
     round_of = {id(seat): index for index, group in enumerate(record.rounds) for seat in group.seats}
-    # A round that failed is one restart, also for a member that comes back later than the others; and one restart
-    # follows on one round, also if the events of a member lack its later ones.
+    # A round that failed is one restart, also for a member that comes back later than the others.
     failed_rounds: set[int] = set()
     for group in record.rounds:
         before = [seat for seat in map(_seat_before, group.seats) if seat is not None]
         failed = [seat for seat in before if failure_in(seat) and not _evicted_from(seat)]
-        failed_rounds |= {max(round_of[id(seat)] for seat in failed)} if failed else set()
+        failed_rounds |= {_failed_round(seat, round_of) for seat in failed}
         if failed and len(failed_rounds) > min(budgets):
             names = listed([seat.name for seat in failed])
             yield Broken(
@@ -42,6 +41,13 @@ def _job_budget(record: Record) -> Iterator[Broken]:
                 group.formed.at_s,
             )
             return
+
+
+def _failed_round(seat: Seat, round_of: dict[int, int]) -> int:
+    """The round in which it failed: the job's number, where there is one, also if the events of its start are lost."""
+    failure = failure_in(seat)
+    assert failure is not None, "asked for seats that failed"
+    return failure.event.round if seat.event.epoch else round_of[id(seat)]
 
 
 def _evicted_from(seat: Seat) -> bool:
@@ -104,10 +110,15 @@ def _counted_for_nothing(record: Record) -> Iterator[Broken]:
 
 def _membership_bounded(record: Record) -> Iterator[Broken]:
     hosts = len({life.name for life in record.lives})
+    asked_for = sum(
+        told.outcome == "done" and told.action in ("restart", "drain")
+        for life in record.lives
+        for _, told in life.of(events.ActionTaken)
+    )
     for life in record.lives:
         if life.started is None:
             continue
-        bound = hosts + max(life.started.restarts_max, 0)
+        bound = hosts + asked_for + max(life.started.restarts_max, 0)
         healthy = [seat for seat in life.seats[:-1] if failure_in(seat) is None]
         if len(healthy) > bound:
             over = healthy[bound].left

@@ -568,6 +568,32 @@ def test_of_a_long_recording_only_the_ends_are_read(tmp_path: Path) -> None:
     assert 0 < entry.timeline.nodes["a"].events_seen < 500
 
 
+def test_an_hour_of_readings_hides_neither_start_nor_end(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, events=0)
+    header: dict[str, Any] = {"run_id": "job", "node": "a", "restart_count": 1, "round": 2}
+    start = ev.AgentStarted(
+        **header, seq=1, pid=1, hostname="h", role="r", local_world_size=8, restarts_max=3, backend="solo",
+        entrypoint="train.py",
+    )  # fmt: skip
+    workers = [ev.WorkerReading(local_rank=rank, cpu_percent=99.5, rss_bytes=1 << 33) for rank in range(8)]
+    hour = [
+        ev.ReadingsTaken(
+            **header, seq=n, mono_ns=n * 10**9, wall_ns=n * 10**9, incarnation=1, workers=workers
+        )
+        for n in range(2, 3602)
+    ]
+    write_events(directory.events_path("a"), start, *hour)
+    (running,) = list_runs(tmp_path)
+    node = running.timeline.nodes["a"]
+    assert (running.whole, running.timeline.state, node.entrypoint) == (False, "running", "train.py")
+    assert running.timeline.restarts_used == 1
+    assert node.readings is not None and node.readings.latest == hour[-1]
+    done = ev.AgentFinished(**header, seq=3602, result="SUCCEEDED", reason="r", duration_s=3600.0)
+    write_events(directory.events_path("a"), start, *hour, done)
+    (ended,) = list_runs(tmp_path)
+    assert (ended.whole, ended.timeline.state, ended.timeline.duration_s) == (False, "succeeded", 3600.0)
+
+
 def test_nothing_is_listed_where_nothing_is(tmp_path: Path) -> None:
     assert list_runs(tmp_path / "absent") == []
     with pytest.raises(ConfigurationError, match="no run is recorded under"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -188,15 +189,31 @@ def test_an_attempt_to_connect_is_bounded(at: Setting) -> None:
     assert short.connector.timeouts_s == [2.0]
 
 
-def test_a_key_that_need_not_be_there_is_found_in_one_operation(at: Setting) -> None:
-    """Between two, somebody may delete it, and a `get` would wait for it as long as the store's timeout."""
+def test_a_key_that_need_not_be_there_is_found(at: Setting) -> None:
     assert at.link.find("k") is None
     assert not at.connector.store.check(["k"]), "it stays missing"
     at.connector.store.set("k", b"")
     assert at.link.find("k") == b""
     at.connector.store.set("k", b"v")
     assert at.link.find("k") == b"v" == at.connector.store.get("k")
-    assert at.link.answers == 3
+
+
+def test_a_key_that_is_deleted_while_it_is_looked_for_is_not_waited_for(at: Setting) -> None:
+    store = at.connector.store
+    store.set_timeout(timedelta(milliseconds=50))
+    store.set("k", b"v")
+    seen: list[str] = []
+
+    def deleted_after_the_look(keys: list[str]) -> bool:
+        found = MemoryStore.check(store, keys)
+        seen.extend(keys)
+        store.delete_key("k")
+        return found
+
+    store.check = deleted_after_the_look  # type: ignore[method-assign]
+    assert at.link.find("k") is None
+    assert seen == ["k"]
+    assert not MemoryStore.check(store, ["k"])
 
 
 # -- once -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from toolkit.adapters.memory_store import MemoryStore
 from toolkit.adapters.tasks import Threads
 from toolkit.agent.launched import LaunchedAgent
 from toolkit.agent.solo import SoloRendezvous
+from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
 from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
@@ -199,9 +200,9 @@ class FakeWorkers:
     def running(self) -> Sequence[int]:
         return self._running()
 
-    def signal(self, signum: int) -> None:
+    def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
         self.signals.append(signum)
-        for rank in self._running():
+        for rank in [r for r in self._running() if local_ranks is None or r in local_ranks]:
             delay_s = self.scripts[rank].dies_after_s
             if delay_s is not None:
                 self._end_after(delay_s, rank, -signum)
@@ -289,6 +290,38 @@ class FakeEntropy:
 
 
 @dataclass
+class FakeOrder:
+    """Implements Order."""
+
+    action: Action
+    withdrawn: str = ""
+    outcome: Outcome | None = None
+
+    def answer(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class FakeControl:
+    """Implements Control; `put` is somebody outside."""
+
+    def __init__(self, bell: FakeBell) -> None:
+        self._bell = bell
+        self._queue: list[FakeOrder] = []
+
+    def put(self, action: Action, withdrawn: str = "") -> FakeOrder:
+        order = FakeOrder(action, withdrawn)
+        self._queue.append(order)
+        self._bell.ring()
+        return order
+
+    def waiting(self) -> bool:
+        return bool(self._queue)
+
+    def take(self) -> FakeOrder | None:
+        return self._queue.pop(0) if self._queue else None
+
+
+@dataclass
 class Recorded:
     """Implements EventSink and Telemetry."""
 
@@ -326,6 +359,7 @@ class World:
         self.recorded = Recorded()
         self.launcher = FakeLauncher(self.time, rows)
         self.host = FakeHost()
+        self.control = FakeControl(self.bell)
         self.ports = Ports(
             clock=self.time,
             bell=self.bell,
@@ -338,6 +372,7 @@ class World:
             entropy=FakeEntropy(),
             tasks=Threads(),
             new_store=MemoryStore,
+            control=self.control,
         )
 
     def spec(self, **changes: Any) -> WorkerSpec:

@@ -19,6 +19,8 @@ Figures = dict[str, float]
 _TWO_WORKERS = ("--nproc-per-node", "2")
 _SETTLE_S = 0.3
 _SPREAD_S = 0.2
+#: how long the CPU time of an agent is watched
+_WATCH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Measure:
     Args:
         name: for `--only` and `--json`.
         title: for people.
-        unit: "s", "ms", "MB" or "" for a count.
+        unit: "s", "ms", "MB", "%" of one core, or "" for a count.
         goal: upper bound of ours / torchrun's; None where there is none.
         limit: upper bound of ours; None where there is none.
         digits: behind the point.
@@ -116,6 +118,18 @@ def crash(launcher: Launcher, environ: Mapping[str, str], numbers: random.Random
     }
 
 
+def watching(launcher: Launcher, environ: Mapping[str, str], _random: random.Random) -> Figures:
+    """Sixteen workers with four children each, all asleep: how much the agent works. Ours reads them each second."""
+    with running(launcher, ("--standalone", "--nproc-per-node", "16"), "family.py", environ) as job:
+        job.next_lines("ready", 16)
+        time.sleep(_SETTLE_S)
+        agent = psutil.Process(job.pid)
+        before, began_s = sum(agent.cpu_times()[:2]), time.monotonic()
+        time.sleep(_WATCH_S)
+        used_s = sum(agent.cpu_times()[:2]) - before
+        return {"agent-cpu": used_s / (time.monotonic() - began_s) * 100}
+
+
 SCENARIOS = (
     Scenario(
         (
@@ -147,6 +161,21 @@ SCENARIOS = (
             Measure("pss", "  PSS of the agent and its own helpers", "MB", None),
         ),
         crash,
+    ),
+    Scenario(
+        (
+            Measure(
+                "agent-cpu",
+                "CPU of the agent, 16 workers of 5 processes, readings at 1 Hz",
+                "%",
+                None,
+                1.0,
+                2,
+            ),
+        ),
+        watching,
+        runs_max=3,
+        warm_up=False,
     ),
 )
 

@@ -33,6 +33,7 @@ class StoreAdapter:
         zero_looks_once: whether a wait with timeout 0 ends at once.
         zero_sees: whether it finds a key that is there then, for certain.
         unheard: operations that make a key but do not wake those that wait for it.
+        heard_with: the key that has to be set for them to see it.
         waits_at_once: whether several threads may wait, and others work, on one handle.
         keys_at_first: keys that a fresh store counts.
         delete_missing: what deleting a missing key returns.
@@ -40,6 +41,8 @@ class StoreAdapter:
         empty_counts_as_0: whether `add` takes an empty value for 0.
         checks_lengths: whether `multi_set` survives that there are fewer values than keys.
         names_only_missing: whether the error of a wait through `Stores` names no keys but those that are missing.
+        wakes_for_nothing: whether a `compare_set` that is refused because its key is missing wakes who waits for that
+            key, with an empty value.
     """
 
     name: str
@@ -54,6 +57,7 @@ class StoreAdapter:
     zero_looks_once: bool = True
     zero_sees: bool = True
     unheard: tuple[str, ...] = ()
+    heard_with: str = "another key"
     waits_at_once: bool = True
     keys_at_first: int = 0
     delete_missing: bool = False
@@ -61,6 +65,7 @@ class StoreAdapter:
     empty_counts_as_0: bool = True
     checks_lengths: bool = True
     names_only_missing: bool = True
+    wakes_for_nothing: bool = False
 
     def differences(self) -> list[str]:
         """Fields that are not at their defaults."""
@@ -79,6 +84,13 @@ def _tcp(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
     # A connection gets more time than the tests' short timeouts.
     server = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     client = distributed.TCPStore("127.0.0.1", server.port, is_master=False)
+    return _with_timeout(server, client, timeout)
+
+
+def _tcp_without_libuv(world: World, directory: Path, timeout: timedelta) -> tuple[Any, Any]:
+    distributed = pytest.importorskip("torch.distributed")
+    server = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=False)
+    client = distributed.TCPStore("127.0.0.1", server.port, is_master=False, use_libuv=False)
     return _with_timeout(server, client, timeout)
 
 
@@ -150,12 +162,25 @@ _TCP: dict[str, Any] = {
     "empty_counts_as_0": False,
     "waits_at_once": False,
     "zero_sees": False,
+    "wakes_for_nothing": True,
     "reasons": {
         "timeout_error": "torch's own class",
+        "wakes_for_nothing": "the libuv server wakes the waiters whatever became of the comparison",
         "zero_sees": "the client gives the server no time at all; under load the answer comes after it has given up",
         "not_a_number": "the server can't read the number and closes the connection, which is dead from then on",
         "empty_counts_as_0": "as for any value that is no number; HashStore and FileStore take it for 0",
         "waits_at_once": "a client is locked while one thread waits on it",
+    },
+}
+_OLD_TCP: dict[str, Any] = {
+    **_TCP,
+    "wakes_for_nothing": False,
+    "unheard": ("compare_set",),
+    "heard_with": "late",
+    "reasons": {
+        "heard_with": "only what sets the key itself notifies",
+        **{why: text for why, text in _TCP["reasons"].items() if why != "wakes_for_nothing"},
+        "unheard": "it does not notify",
     },
 }
 _HASH: dict[str, Any] = {
@@ -204,7 +229,9 @@ _SIMULATED: dict[str, Any] = {
     "waits_at_once": False,
     "zero_sees": False,
     "names_only_missing": False,
+    "wakes_for_nothing": True,
     "reasons": {
+        "wakes_for_nothing": "as TCPStore with libuv does: whoever waits has to expect it",
         "waits_at_once": "a connection does one operation at a time, as TCPStore's does",
         "zero_sees": "the answer takes a while, and there is no time at all",
         "names_only_missing": "it does not ask once more which of them are there",
@@ -216,6 +243,7 @@ ADAPTERS = [
     StoreAdapter("memory", _memory),
     StoreAdapter("prefix-memory", _prefixed(_memory)),
     StoreAdapter("tcp", _tcp, **_TCP),
+    StoreAdapter("tcp-without-libuv", _tcp_without_libuv, **_OLD_TCP),
     StoreAdapter("prefix-tcp", _prefixed(_tcp), **_TCP),
     StoreAdapter("torch-prefix-tcp", _torch_prefixed(_tcp), **_TCP),
     StoreAdapter("hash", _hash, **_HASH),

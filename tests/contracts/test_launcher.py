@@ -386,6 +386,16 @@ class TestSignals:
         assert node.alive() == 0
         end(node, workers, 2)
 
+    def test_a_signal_reaches_only_those_that_are_named(self, node: Node) -> None:
+        workers = node.start(2)
+        workers.signal(signal.SIGTERM, [1])
+        exits = exits_of(node, workers, 1)
+        assert [(each.local_rank, each.exit_code) for each in exits] == [(1, -signal.SIGTERM)]
+        assert list(workers.running()) == [0]
+        workers.signal(signal.SIGTERM, [0, 1])
+        exits_of(node, workers, 2)
+        end(node, workers, 2)
+
     def test_who_has_ended_gets_no_signal_and_that_is_no_error(self, node: Node) -> None:
         workers = node.start(2, exits={0: 5})
         exits_of(node, workers, 1)

@@ -292,7 +292,7 @@ class TestWaiting:
         def wake(store: Any) -> None:
             _WAKERS[waker](store)
             if waker in adapter.unheard:
-                store.set("another key", "")
+                store.set(adapter.heard_with, "")
 
         self._wake("wait", world, stores, wake)
 
@@ -311,6 +311,23 @@ class TestWaiting:
             running.result(0.05)
         waker(first)
         running.result(LONG.total_seconds() / 2)
+
+    def test_a_comparison_with_a_missing_key_makes_nothing(
+        self, adapter: StoreAdapter, world: World, stores: tuple[Any, Any]
+    ) -> None:
+        """It may wake a waiter all the same, which then gets an empty value of a key that is not there."""
+        first, second = stores
+        running = world.start(lambda: second.get("late"))
+        with pytest.raises(TimeoutError):
+            running.result(0.05)
+        assert first.compare_set("late", "other", "other") == b"other"
+        assert not first.check(["late"])
+        if not adapter.wakes_for_nothing:
+            with pytest.raises(TimeoutError):
+                running.result(0.05)
+            first.set("late", "1")
+        found = running.result(LONG.total_seconds() / 2)
+        assert found == (b"" if adapter.wakes_for_nothing else b"1")
 
     def test_all_waiters_wake(self, adapter: StoreAdapter, world: World, store: Any) -> None:
         if not adapter.waits_at_once:

@@ -445,6 +445,34 @@ def test_a_parked_node_waits_and_loses_no_time() -> None:
     assert timeline.state == "running"
 
 
+def test_a_node_keeps_its_latest_readings() -> None:
+    script = restarted_job(Script())
+    script.events = script.events[:-6]
+    assert tl.fold_all(script.events).nodes["a"].readings is None
+    for at_ms in (1_500, 1_600):
+        worker = ev.WorkerReading(local_rank=1, cpu_percent=at_ms / 100, rss_bytes=1 << 30)
+        script.say(at_ms, ev.ReadingsTaken, incarnation=1, workers=[worker])
+    node = tl.fold_all(script.events).nodes["a"]
+    assert node.readings is not None
+    assert (node.state, node.readings.latest, node.readings.at) == (
+        "running",
+        script.events[-1],
+        tl.Moment(1_600 * MS, 1_600 * MS),
+    )
+    assert node.readings.cpu_percent(1) == [15.0, 16.0]
+
+
+def test_readings_of_workers_whose_start_is_missing_tell_that_they_run() -> None:
+    script = restarted_job(Script())
+    script.events = script.events[:12]  # it has decided on a restart
+    assert tl.fold_all(script.events).state == "restarting"
+    script.say(9_000, ev.ReadingsTaken, incarnation=0)
+    assert tl.fold_all(script.events).state == "restarting", "they are being stopped"
+    script.say(10_000, ev.ReadingsTaken, incarnation=1)
+    timeline = tl.fold_all(script.events)
+    assert (timeline.state, timeline.nodes["a"].incarnation) == ("running", 1)
+
+
 def test_a_lost_node_keeps_nobody_waiting_and_the_job_s_own_outcome_counts() -> None:
     silent, host = Script("b_2"), Script("a_1")
     for script in (silent, host):
@@ -491,7 +519,10 @@ def _value(annotation: str) -> st.SearchStrategy[Any]:
         "list[WorkerReading]": st.lists(
             st.builds(ev.WorkerReading, local_rank=st.integers(0, 3)), max_size=3
         ),
-        "list[GpuReading]": st.lists(st.builds(ev.GpuReading, index=st.integers(0, 3)), max_size=2),
+        "list[GpuReading]": st.lists(
+            st.builds(ev.GpuReading, index=st.integers(0, 3), util_percent=st.none() | st.floats()),
+            max_size=2,
+        ),
         "list[FailureRecord]": st.lists(st.builds(FailureRecord, node=_WORDS, message=_WORDS), max_size=3),
     }
     return by_annotation[annotation]

@@ -15,7 +15,9 @@ from toolkit.fronts.arguments import OPTIONS, build_parser, comma_separated, par
 
 OURS = {
     *("--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"),
-    *("--spares", "--topology"),
+    *("--spares", "--topology", "--readings-interval", "--readings_interval"),
+    *("--control-addr", "--control_addr", "--control-token-file", "--control_token_file"),
+    *("--control-tls-cert", "--control_tls_cert", "--control-tls-key", "--control_tls_key"),
 }
 #: defaults that are not torchrun's: dest -> ours, torchrun's
 OWN_DEFAULTS = {"rdzv_backend": ("rally", "static")}

@@ -30,6 +30,7 @@ def test_defaults_are_torchruns_save_for_the_backend() -> None:
     )
     assert (run.redirects, run.tee, run.local_ranks_filter) == (Std.NONE, Std.NONE, None)
     assert (run.shutdown_timeout_s, run.exit_barrier_timeout_s) == (30, 300.0)
+    assert run.readings_interval_s == 1.0
     assert run.signals_to_handle == (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     assert (run.log_dir, run.run_dir, run.local_addr, run.logs_specs, run.numa_binding) == (None,) * 5
     assert run.solo
@@ -215,6 +216,7 @@ def test_values_are_typed() -> None:
     assert run.signals_to_handle == (signal.SIGUSR1, signal.SIGTERM)
     assert (run.stdout_filters, run.stderr_filters) == (("a", "b"), ())
     assert (run.shutdown_timeout_s, run.exit_barrier_timeout_s) == (0, 1.5)
+    assert options("--readings-interval 0 t.py").readings_interval_s == 0
     assert (run.log_dir, run.run_dir, run.quiet, run.virtual_local_rank) == ("logs", "here", True, True)
     assert run.log_line_prefix_template == "${rank}|"
     assert run.rdzv_conf["join_timeout"] == "5"
@@ -300,6 +302,9 @@ def test_options_without_effect_are_noticed(line: str, notice: str) -> None:
         ("--monitor-interval 0 t.py", "--monitor-interval is 0.0; give a number of seconds above 0"),
         ("--monitor-interval nan t.py", "--monitor-interval is nan; give a number of seconds above 0"),
         ("--exit-barrier-timeout inf t.py", "--exit-barrier-timeout is inf"),
+        ("--readings-interval 0.1 t.py", "--readings-interval is 0.1; give at least 0.25 seconds, or 0"),
+        ("--readings-interval -1 t.py", "--readings-interval is -1.0; give at least 0.25 seconds, or 0"),
+        ("--readings-interval inf t.py", "--readings-interval is inf; give at least 0.25 seconds, or 0"),
         ("--shutdown-timeout -1 t.py", "--shutdown-timeout is -1; give 0 or more seconds"),
         ("--nnodes 2 --node-rank 2 t.py", "--node-rank is 2, and with --nnodes 2 the last rank is 1"),
         ("--nnodes 2 --node-rank -1 t.py", "--node-rank is -1"),

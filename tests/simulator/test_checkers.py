@@ -383,6 +383,24 @@ def test_a_member_that_comes_back_later_failed_in_a_round_that_is_counted() -> N
     assert broken_promises(story.judged(Facts(), "job-restart-budget")) == []
 
 
+def test_a_member_that_stays_away_takes_no_failed_round_with_it() -> None:
+    story = Story()
+    for name in "abc":
+        story.start(name, budget=1)
+    story.formed("a", "b", "c")
+    story.exit("b", 1, code=1)
+    for name in "ac":
+        story.restart(name, spends=True)
+    story.formed("a", "c", incarnation=1, before="STOPPED")
+    story.pass_s(20)
+    story.exit("a", code=1, incarnation=1)
+    for name in "abc":
+        story.restart(name, spends=True)
+    story.formed("a", "b", "c", incarnation=2, before="STOPPED")
+    judgement = story.judged(Facts(), "job-restart-budget")
+    assert "the job restarts for the 2nd time" in details(judgement)
+
+
 def test_a_window_lets_old_restarts_be_forgotten() -> None:
     story = Story()
     story.start("a", budget=1)

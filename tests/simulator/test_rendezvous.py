@@ -16,6 +16,7 @@ from simulator.faults import (
     Fault,
     KillWorker,
     PauseAgent,
+    PauseAtOperation,
     PauseNode,
     SignalAgent,
     StallStore,
@@ -234,15 +235,22 @@ def test_who_wakes_to_a_silent_store_stops_its_workers_instead_of_training_besid
     asleep = PauseNode("node2", 20.0, for_s=20.0)
     report = held(job(3, asleep, StallStore("store-host", 39.0, for_s=20.0), min_nodes=2))
     [left, *_] = said(report, events.RoundEnded, "node2")
-    assert (
-        "this node stood still for 2" in left.reason
-        and left.action == "membership"
-        and not left.spends_budget
-    )
+    assert "node2_1002_" in left.reason and "stood still for 2" in left.reason
+    assert left.action == "membership" and not left.spends_budget
     [node2] = [life for life in report.record.lives if life.name == "node2"]
     [(stopped, _), *_] = node2.of(events.WorkersStopped)
     assert 44 < stopped.at_s < 51, "a lease after it woke, and not when the store answers"
     assert {end.result for end in report.nodes.values()} == {"SUCCEEDED"}
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_a_card_that_comes_late_is_read(number: int) -> None:
+    """A coordinator that looks for it meanwhile must not wake its own reader for nothing (found on a real store)."""
+    late = PauseAtOperation("node2", number=number, for_s=2.5)
+    report = held(job(3, late, min_nodes=2, plans={"node2": NodePlan(start_s=20.0)}))
+    [node2] = [life for life in report.record.lives if life.name == "node2"]
+    joined_s = next(told.at_s for told, _ in node2.of(events.RendezvousCompleted))
+    assert joined_s < 20 + 2.5 + 10, "its start, the pause, and the time for which joins are gathered"
 
 
 def test_who_sleeps_for_as_long_as_everybody_goes_on() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 from toolkit.agent import barrier
+from toolkit.agent.directed import Directed, ToldToEnd
 from toolkit.agent.reporting import Reporter, profiled
 from toolkit.agent.together import Together
 from toolkit.agent.torch_reports import TorchReports
@@ -73,7 +74,7 @@ class ElasticAgent(abc.ABC):
         """The worker group; a live object that the agent changes."""
 
 
-class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
+class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
     """An agent for the workers of one spec. Subclasses say how workers are started, stopped and watched.
 
     Args:
@@ -106,7 +107,7 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         self._job_failed_of = ""
         job = self._job
         if job is not None:
-            job.attach(self._reporter.say, ports, spec)
+            job.attach(self._reporter.say, ports, spec, self._heed_orders)
 
     def get_worker_group(self, role: str = DEFAULT_ROLE) -> WorkerGroup:
         """The worker group; a live object that the agent changes."""
@@ -121,6 +122,10 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         return max(
             self._reporter.restart_count, self._worker_group.spec.max_restarts - self._remaining_restarts
         )
+
+    def say_while(self, still: Callable[[], bool], kind: type[events.Event], /, **fields: Any) -> None:
+        """Say an event of this agent if `still()` holds when its turn comes. Safe in any thread."""
+        self._reporter.say_while(still, kind, **fields)
 
     #: whether all that happens to the workers rings the bell, so that they need no look without a ring
     _is_woken = False
@@ -177,6 +182,9 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
             return result
         except Exception as error:
             outcome = error
+            if isinstance(error, ToldToEnd):
+                outcome = RunResult(error.state)
+                return outcome
             if is_graceful_exit(error):
                 outcome = RunResult(WorkerState.STOPPED)
                 return outcome
@@ -188,7 +196,7 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         finally:
             self._shut_down_with(death_sig)
             if self._job is not None:
-                self._job.leave(_outcome_in_words(outcome)[1])
+                self._job.leave(_outcome_in_words(outcome, self._job_failed_of)[1])
             self._total_execution_time = self._seconds_since(started_ns)
             self._say_finished(outcome, self._ports.clock.now_ns() - started_ns)
 
@@ -217,14 +225,16 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
             self._wait_for_change()
             result = self._monitor_workers(self._worker_group)
             decision = self._decide(result) if self._job is None else self._decide_together(self._job, result)
+            if isinstance(decision, Continue):
+                decision = self._obey()
             self._put_loop_metrics(result.state)
             if self._carry_out(decision, result):
                 return result
 
     def _wait_for_change(self) -> None:
         self._heed_signals()
-        # A ring may have been used up by another wait, so that the rendezvous is asked first.
-        while self._job is None or self._job.over() is None:
+        # A ring may have been used up by another wait, so that the rendezvous and the orders are asked first.
+        while (self._job is None or self._job.over() is None) and not self._ports.control.waiting():
             rung = self._ports.bell.wait(self._patience_s())
             self._heed_signals()
             if rung or self._job is None or not self._is_woken:
@@ -321,6 +331,7 @@ class SimpleElasticAgent(Together, TorchReports, ElasticAgent):
         until_ns = self._ports.clock.now_ns() + int(delay_s * 1e9)
         while (left_ns := until_ns - self._ports.clock.now_ns()) > 0:
             self._heed_signals()
+            self._heed_orders()
             self._ports.bell.wait(left_ns / 1e9)
 
     # -- forming and starting the group ---------------------------------------------------------------------
@@ -521,7 +532,7 @@ def _outcome_in_words(outcome: RunResult | BaseException | None, why: str = "") 
     """The result and the reason of an agent's end; `why` is what its job failed of."""
     match outcome:
         case RunResult(state=WorkerState.STOPPED):
-            return outcome.state.value, "the rendezvous had no place for this node"
+            return outcome.state.value, why or "the rendezvous had no place for this node"
         case RunResult():
             return (
                 outcome.state.value,

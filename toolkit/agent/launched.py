@@ -6,6 +6,7 @@ It is the agent of production (`toolkit.wiring.LocalElasticAgent`) and of the si
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from toolkit.core.launch_plan import (
     plan_launch,
 )
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 
 
@@ -110,6 +112,15 @@ class LaunchedAgent(SimpleElasticAgent):
             prefix_template=self._log_line_prefix_template,
         )
         return plan_launch(worker_group, settings, self._logs_specs, self._ports.host.environment())
+
+    def _signal_workers(self, signum: int, local_ranks: Sequence[int]) -> str:
+        running = [] if self._workers is None else self._workers.running()
+        missing = [rank for rank in local_ranks if rank not in running]
+        if self._workers is None or missing:
+            run = "does not run" if len(missing) == 1 else "do not run"
+            return f"local {ranks(missing)} {run} now; nobody got the signal"
+        self._workers.signal(signum, local_ranks)
+        return ""
 
     @profiled("LocalElasticAgent._monitor_workers")
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -43,20 +43,32 @@ class Reporter:
     def say(self, kind: type[Event], **fields: Any) -> None:
         """Emit one event. Safe in any thread."""
         with self._lock:
-            self._seq += 1
-            self._ports.events.emit(
-                kind(
-                    run_id=self.run_id,
-                    node=self.node,
-                    seq=self._seq,
-                    mono_ns=self._ports.clock.now_ns(),
-                    wall_ns=self._ports.clock.wall_ns(),
-                    round=self.round,
-                    epoch=self.epoch,
-                    restart_count=self.restart_count,
-                    **fields,
-                )
+            self._emit(kind, fields)
+
+    def say_while(self, still: Callable[[], bool], kind: type[Event], /, **fields: Any) -> None:
+        """Emit one event if `still()` holds when it is this event's turn: for who speaks beside the agent's loop.
+
+        What has just been said may have made it untrue, such as that workers run. Safe in any thread.
+        """
+        with self._lock:
+            if still():
+                self._emit(kind, fields)
+
+    def _emit(self, kind: type[Event], fields: Mapping[str, Any]) -> None:
+        self._seq += 1
+        self._ports.events.emit(
+            kind(
+                run_id=self.run_id,
+                node=self.node,
+                seq=self._seq,
+                mono_ns=self._ports.clock.now_ns(),
+                wall_ns=self._ports.clock.wall_ns(),
+                round=self.round,
+                epoch=self.epoch,
+                restart_count=self.restart_count,
+                **fields,
             )
+        )
 
 
 class HasPorts(Protocol):

@@ -15,6 +15,8 @@ RallyError
 │   ├── StoreTimeoutError (TimeoutError) a key did not come in time; names the keys and the wait
 │   └── StoreLostError                   the store of the job is gone; names its address
 ├── RecordingError                       a run directory that can't be read or written
+├── ControlError                         a running agent that can't be asked or told something
+│   └── AgentGoneError                   nobody listens there any more: the run has ended, or the agent died
 ├── UnknownGroupState                    the worker group is in a state from which no decision follows
 └── SignalException                      the agent was told to end; carries `sigval`
 
@@ -84,6 +86,14 @@ class StoreLostError(StoreError):
 
 class RecordingError(RallyError):
     """A run directory can't be read or written."""
+
+
+class ControlError(RallyError):
+    """A running agent can't be asked or told something."""
+
+
+class AgentGoneError(ControlError):
+    """Nobody listens where the agent should: the run has ended, or the agent has died."""
 
 
 class UnknownGroupState(RallyError):

@@ -346,12 +346,12 @@ class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
     reason: str
 
 
-class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one worker and the processes that it started used, as the operating system counts.
 
     Args:
         cpu_percent: of one core, since the reading before; 250 is two and a half cores.
-        rss_bytes: resident memory of all of them together.
+        rss_bytes: resident memory of all of them together. Pages that several of them share count several times.
         processes: how many there are.
     """
 
@@ -361,7 +361,7 @@ class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 1
 
 
-class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
+class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One GPU of a node. What the driver does not say is None or empty.
 
     Args:

@@ -15,6 +15,7 @@ import msgspec
 from toolkit.core import events
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
+from toolkit.core.readings import Readings
 
 NodeState = Literal[
     "starting",
@@ -234,6 +235,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         evictions: how often the job went on without it, because it was silent for too long.
         restarts: the latest of them; `restarts_total` counts all.
         result: how it ended, as in `AgentFinished`; empty while it has not.
+        readings: what its workers and GPUs used when that was read last; None if it was not.
     """
 
     name: str
@@ -279,6 +281,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
+    readings: Readings | None = None
 
 
 #: node, life, incarnation, local rank

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story
+from toolkit.core import events, job_story, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -459,6 +459,13 @@ def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: 
     return replace(node, dropped=node.dropped + max(event.count, 0))
 
 
+def _readings_taken(draft: _Draft, node: Node, event: events.ReadingsTaken, at: Moment) -> Node:
+    if event.incarnation > node.incarnation:
+        # Whoever reads only the ends of a long recording misses starts.
+        node = _back(_at_incarnation(node, event.incarnation), at)
+    return replace(node, readings=readings.after(node.readings, event, at))
+
+
 def _back(node: Node, at: Moment) -> Node:
     """The workers run; a restart that goes on has come to its end."""
     if not node.restarting:
@@ -537,4 +544,5 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
     events.EventsDropped: _events_dropped,
+    events.ReadingsTaken: _readings_taken,
 }

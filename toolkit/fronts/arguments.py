@@ -1,4 +1,4 @@
-"""The arguments of `rally run`: those of torchrun, name by name, and five of ours.
+"""The arguments of `rally run`: those of torchrun, name by name, and ten of ours.
 
 The table is the one source; the parser, the `PET_` variables and the reading of abbreviations follow from it.
 Names, defaults, choices and meaning are those of `torch/distributed/run.py` (torch 2.13), which is not
@@ -9,99 +9,25 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from itertools import takewhile
 from typing import Any, NoReturn
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.fronts import control_options
+from toolkit.fronts.option import Option, comma_separated, one_of
 
 USAGE = "rally run [options] SCRIPT [arguments of the script]"
 HINT = "`rally run --help` lists the options"
 
-_KINDS = {int: "a whole number", float: "a number", str: "text"}
-
-
-def comma_separated(text: str) -> list[str]:
-    """Split at commas; a doubled comma stands for one comma."""
-    return [item.replace("\0", ",") for item in text.replace(",,", "\0").split(",")]
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option.
-
-    Args:
-        name: with dashes, without the leading ones; the spelling with underscores works too.
-        help: what it does.
-        metavar: what the help calls its value.
-        short: a name of one letter, such as "-r".
-        flag: takes no value.
-        kind: makes the value from text; raises ValueError.
-        default: the value if neither the command line nor the environment has one.
-        choices: the values there are; empty for any.
-        in_environment: whether `PET_<NAME>` gives a value, too.
-        ours: not an option of torchrun.
-        group: heading in the help.
-    """
-
-    name: str
-    help: str
-    metavar: str = ""
-    short: str = ""
-    flag: bool = False
-    kind: Callable[[str], Any] = str
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    in_environment: bool = True
-    ours: bool = False
-    group: str = ""
-
-    @property
-    def long(self) -> str:
-        """The name as messages write it."""
-        return f"--{self.name}"
-
-    @property
-    def dest(self) -> str:
-        """The attribute that holds the value."""
-        return self.name.replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that gives a value."""
-        return f"PET_{self.dest.upper()}"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All spellings, short before long, dashes before underscores."""
-        names = dict.fromkeys((self.short, self.long, f"--{self.dest}"))
-        return tuple(name for name in names if name)
-
-    def read(self, text: str, source: str) -> Any:
-        """The value that `text`, found at `source`, stands for.
-
-        Raises:
-            ConfigurationError: not a value of this option.
-        """
-        try:
-            value = bool(int(text)) if self.flag else self.kind(text)
-        except ValueError:
-            wanted = "1 or 0" if self.flag else _KINDS.get(self.kind, "another value")  # type: ignore[call-overload]
-            raise ConfigurationError(f"{source} is {text!r}; give {wanted}") from None
-        if self.choices and value not in self.choices:
-            raise ConfigurationError(f"{source} is {text!r}; give {one_of(self.choices)}")
-        return value
-
-
-def one_of(words: Sequence[str]) -> str:
-    """The words as a phrase: "a, b or c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
 _RENDEZVOUS, _LOGS, _OURS = "how nodes find each other", "logs", "only in rally"
+
+#: an option that torchrun does not have
+_ours = partial(Option, ours=True, group=_OURS)
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -306,41 +232,39 @@ OPTIONS: tuple[Option, ...] = (
         default=False,
         group=_SCRIPT,
     ),
-    Option(
+    _ours(
         "run-dir",
         "Folder for the recording of this run. Default: a new one under the user's state folder.",
         "DIR",
-        ours=True,
-        group=_OURS,
     ),
-    Option(
-        "quiet", "No status line, no notices.", short="-q", flag=True, default=False, ours=True, group=_OURS
-    ),
-    Option(
+    _ours("quiet", "No status line, no notices.", short="-q", flag=True, default=False),
+    _ours(
         "spares",
         "How many nodes may wait beside a full round, on top of --nnodes. Default: any number.",
         "N",
         kind=int,
-        ours=True,
-        group=_OURS,
     ),
-    Option(
+    _ours(
         "topology",
         "Label of this node, such as its rack; like labels get ranks side by side. Default: RALLY_TOPOLOGY.",
         "LABEL",
         in_environment=False,
-        ours=True,
-        group=_OURS,
     ),
-    Option(
+    _ours(
+        "readings-interval",
+        "Time between two readings of what the workers and GPUs use; 0 for none. Default: 1.",
+        "SECONDS",
+        kind=float,
+        default=1.0,
+    ),
+    _ours(
         "exit-barrier-timeout",
         "How long a node that is done waits for the others; not with rally. Default: 300.",
         "SECONDS",
         kind=float,
         default=300.0,
-        ours=True,
-        group=_OURS,
     ),
+    *control_options.OPTIONS,
 )
 
 _HELP = Option("help", "Show this and end.", short="-h", flag=True, in_environment=False)

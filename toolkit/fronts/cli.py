@@ -17,6 +17,7 @@ UNDETERMINED = 3
 
 _COMMANDS = {
     "run": "run a job: what torchrun does, with the same options",
+    "top": "watch a run on a screen: live, recorded or simulated",
     "show": "say what happened in a run",
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
@@ -78,6 +79,13 @@ def _run(argv: Sequence[str]) -> int:
 
     interrupt_kills()
     return run_command(argv, environment(), Path.cwd(), sys.executable)
+
+
+def _top(argv: Sequence[str]) -> int:
+    from toolkit.fronts.tui.command import top_command
+    from toolkit.surroundings import state_directory
+
+    return top_command(argv, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr)
 
 
 def _show(argv: Sequence[str]) -> int:
@@ -167,6 +175,7 @@ def _check(argv: Sequence[str]) -> int:
 
 _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
+    "top": _top,
     "show": _show,
     "runs": _runs,
     "demo": _demo,

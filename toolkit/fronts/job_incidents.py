@@ -21,11 +21,13 @@ from toolkit.fronts.incidents import (
 )
 from toolkit.fronts.job_summary import JobSummary, RoundEndSummary
 from toolkit.fronts.page import Page
-from toolkit.fronts.summary import GOING_ON, FailureSummary, RunSummary
-from toolkit.fronts.wording import duration_in_words, report_in_words, tail_of, taken_over
+from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
+from toolkit.fronts.wording import duration_in_words, parsed, report_in_words, tail_of, taken_over
 
 #: the latest of them are shown; --json has all
 _ENDS_MAX = 6
+#: restarts of one round that begin within so many seconds do so together
+_TOGETHER_S = 2.0
 
 
 def print_job_incidents(page: Page, said: RunSummary, job: JobSummary) -> None:
@@ -91,9 +93,17 @@ def _print_end(page: Page, said: RunSummary, job: JobSummary, end: RoundEndSumma
         _print_details(page, end, failures, with_traceback=job.outcome != "failed")
     restarts = [r for r in said.restarts.each if (r.round, r.reason) == (end.number, end.reason)]
     if restarts:
-        # Of the node that has been there longest.
-        after = duration_in_words(max(restart.after_s or 0.0 for restart in restarts))
-        page.line(f"after {after}, {back_in_words(restarts, over=said.state not in GOING_ON)}", indent=6)
+        back = back_in_words(restarts, over=said.state not in GOING_ON)
+        page.line(f"after {duration_in_words(_after_s(restarts))}, {back}", indent=6)
+
+
+def _after_s(restarts: Sequence[RestartSummary]) -> float:
+    """By the node that has been there longest, of those that restarted at first: one that slept hears of it late."""
+    at = [(parsed(restart.at), restart.after_s or 0.0) for restart in restarts]
+    first = min((moment for moment, _ in at if moment is not None), default=None)
+    if first is None:
+        return max(after_s for _, after_s in at)
+    return max(after_s for moment, after_s in at if moment and (moment - first).total_seconds() < _TOGETHER_S)
 
 
 def _print_details(

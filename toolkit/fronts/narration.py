@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
+from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.fronts.wording import parked, report_in_words, store_silent, tail_of, taken_over
@@ -73,6 +74,8 @@ class Narration:
                 self.say(event.problem)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
+            case ev.ActionTaken():
+                self._acted(event)
             case _:
                 self._tell_of_job(event)
 
@@ -157,6 +160,14 @@ class Narration:
                 self.say(f"giving up: {without_tokens(event.reason)}")
             case _:
                 pass
+
+    def _acted(self, event: ev.ActionTaken) -> None:
+        what = asked(event.action, event.by, event.why, event.local_ranks, event.signal)
+        if event.outcome == "done":
+            self._over = what  # the decision that follows gives this as its reason
+            self.say(what)
+        else:
+            self.say(f"{what}; refused: {event.detail}")
 
     def _round_over(self, event: ev.RoundEnded) -> None:
         """Why, once: this node has told of its own failure, and of a node that it saw lost."""

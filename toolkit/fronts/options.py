@@ -18,7 +18,9 @@ from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
 from toolkit.fronts import rally_options
-from toolkit.fronts.arguments import OPTIONS, Arguments, build_parser, one_of, parse_arguments
+from toolkit.fronts.arguments import OPTIONS, Arguments, build_parser, parse_arguments
+from toolkit.fronts.control_options import ControlOptions, control_options
+from toolkit.fronts.option import one_of
 from toolkit.fronts.rally_options import MASTER_PORT, RallyOptions
 from toolkit.fronts.rendezvous_settings import (
     C10D,
@@ -51,6 +53,8 @@ _SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 #: torch's `LaunchConfig`: how long the static store waits for the others
 _STATIC_TIMEOUT_S = 900
 _READ_TIMEOUT_S = 60
+#: readings more often than this would cost what they measure
+_READINGS_INTERVAL_MIN_S = 0.25
 _UNHANDLED = (signal.SIGKILL, signal.SIGSTOP)
 #: options that a script hardly has itself; behind the script they are likely misplaced
 _OFTEN_MISPLACED = ("nproc-per-node", "nnodes", "standalone", "rdzv-backend", "rdzv-endpoint", "max-restarts")
@@ -108,6 +112,8 @@ class RunOptions:
         omp_num_threads_unset: whether OMP_NUM_THREADS is not in the environment.
         run_dir: folder of this run, or None.
         quiet: no status line, no notices.
+        control: where other machines may watch, or None.
+        readings_interval_s: between two readings of what the workers use; 0 for none.
         notices: sentences on options that have no effect or may be meant otherwise.
     """
 
@@ -149,6 +155,8 @@ class RunOptions:
     omp_num_threads_unset: bool
     run_dir: str | None
     quiet: bool
+    control: ControlOptions | None
+    readings_interval_s: float
     notices: tuple[str, ...] = ()
 
     @property
@@ -293,6 +301,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         omp_num_threads_unset="OMP_NUM_THREADS" not in environ,
         run_dir=values.run_dir or None,
         quiet=values.quiet,
+        control=control_options(values, arguments.sources),
+        readings_interval_s=_readings_interval(values.readings_interval, arguments.name("readings_interval")),
         notices=(*_notices(arguments, min_nodes, max_nodes, conf, endpoint), *_unheard(environ)),
     )
     _check_nodes_can_meet(options, arguments)
@@ -411,6 +421,14 @@ def _at_least_0(value: int, name: str, what: str) -> int:
 def _positive(value: float, name: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise ConfigurationError(f"{name} is {value}; give a number of seconds above 0")
+    return value
+
+
+def _readings_interval(value: float, name: str) -> float:
+    if value != 0 and not (value >= _READINGS_INTERVAL_MIN_S and math.isfinite(value)):
+        raise ConfigurationError(
+            f"{name} is {value}; give at least {_READINGS_INTERVAL_MIN_S} seconds, or 0 for no readings"
+        )
     return value
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import toolkit
 from toolkit import wiring
+from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.processes import error_file
+from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
     RunDirectory,
     fresh_run_directory,
@@ -220,8 +222,14 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
+    readings = _readings(options, narration.say)
+    control = wiring.control_server(job.directory, node, _control_address(job), narration.say)
+    cleanup.callback(control.close)
+    if control.tcp is not None:
+        narration.say(f"watch and control at {control.url}")
     ports = wiring.system_ports(
-        events=FanOut((recording, narration, status)),
+        orders=control.orders,
+        events=FanOut((recording, narration, status, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=wiring.new_pump(console, capture_console=status.active),
@@ -236,7 +244,28 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         shutdown_timeout=options.shutdown_timeout_s,
         ports=ports,
     )
+    for sampler in readings:
+        cleanup.callback(sampler.close)
+        sampler.begin(agent.say_while)
     return _supervise(job, agent, handler, ports, narration)
+
+
+def _readings(options: RunOptions, note: Callable[[str], None]) -> tuple[ReadingsSampler, ...]:
+    """The one that reads what the workers use, if that is wanted."""
+    interval_s = options.readings_interval_s
+    return (ReadingsSampler(interval_s, note),) if interval_s > 0 else ()
+
+
+def _control_address(job: _Job) -> TcpAddress | None:
+    """Where other machines may watch, if they may."""
+    control = job.options.control
+    if control is None:
+        return None
+    token, cert, key = (
+        None if name is None else Path(name).absolute()
+        for name in (control.token_file, control.tls_cert, control.tls_key)
+    )
+    return TcpAddress(control.address.host, control.address.port, token, cert, key)
 
 
 def _nothing(text: str) -> None:

@@ -98,6 +98,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--run-dir", type=Path, metavar="DIR", help="record the run there, for `rally show` and `rally check`"
     )
+    add("--top", action="store_true", help="open the run in `rally top`; with no --run-dir it is not kept")
     add("--tape", type=Path, metavar="FILE", help="repeat the decisions of a recorded run")
     add("--save-tape", type=Path, metavar="FILE", help="record the decisions of this run; .gz compresses")
     add("--trace", type=Path, metavar="FILE", help="write every step and event of this run")
@@ -167,8 +168,11 @@ def _run(
     if report.finding == _INTERRUPTED:
         print("rally sim: stopped by Ctrl-C; this is what was reached", file=stderr)
     _keep(args, scenario, seed, report)
-    _tell(report, stdout, as_json=args.json)
     code = EXIT_CODES[report.verdict]
+    if args.top:
+        _open(args.run_dir, scenario, args.subject, seed, report, stdout, stderr)
+    else:
+        _tell(report, stdout, as_json=args.json)
     if args.verify and not _is_the_same_again(
         args, argv, scenario, seed, choices, environ, executable, stderr
     ):
@@ -293,6 +297,25 @@ def _record(path: Path, scenario: Scenario, subject: str, seed: int, report: Rep
             sink.close()
 
 
+def _open(
+    path: Path | None,
+    scenario: Scenario,
+    subject: str,
+    seed: int,
+    report: Report,
+    stdout: TextIO,
+    stderr: TextIO,
+) -> None:
+    """The run in `rally top`."""
+    from toolkit.fronts.tui.command import top_command
+
+    with tempfile.TemporaryDirectory(prefix="rally-sim-") as folder:
+        shown = path or Path(folder, scenario.name)
+        if path is None:
+            _record(shown, scenario, subject, seed, report)
+        top_command([str(shown)], state_dir=Path(folder), stdout=stdout, stderr=stderr)
+
+
 def _tell(report: Report, stdout: TextIO, *, as_json: bool) -> None:
     if as_json:
         stdout.write(json_text(report.as_json(), stdout))
@@ -375,6 +398,6 @@ def _without_outputs(argv: Sequence[str]) -> list[str]:
         if name in ("--run-dir", "--save-tape", "--trace"):
             if not equals:
                 next(words, None)
-        elif word != "--verify":
+        elif word not in ("--verify", "--top"):
             kept.append(word)
     return kept

@@ -68,7 +68,7 @@ class StatusLine:
 
     def emit(self, event: ev.Event) -> None:
         """Take in what happened; the line follows within a tenth of a second."""
-        if self._stream is None or self._redraw.closed:
+        if self._stream is None or self._redraw.closed or isinstance(event, ev.ReadingsTaken):
             return
         with self._redraw.lock:
             self._news.take(event, self._now_s())

@@ -132,10 +132,11 @@ class ProcessWorkers:
             self._bell.unwatch(fd)
             os.close(fd)
 
-    def signal(self, signum: int) -> None:
-        """Signal the process group of each worker that runs."""
+    def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
+        """Signal the process group of each worker that runs, or of those among `local_ranks`."""
         for rank in self.running():
-            self._signal_group(rank, signum)
+            if local_ranks is None or rank in local_ranks:
+                self._signal_group(rank, signum)
 
     def kill(self) -> None:
         """SIGKILL to every worker's process group."""

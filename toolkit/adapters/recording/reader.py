@@ -277,7 +277,7 @@ class Recording:
             RecordingError: a file can't be read, or is larger than the limit.
         """
         self._files = self._fresh_files()
-        yield from _interleaved([_in_order(file.read_new()) for file in self._files])
+        yield from interleaved([in_order(file.read_new()) for file in self._files])
 
     def ends(self, head_bytes: int, tail_bytes: int) -> Iterator[AnyEvent]:
         """The events in the first and last bytes of each file; else as `events`.
@@ -286,7 +286,7 @@ class Recording:
             RecordingError: a file can't be read.
         """
         self._files = self._fresh_files()
-        yield from _interleaved([_in_order(_ends(file, head_bytes, tail_bytes)) for file in self._files])
+        yield from interleaved([in_order(_ends(file, head_bytes, tail_bytes)) for file in self._files])
 
     def timeline(self) -> Timeline:
         """All events folded.
@@ -311,7 +311,7 @@ def _ends(file: EventFile, head_bytes: int, tail_bytes: int) -> Iterator[AnyEven
     yield from file.read_new()
 
 
-def _in_order(of: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
+def in_order(of: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
     """One node's events by their numbers, of which neighbours may have changed places."""
     waiting: list[tuple[int, int, AnyEvent]] = []
     highest = 0
@@ -332,7 +332,7 @@ def _drained(waiting: list[tuple[int, int, AnyEvent]]) -> Iterator[AnyEvent]:
         yield heapq.heappop(waiting)[2]
 
 
-def _interleaved(of_nodes: list[Iterator[AnyEvent]]) -> Iterator[AnyEvent]:
+def interleaved(of_nodes: list[Iterator[AnyEvent]]) -> Iterator[AnyEvent]:
     # A merge takes the first of one of the nodes each time: a clock that jumps can't disturb a node's order.
     return heapq.merge(*of_nodes, key=lambda event: event.wall_ns)
 

@@ -44,7 +44,7 @@ class _Loss:
         # It takes the header of the last event that was lost, and so its place in the numbering.
         header = {name: getattr(self.last, name) for name in Event.__struct_fields__}
         dropped = EventsDropped(**header, count=self.count, reason=self.reason)
-        return _Line(self.last, _encoded(dropped), self.count)
+        return _Line(self.last, encoded_line(dropped), self.count)
 
 
 class JsonLinesSink:
@@ -82,7 +82,7 @@ class JsonLinesSink:
     def emit(self, event: Event) -> None:
         """Write one event. Waits for up to `patience_s`, but not while the file is behind. Never raises."""
         try:
-            data = _encoded(event)
+            data = encoded_line(event)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
             self._lose(event, f"can't be encoded: {error}")
             return
@@ -205,7 +205,12 @@ class _LineWriter:
         return ""
 
 
-def _encoded(event: Event) -> bytes:
+def encoded_line(event: Event) -> bytes:
+    """One line without its newline, as it is recorded.
+
+    Raises:
+        msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError: it has a value that is no JSON.
+    """
     try:
         return encode(event)
     except UnicodeEncodeError:

@@ -91,6 +91,8 @@ class Coordinator:
             key = self._desk.keys.card(seat)
             try:
                 data = link.call(lambda store, key=key: store.get(key))  # type: ignore[misc]
+                if not data and not link.call(lambda store, key=key: store.check([key])):  # type: ignore[misc]
+                    continue  # woken for nothing; see `Link.find`
             except StoreLostError:
                 return  # the keeper sees that for itself
             self._arrived.append((seat, data))

@@ -41,8 +41,6 @@ from toolkit.ports import Ports, Reservation, StoreConnector
 #: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as a
 #: share of the lease; no store operation
 WATCH = SILENT = 3 / 4
-#: how often it looks while it does not know whether its round has gone on without it, as a share of the lease
-DOUBT = 1 / 4
 #: how long an agent waits for the report of a failed job, before it makes do with what it knows, in seconds
 REPORT_S = 5.0
 #: how long leaving may take, in seconds, where this agent does not stay to host the store for others
@@ -99,6 +97,10 @@ class JobRound:
     coordinator: str
 
 
+def _nothing() -> None:
+    """What an agent heeds that is told nothing."""
+
+
 def _silent(kind: type[Event], **fields: Any) -> None:
     """Events of an agent that takes none."""
 
@@ -129,12 +131,11 @@ class RallyRendezvous:
         self._ports = ports
         self._keys = Keys(run_id)
         self._say: Callable[..., None] = _silent
+        self._heed_orders: Callable[[], None] = _nothing
         self._keeper: Keeper | None = None
         self._seat: Seat | None = None
         self._reservation: Reservation | None = None
         self._silence: Standstill | None = None
-        #: since when, and after how many seconds asleep, this agent does not know whether its round goes on without it
-        self._doubt: tuple[int, float] | None = None
         self._lost = False
         self._closed = False
 
@@ -200,22 +201,25 @@ class RallyRendezvous:
 
     # -- what our agent asks besides ------------------------------------------------------------------------
 
-    def attach(self, say: Callable[..., None], ports: Ports, spec: WorkerSpec) -> None:
+    def attach(
+        self, say: Callable[..., None], ports: Ports, spec: WorkerSpec, heed: Callable[[], None] = _nothing
+    ) -> None:
         """An agent takes this rendezvous for its own: its bell, its signals, its spec.
 
         Args:
             say: takes events, also from the keeper's task.
             ports: of the agent.
             spec: says how many workers of which role there are, and, if nobody has said so yet, the budget.
+            heed: called in each wait; what it raises ends the wait.
         """
-        self._say, self._ports = say, ports
+        self._say, self._ports, self._heed_orders = say, ports, heed
         self._offer = replace(self._offer, role=spec.role, local_world_size=spec.local_world_size)
         if self._settings.max_restarts is None:
             self._settings = msgspec.structs.replace(self._settings, max_restarts=spec.max_restarts)
 
     def patience_s(self) -> float:
         """How long the agent's loop may wait before it calls `over` again, in seconds."""
-        return (WATCH if self._doubt is None else DOUBT) * self._settings.lease_s
+        return WATCH * self._settings.lease_s
 
     def over(self) -> Over | None:
         """What became of this agent's round; None while it goes on. Never blocks.
@@ -237,15 +241,12 @@ class RallyRendezvous:
         answers or counts as lost; so it stops after one lease more.
         """
         keeper, lease_s = self._keeper, self._settings.lease_s
-        if self._doubt is None or self._seat is None or keeper is None:
-            return None
-        woke_ns, slept_s = self._doubt
-        silent_s = (self._ports.clock.now_ns() - woke_ns) / 1e9
-        if silent_s <= lease_s:
+        slept = None if keeper is None or self._seat is None else keeper.slept
+        if keeper is None or slept is None or slept.awake_s <= lease_s:
             return None
         why = (
-            f"this node stood still for {slept_s:.1f} s, longer than its lease of {lease_s:g} s, and the store has "
-            f"said nothing for {silent_s:.1f} s since: the others may have gone on without it"
+            f"{keeper.node} stood still for {slept.slept_s:.1f} s, longer than its lease of {lease_s:g} s, and has "
+            f"heard nothing from the store in {slept.awake_s:.1f} s since: the others may have gone on without it"
         )
         return Over("membership", why, keeper.node)
 
@@ -282,12 +283,27 @@ class RallyRendezvous:
                     if ring is None
                     else "; other nodes have finished, so that nothing can be started again"
                 )
-                keeper.fail(number, f"{why}{late}")
+                # A restart that was proposed and is not to be had is not told of.
+                said = records[0].words() if late and records else why
+                keeper.fail(number, f"{said}{late}")
 
         self._do(say_it)
         decided = self._seen_over()
         assert decided is not None, "a failure ends the round"
         return decided
+
+    def restart(self, why: str) -> Over | None:
+        """End this round for all, at no cost to the budget. None where nothing is started again any more."""
+        keeper, number = self._started(), self._round
+        ring = Ring(action="restart", reason=why, by=keeper.node)
+        self._do(lambda: keeper.end_round(number, ring))
+        return self._seen_over()
+
+    def stop(self, why: str) -> bool:
+        """End the job for all nodes, as failed. Returns whether it has ended."""
+        keeper = self._started()
+        self._do(lambda: keeper.stop(why))
+        return keeper.head is not None and keeper.head.ended
 
     def succeed(self) -> Over | None:
         """Say that all workers of this node have succeeded. Returns what had ended the round before, if anything."""
@@ -452,7 +468,10 @@ class RallyRendezvous:
         until_ns = None if limit_s is None else clock.now_ns() + int(limit_s * 1e9)
         while not there():
             self._heed_signals()
+            self._heed_orders()
             self._check_keeper()
+            if there():
+                return True  # it came true while an order was carried out
             left_s = self.patience_s()
             if until_ns is not None:
                 left_s = min((until_ns - clock.now_ns()) / 1e9, left_s)
@@ -487,11 +506,6 @@ class RallyRendezvous:
         now_ns, seen = self._ports.clock.now_ns(), keeper.answers
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
-        asleep_ns = now_ns - max(self._silence.looked_ns, keeper.looked_ns)
-        if asleep_ns > int(self._settings.lease_s * 1e9):
-            self._doubt = (now_ns, asleep_ns / 1e9)
-        elif self._doubt is not None and keeper.looked_ns >= self._doubt[0]:
-            self._doubt = None
         before_s = self._silence.stood_ns / 1e9
         # Less than what is told of: an agent that was stopped has not listened meanwhile.
         silent_s = self._silence.look(seen, now_ns, int(1.5e9 * self.patience_s())) / 1e9

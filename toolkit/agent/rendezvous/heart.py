@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from toolkit.agent.rendezvous.link import Link
 from toolkit.core.errors import StoreLostError
-from toolkit.ports import Bell
+from toolkit.ports import Bell, Clock
 
 #: what a beat says at last
 LEFT = b"left"
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """A time in which this agent stood still for longer than its lease, so that the others may have gone on without it.
+
+    Args:
+        slept_s: for how long.
+        woke_ns: when it woke, by its own clock.
+        awake_s: since then, as far as it stood not still again.
+    """
+
+    slept_s: float
+    woke_ns: int
+    awake_s: float = 0.0
 
 
 class Heart:
@@ -22,6 +38,10 @@ class Heart:
         beat_s: how long from one beat to the next, in seconds.
         carried: what is written along with each beat: a coordinator's pulse.
         on_lost: told when the store is gone.
+        clock: of this node.
+        lease_s: how long a node may be silent, in seconds.
+        looked_ns: when the store was seen last.
+        doubt: rung with each beat while it is not known whether the others went on without this agent.
     """
 
     def __init__(
@@ -32,6 +52,10 @@ class Heart:
         beat_s: Callable[[], float],
         carried: Callable[[], dict[str, bytes]],
         on_lost: Callable[[StoreLostError], None],
+        clock: Clock,
+        lease_s: Callable[[], float],
+        looked_ns: Callable[[], int],
+        doubt: Bell,
     ) -> None:
         self._link = link
         self._bell = bell
@@ -39,6 +63,11 @@ class Heart:
         self._beat_s = beat_s
         self._carried = carried
         self._on_lost = on_lost
+        self._clock = clock
+        self._lease_s = lease_s
+        self._looked_ns = looked_ns
+        self._doubt = doubt
+        self._slept: Slept | None = None
         self._beats = 0
         self._stopping = False
         self._leaving = False
@@ -69,7 +98,7 @@ class Heart:
         self.beats_on = True
         try:
             while not (self._stopping or self._leaving):
-                self._bell.wait(self._beat_s())
+                self._wait_for_beat()
                 if not self._leaving:
                     self._write({self._key: self.next_beat(), **self._carried()})
             if self._leaving:
@@ -78,6 +107,25 @@ class Heart:
             if not (self._stopping or self._leaving):
                 self._on_lost(error)
         self.beats_on = False
+
+    def _wait_for_beat(self) -> None:
+        """Nothing but a wait, so that what it takes too long is time in which this process stood still."""
+        beat_s, before_ns = self._beat_s(), self._clock.now_ns()
+        self._bell.wait(beat_s)
+        now_ns = self._clock.now_ns()
+        waited_s, slept = (now_ns - before_ns) / 1e9, self.slept
+        if waited_s > self._lease_s():
+            self._slept = Slept(waited_s, now_ns, slept.awake_s if slept is not None else 0.0)
+        elif slept is not None:
+            self._slept = replace(slept, awake_s=slept.awake_s + waited_s)
+        if self.slept is not None:
+            self._doubt.ring()
+
+    @property
+    def slept(self) -> Slept | None:
+        """The time that it stood still, if the store has not been seen since."""
+        slept = self._slept
+        return None if slept is None or self._looked_ns() >= slept.woke_ns else slept
 
     def _write(self, writes: dict[str, bytes]) -> None:
         # The next beat says more than one that was lost.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from toolkit.agent.rendezvous.application import Application
 from toolkit.agent.rendezvous.coordinator import Coordinator
 from toolkit.agent.rendezvous.desk import Desk, Say
-from toolkit.agent.rendezvous.heart import LEFT, Heart
+from toolkit.agent.rendezvous.heart import LEFT, Heart, Slept
 from toolkit.agent.rendezvous.keys import Keys
 from toolkit.agent.rendezvous.lingering import linger
 from toolkit.agent.rendezvous.link import Ambiguous, Birth, Link
@@ -100,6 +100,10 @@ class Keeper:
             self._beat_s,
             self._pulse_to_write,
             self._lost,
+            ports.clock,
+            lambda: self._settings.lease_s,
+            lambda: self.looked_ns,
+            ports.bell,
         )
         self._why_taken = ""
         self._followed = ""
@@ -146,6 +150,11 @@ class Keeper:
         return self._connector.where
 
     @property
+    def slept(self) -> Slept | None:
+        """A time for which this agent stood still; None once the store has been seen since."""
+        return self._heart.slept
+
+    @property
     def answers(self) -> int:
         """Counts what the store has answered; who sees it stand knows that the store is silent."""
         return self._link.answers
@@ -176,6 +185,10 @@ class Keeper:
     def fail(self, number: int, why: str) -> None:
         """Have the job end as failed."""
         self._change(lambda head: rounds.failed(head, self.node, number, why))
+
+    def stop(self, why: str) -> None:
+        """Have the job end as failed, whatever it does."""
+        self._change(lambda head: rounds.failed(head, self.node, head.round, why))
 
     def claim(self, number: int) -> bool:
         """Say that this node has succeeded, after which nothing is started again. False if the round ended before."""

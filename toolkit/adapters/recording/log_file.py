@@ -1,0 +1,76 @@
+"""The log of one worker, followed from its end: a bounded window, however long it is. Logs are hostile input, too."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+from toolkit.adapters.recording.layout import open_regular
+from toolkit.core.errors import RecordingError
+
+#: bytes from the end that are read at first, bytes that one look takes later, lines that are kept, and bytes of a line
+TAIL_BYTES, LOOK_BYTES, LINES_MAX, LINE_MAX = 4 << 20, 4 << 20, 20_000, 4_096
+
+
+class LogFile:
+    """A log file that may grow.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: deque[str] = deque(maxlen=LINES_MAX)
+        #: lines that were read so far, those that are not kept any more included
+        self.count = 0
+        #: whether what came before the first line was left out
+        self.cut = False
+        self.problem = ""
+        self._offset: int | None = None
+        self._rest = b""
+
+    def read_new(self) -> int:
+        """Read on. Returns how many lines came. Never raises; `problem` says what went wrong."""
+        try:
+            fd = open_regular(self.path)
+        except RecordingError as error:
+            self.problem = str(error)
+            return 0
+        try:
+            data = self._read(fd)
+        except OSError as error:
+            self.problem = f"{self.path} can't be read: {error.strerror}"
+            return 0
+        finally:
+            os.close(fd)
+        self.problem = ""
+        return self._take(data)
+
+    def _read(self, fd: int) -> bytes:
+        size = os.fstat(fd).st_size
+        if self._offset is None:
+            self._offset = max(size - TAIL_BYTES, 0)
+            self.cut = self._offset > 0
+        elif size < self._offset:
+            self._offset, self._rest = 0, b""  # somebody cut it off
+        data = os.pread(fd, LOOK_BYTES, self._offset)
+        self._offset += len(data)
+        return data
+
+    def _take(self, data: bytes) -> int:
+        if not data:
+            return 0
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_MAX:
+            whole.append(self._rest)
+            self._rest = b""
+        if self.cut and not self.count and whole:
+            del whole[0]  # the end of a line whose beginning was not read
+        # A progress bar overwrites its line: what stands there last counts.
+        self.lines.extend(
+            line[:LINE_MAX].rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace") for line in whole
+        )
+        self.count += len(whole)
+        return len(whole)

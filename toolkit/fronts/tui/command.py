@@ -1,0 +1,313 @@
+"""`rally top`: find the run, open the screen; or print a line for each change, or draw one picture and end."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.recording.catalog import agent_is_alive, find_run, list_runs, wall_clock_ns
+from toolkit.adapters.recording.follow import FollowedRun
+from toolkit.core.actions import Action, Outcome
+from toolkit.core.errors import ConfigurationError, RallyError
+from toolkit.fronts.tui.lanes import since
+from toolkit.fronts.tui.session import Session
+from toolkit.fronts.tui.telling import told
+from toolkit.fronts.wording import ago, visible
+
+if TYPE_CHECKING:
+    from toolkit.fronts.tui.acting import Controller
+    from toolkit.fronts.tui.app import TopApp
+    from toolkit.fronts.tui.screens import RunRow
+
+BAD_INPUT = 2
+#: runs that are offered where none was named
+_OFFERED_MAX = 50
+#: how long `--plain` waits between two looks, in seconds
+_LOOK_S = 0.2
+
+_DESCRIPTION = """\
+Watch a run: live, recorded or simulated. Without RUN it opens the one that runs now, or offers the latest.
+"""
+_EPILOG = """\
+keys: 1-6 views, / filter, space play or pause, [ ] scrub, x next failure, enter detail, l log, ? all keys, q quit
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the words behind `rally top`."""
+    made = argparse.ArgumentParser(
+        prog="rally top",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("run", nargs="?", metavar="RUN", help="a run id, or a run directory; default: what runs now")
+    add("--read-only", action="store_true", help="no key, no command and no click changes the job")
+    add("--plain", action="store_true", help="a line for each event, for pipes and screen readers; no screen")
+    add("--view", default="overview", metavar="NAME", help="what is shown first (default: overview)")
+    add("--filter", default="", metavar="TEXT", help="of that view, such as 'state=failed node~gpu-1'")
+    add("--at", metavar="TIME", help="show this moment: 90, 2m30s, 01:30 or 50%%, from the start of the run")
+    add("--screenshot", type=Path, metavar="FILE.svg", help="draw the screen into a file and end")
+    add("--size", default="120x40", metavar="COLSxROWS", help="of the screenshot (default: 120x40)")
+    return made
+
+
+def top_command(
+    argv: Sequence[str],
+    *,
+    state_dir: Path,
+    stdout: TextIO,
+    stderr: TextIO,
+) -> int:
+    """Watch a run.
+
+    Args:
+        argv: the words behind `rally top`.
+        state_dir: where runs are recorded.
+
+    Returns:
+        The exit code: 0, or 2 for bad input.
+    """
+    args = parser().parse_args(argv)
+    try:
+        return _top(args, state_dir, stdout, stderr)
+    except RallyError as error:
+        print(visible(f"rally top: {error}", stderr), file=stderr)
+        return BAD_INPUT
+
+
+def _top(
+    args: argparse.Namespace,
+    state_dir: Path,
+    stdout: TextIO,
+    stderr: TextIO,
+) -> int:
+    size = _size(args.size)
+    path = find_run(state_dir, args.run) if args.run is not None else _running(state_dir)
+    if args.plain:
+        return _plain(_session(path or _latest(state_dir)), args.at, stdout, stderr)
+    _need_textual()
+    if path is None and args.screenshot is None:
+        path = _picked(state_dir)
+        if path is None:
+            return 0
+    run = FollowedRun(path or _latest(state_dir))
+    app = _app(run, None if args.read_only else RunController(run.path))
+    _prepare(app, args)
+    if args.screenshot is not None:
+        _draw(app, args.screenshot, size)
+        return 0
+    if not stdout.isatty():
+        raise ConfigurationError(
+            "stdout is no terminal; give --plain for lines, or --screenshot FILE.svg for a picture"
+        )
+    app.run()
+    return app.return_code or 0
+
+
+def _need_textual() -> None:
+    try:
+        import textual  # noqa: F401 - whether it is there
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "the screen needs textual: pip install 'rallypoint[tui]'; --plain does without"
+        ) from error
+
+
+def _running(state_dir: Path) -> Path | None:
+    """The newest run of which an agent lives."""
+    for entry in list_runs(state_dir, _OFFERED_MAX):
+        for node in entry.timeline.nodes.values():
+            started = node.started
+            if not node.result and started and agent_is_alive(node.host, node.pid, started.wall_ns):
+                return entry.path
+    return None
+
+
+def _latest(state_dir: Path) -> Path:
+    from toolkit.adapters.recording.catalog import latest_run
+
+    return latest_run(state_dir)
+
+
+def _picked(state_dir: Path) -> Path | None:
+    from textual.app import App
+
+    from toolkit.fronts.tui.screens import Picker
+
+    rows = _offered(state_dir)
+    if not rows:
+        _latest(state_dir)  # says that there is none, and what to do
+
+    class Pick(App[Path]):
+        CSS_PATH = str(Path(__file__).with_name("top.tcss"))
+
+        def on_mount(self) -> None:
+            self.push_screen(Picker(rows), self.exit)
+
+    return Pick().run()
+
+
+def _offered(state_dir: Path) -> list[RunRow]:
+    from toolkit.fronts.tui.screens import RunRow
+
+    now_ns = wall_clock_ns()
+    rows = []
+    for entry in list_runs(state_dir, _OFFERED_MAX):
+        started = entry.timeline.started
+        when = ago((now_ns - started.wall_ns) / 1e9) if started is not None else ""
+        what = next((node.entrypoint for node in entry.timeline.nodes.values()), entry.problem)
+        state = entry.timeline.state if not entry.problem else "unreadable"
+        rows.append(RunRow(entry.path, entry.run_id or entry.path.name, state, f"{when}  {what}"))
+    return rows
+
+
+def simulated(run: FollowedRun) -> str:
+    """What a run simulates, such as "moved-rank-0 seed 1"; empty for real runs."""
+    said: Any = run.run.get("simulated")
+    if not isinstance(said, dict):
+        return ""
+    return f"{said.get('scenario', '')} seed {said.get('seed', 0)}".strip()
+
+
+def _session(path: Path) -> Session:
+    run = FollowedRun(path)
+    return Session(run, simulated(run), wall_clock_ns)
+
+
+class RunController:
+    """Implements Controller: over the control sockets in the run directory.
+
+    Args:
+        path: of the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def act(self, node: str, action: Action) -> Outcome:
+        """Tell the agent of that node."""
+        from toolkit.adapters.control.client import ControlClient
+
+        return ControlClient(self._path, node).act(action)
+
+
+def _app(run: FollowedRun, controller: Controller | None) -> TopApp:
+    from toolkit.adapters.control.client import whoami
+    from toolkit.fronts.tui.app import TopApp
+
+    clock = SystemClock()
+    return TopApp(
+        Session(run, simulated(run), wall_clock_ns),
+        title=run.run_id or run.name,
+        folder=run.path,
+        controller=controller,
+        by=whoami(),
+        now_s=lambda: clock.now_ns() / 1e9,
+    )
+
+
+def _prepare(app: TopApp, args: argparse.Namespace) -> None:
+    """Read what there is, and go where it was asked for."""
+    from toolkit.fronts.tui.app import VIEWS
+
+    if args.view not in VIEWS:
+        raise ConfigurationError(f"--view {args.view}: there is no such view; there are {', '.join(VIEWS)}")
+    app.begin_at(args.view, args.filter)
+    if args.at is not None:
+        read_all(app.session)
+        app.session.seek(moment(args.at, app.session))
+
+
+def read_all(session: Session) -> None:
+    """Read all that is there now."""
+    before = -1
+    while before != len(session.film):
+        before = len(session.film)
+        session.tick(0.0)
+
+
+_TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def moment(text: str, session: Session) -> int:
+    """Wall time of a moment that a user named, in nanoseconds.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    film = session.film
+    length_ns = film.ended_ns - film.started_ns
+    if re.fullmatch(r"\d+(\.\d+)?%", text):
+        return film.started_ns + int(length_ns * float(text[:-1]) / 100)
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)
+    found = clock or (_TIME.fullmatch(text) if text else None)
+    if found is None:
+        raise ConfigurationError(f"--at {text} is no time; give seconds, 2m30s, 01:30 or 50%")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return film.started_ns + int((hours * 3600 + minutes * 60 + seconds) * 1e9)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,3})", text)
+    if found is None or not (int(found[1]) >= 20 and int(found[2]) >= 6):
+        raise ConfigurationError(f"--size {text} is no size; give columns and rows, such as 120x40")
+    return int(found[1]), int(found[2])
+
+
+def _draw(app: TopApp, path: Path, size: tuple[int, int]) -> None:
+    read_all(app.session)
+    app.draw_into(path, size)
+
+
+# -- lines ----------------------------------------------------------------------------------------------------
+
+
+def _plain(session: Session, at: str | None, stdout: TextIO, stderr: TextIO) -> int:
+    """A line for each event that is news; of a live run until it ends."""
+    from toolkit.adapters.loop_bell import LoopBell
+
+    read_all(session)
+    until = len(session.film) if at is None else session.film.count_at(moment(at, session))
+    _print_mode(session, stdout)
+    done = _print_lines(session, 0, until, stdout)
+    if at is not None or session.mode != "LIVE":
+        return _told_problem(session, stderr)
+    bell = LoopBell()
+    try:
+        while session.mode == "LIVE":
+            bell.wait(_LOOK_S)
+            session.tick(0.0)
+            done = _print_lines(session, done, len(session.film), stdout)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        bell.close()
+    return _told_problem(session, stderr)
+
+
+def _print_mode(session: Session, stdout: TextIO) -> None:
+    mode = f"SIM {session.simulated}" if session.mode == "SIM" else session.mode
+    print(visible(f"# {mode} {session.film.latest.run_id}", stdout), file=stdout, flush=True)
+
+
+def _print_lines(session: Session, start: int, end: int, stdout: TextIO) -> int:
+    for place, event in enumerate(session.film.between(start, end), start):
+        line = told(event)
+        if line is not None:
+            at = since((session.film.time_of(place) - session.film.started_ns) / 1e9)
+            print(visible(f"{at:>9}  {event.node}  {line.words}", stdout), file=stdout)
+    stdout.flush()
+    return end
+
+
+def _told_problem(session: Session, stderr: TextIO) -> int:
+    if session.problem:
+        print(visible(f"rally top: {session.problem}", stderr), file=stderr)
+    return 0

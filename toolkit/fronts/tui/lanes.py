@@ -1,0 +1,277 @@
+"""Swim-lanes: a line of cells for each node or rank over a span of time; rounds as bands, causes as marks. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from toolkit.core.history import Incarnation, Node, Timeline
+from toolkit.core.moment import Moment
+
+#: what a node or rank does in a cell: nothing yet, waits for its round, starts or stops workers, its workers run (and
+#: how that ended), or it is there and does none of this
+Phase = Literal["none", "waits", "moves", "runs", "fails", "succeeds", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time in so many cells.
+
+    Args:
+        start_ns: wall time of the left edge.
+        end_ns: of the right edge.
+        width: cells.
+    """
+
+    start_ns: int
+    end_ns: int
+    width: int
+
+    def cell_of(self, time_ns: int) -> int:
+        """The cell of a moment; outside of 0 to width - 1 for one that is not in it."""
+        length = max(self.end_ns - self.start_ns, 1)
+        return (time_ns - self.start_ns) * self.width // length
+
+    def time_of(self, cell: int) -> int:
+        """The left edge of a cell."""
+        return self.start_ns + (self.end_ns - self.start_ns) * cell // max(self.width, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A cause on a lane.
+
+    Args:
+        cell: where.
+        kind: what happened.
+        words: how it is said.
+    """
+
+    cell: int
+    kind: Literal["failure", "bell", "lost", "signal"]
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One line.
+
+    Args:
+        key: the node, or "node/local rank".
+        label: what stands in front.
+        phases: of each cell, `[width]`.
+        marks: on top of them, by cell.
+    """
+
+    key: str
+    label: str
+    phases: tuple[Phase, ...]
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A round in the cells that it took, `[first, last]`."""
+
+    number: int
+    first: int
+    last: int
+
+
+class _Times:
+    """Moments of one node on the axis: its wall clock at its first event, then its monotonic one."""
+
+    def __init__(self, node: Node) -> None:
+        first = node.started or node.first_event
+        self._offset = None if first is None else first.wall_ns - first.mono_ns
+
+    def of(self, at: Moment) -> int:
+        return at.wall_ns if self._offset is None else self._offset + at.mono_ns
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    start_ns: int
+    end_ns: int | None
+    phase: Phase
+
+
+def node_lane(node: Node, timeline: Timeline, span: Span, now_ns: int) -> Lane:
+    """What a node did."""
+    times = _Times(node)
+    stretches = [*_waits(node, times), *_moves(node, times), *_runs_of_node(node, times)]
+    phases = _phases(stretches, span, _alive(node, times), now_ns)
+    marks = [
+        *_failures(node, timeline, span, times),
+        *_losses(node, timeline, span),
+        *_bells(node, timeline, span),
+    ]
+    return Lane(node.name, _label(node), phases, _one_each(marks, span))
+
+
+def rank_lane(node: Node, local_rank: int, timeline: Timeline, span: Span, now_ns: int) -> Lane:
+    """What one rank did, incarnation by incarnation."""
+    times, rank = _Times(node), node.ranks[local_rank]
+    stretches = [*_waits(node, times), *_moves(node, times)]
+    stretches += [_run(each, times) for each in (*rank.past, rank.now) if each.started is not None]
+    marks = _failures(node, timeline, span, times, local_rank)
+    label = f"rank {rank.now.global_rank}"
+    key = f"{node.name}/{local_rank}"
+    return Lane(key, label, _phases(stretches, span, _alive(node, times), now_ns), _one_each(marks, span))
+
+
+def bands(timeline: Timeline, span: Span, now_ns: int) -> list[Band]:
+    """The rounds, from when the first member had its ranks until the next one formed."""
+    begins: dict[int, int] = {}
+    for node in timeline.nodes.values():
+        times = _Times(node)
+        for each in node.rounds:
+            if each.completed is not None:
+                at = times.of(each.completed)
+                begins[each.number] = min(at, begins.get(each.number, at))
+    order = sorted(begins.items())
+    ended = timeline.ended.wall_ns if timeline.ended is not None else now_ns
+    found = []
+    for index, (number, start_ns) in enumerate(order):
+        end_ns = order[index + 1][1] if index + 1 < len(order) else max(ended, start_ns)
+        first, last = max(span.cell_of(start_ns), 0), min(span.cell_of(end_ns - 1), span.width - 1)
+        if first < span.width and last >= 0 and first <= last:
+            found.append(Band(number, first, last))
+    return found
+
+
+def _label(node: Node) -> str:
+    return node.host or node.name
+
+
+def _alive(node: Node, times: _Times) -> tuple[int, int | None]:
+    first = node.first_event
+    return (times.of(first) if first else 0), (times.of(node.ended) if node.ended else None)
+
+
+def _waits(node: Node, times: _Times) -> Iterable[_Stretch]:
+    for each in node.rounds:
+        if each.started is not None:
+            end = times.of(each.completed) if each.completed is not None else None
+            yield _Stretch(times.of(each.started), end, "waits")
+
+
+def _moves(node: Node, times: _Times) -> Iterable[_Stretch]:
+    for restart in node.restarts:
+        if restart.stopped is not None:
+            yield _Stretch(times.of(restart.decided), times.of(restart.stopped), "moves")
+        if restart.starting is not None:
+            end = times.of(restart.started) if restart.started is not None else None
+            yield _Stretch(times.of(restart.starting), end, "moves")
+
+
+def _runs_of_node(node: Node, times: _Times) -> Iterable[_Stretch]:
+    """An incarnation of a node runs while one of its ranks does, and is what the worst of them is."""
+    by_number: dict[int, list[_Stretch]] = {}
+    for rank in node.ranks.values():
+        for each in (*rank.past, rank.now):
+            if each.started is not None:
+                by_number.setdefault(each.number, []).append(_run(each, times))
+    for runs in by_number.values():
+        ends = [run.end_ns for run in runs]
+        end = None if None in ends else max(end for end in ends if end is not None)
+        phase = next((p for p in _WORST if any(run.phase == p for run in runs)), runs[0].phase)
+        yield _Stretch(min(run.start_ns for run in runs), end, phase)
+
+
+_WORST: tuple[Phase, ...] = ("fails", "runs", "succeeds")
+
+
+def _run(each: Incarnation, times: _Times) -> _Stretch:
+    assert each.started is not None, "asked by the callers"
+    phase: Phase = "fails" if each.state == "failed" else "succeeds" if each.state == "succeeded" else "runs"
+    return _Stretch(times.of(each.started), times.of(each.ended) if each.ended else None, phase)
+
+
+def _phases(
+    stretches: Sequence[_Stretch], span: Span, alive: tuple[int, int | None], now_ns: int
+) -> tuple[Phase, ...]:
+    first = max(span.cell_of(alive[0]), 0)
+    end_ns = alive[1] if alive[1] is not None else now_ns
+    last = min(span.cell_of(end_ns), span.width - 1)
+    cells: list[Phase] = ["none"] * span.width
+    for cell in range(first, last + 1):
+        cells[cell] = "done"
+    for stretch in sorted(stretches, key=lambda each: each.start_ns):
+        stop = stretch.end_ns if stretch.end_ns is not None else end_ns
+        low, high = span.cell_of(stretch.start_ns), span.cell_of(max(stop, stretch.start_ns))
+        for cell in range(max(low, 0), min(high, last, span.width - 1) + 1):
+            cells[cell] = stretch.phase
+    return tuple(cells)
+
+
+def _failures(
+    node: Node, timeline: Timeline, span: Span, times: _Times, local_rank: int | None = None
+) -> list[Mark]:
+    marks = []
+    for failure in timeline.failures.values():
+        mine = failure.node == node.name and local_rank in (None, failure.local_rank)
+        if mine and 0 <= (cell := span.cell_of(times.of(failure.at))) < span.width:
+            how = failure.signal or f"exit {failure.exit_code}"
+            marks.append(Mark(cell, "failure", f"rank {failure.global_rank}: {how}"))
+    return marks
+
+
+def _losses(node: Node, timeline: Timeline, span: Span) -> list[Mark]:
+    return [
+        Mark(cell, "lost", f"lost: {lost.reason}")
+        for lost in timeline.job.lost
+        if lost.node == node.name and 0 <= (cell := span.cell_of(lost.at.wall_ns)) < span.width
+    ]
+
+
+def _bells(node: Node, timeline: Timeline, span: Span) -> list[Mark]:
+    """Rounds that this node has ended for all."""
+    return [
+        Mark(cell, "bell", f"bell: {end.reason}")
+        for each in timeline.job.rounds.values()
+        for end in each.ends
+        if end.by == node.name and 0 <= (cell := span.cell_of(end.at.wall_ns)) < span.width
+    ]
+
+
+_WEIGHT = {"failure": 0, "lost": 1, "bell": 2, "signal": 3}
+
+
+def _one_each(marks: Sequence[Mark], span: Span) -> tuple[Mark, ...]:
+    """The weightiest mark of each cell."""
+    best: dict[int, Mark] = {}
+    for mark in marks:
+        if mark.cell not in best or _WEIGHT[mark.kind] < _WEIGHT[best[mark.cell].kind]:
+            best[mark.cell] = mark
+    return tuple(best[cell] for cell in sorted(best))
+
+
+def ticks(span: Span, origin_ns: int, every: int = 12) -> list[tuple[int, str]]:
+    """Times along the axis, as seconds from `origin_ns`, at round numbers: cell and text."""
+    length_s = max(span.end_ns - span.start_ns, 1) / 1e9
+    count = max(span.width // every, 1)
+    step = _STEPS[min(bisect_right(_STEPS, length_s / count), len(_STEPS) - 1)]
+    first = -(-(span.start_ns - origin_ns) // int(step * 1e9))
+    found = []
+    for index in range(first, first + count + 2):
+        cell = span.cell_of(origin_ns + int(index * step * 1e9))
+        if 0 <= cell < span.width:
+            found.append((cell, since(index * step)))
+    return found
+
+
+_STEPS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
+
+
+def since(seconds: float) -> str:
+    """A time from the start of a run: "+3.5s", "+2:05", "+1:00:00"."""
+    sign, seconds = ("-" if seconds < 0 else "+"), abs(seconds)
+    if seconds < 60:
+        return f"{sign}{seconds:.1f}s" if seconds % 1 >= 0.05 else f"{sign}{seconds:.0f}s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{sign}{whole // 60}:{whole % 60:02d}"
+    return f"{sign}{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
