@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -58,7 +60,7 @@ def main() -> int:
         readings, notes = read(workers, seconds)
     finally:
         for worker in workers:
-            worker.kill()
+            os.killpg(worker.pid, signal.SIGKILL)  # with the child that it has forked
             worker.wait()
     for reading in readings:
         print(ev.encode(reading).decode())
@@ -92,7 +94,9 @@ def cost_ms(driver: Nvml) -> float:
 
 
 def start(code: str, rank: int) -> subprocess.Popen[bytes]:
-    worker = subprocess.Popen([sys.executable, "-c", code, str(rank)], stdout=subprocess.PIPE)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, str(rank)], stdout=subprocess.PIPE, start_new_session=True
+    )
     assert worker.stdout is not None and worker.stdout.readline() == b"up\n", "the worker did not start"
     return worker
 
