@@ -1,4 +1,4 @@
-"""`make bench`: ours and torchrun by turns in one run; medians, ratios and goals in one table. Then the simulator.
+"""`make bench`: ours and torchrun by turns in one run; medians, ratios and goals in one table. Then the rest.
 
 By turns, because a machine's speed drifts; and a ratio of two medians taken together outlives the machine.
 """
@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import measures, nodes, sim
+from . import measures, nodes, sim, top
 from .job import RALLY, TORCHRUN, BenchError, Launcher
 from .measures import Figures, Measure, Scenario
 
 #: tables, by what asks for all of their rows in `--only`
 TABLES = {"agent": measures.SCENARIOS, "nodes": nodes.SCENARIOS}
+#: tables of what is held against fixed goals, by the module that takes the samples
+FIXED = {sim.ALL: ("sim: the simulator", sim.MEASURES), top.ALL: ("top: the live view", top.MEASURES)}
 SCENARIOS = tuple(scenario for table in TABLES.values() for scenario in table)
 
 
@@ -59,7 +61,7 @@ class Row:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    simulated = [sim.ALL, *(measure.name for measure in sim.MEASURES)]
+    simulated = [name for key, (_, fixed) in FIXED.items() for name in (key, *(m.name for m in fixed))]
     names = [*TABLES, *(measure.name for scenario in SCENARIOS for measure in scenario.measures), *simulated]
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Rallypoint and torchrun by turns."
@@ -71,7 +73,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         choices=names,
         metavar="NAME",
         help="this measure only, torchrun's part too where that takes a minute; may be repeated; "
-        f"{', '.join([*TABLES, sim.ALL])} stand for whole tables, without any all that is quick is measured; "
+        f"{', '.join([*TABLES, *FIXED])} stand for whole tables, without any all that is quick is measured; "
         f"one of: {', '.join(names)}",
     )
     parser.add_argument("--json", action="store_true", help="samples and medians as JSON on stdout, no table")
@@ -95,7 +97,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     asked = set(arguments.only or ())
     narration = Console(stderr=True, highlight=False)
     tables: dict[str, list[Row]] = {}
-    sim_rows: list[sim.SimRow] = []
+    fixed_rows: dict[str, list[sim.SimRow]] = {}
     try:
         for title, scenarios in TABLES.items():
             whole = not asked or title in asked
@@ -106,22 +108,26 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
                         scenario, ours, arguments.runs, arguments.seed, environ, narration, theirs=theirs
                     )
                     tables.setdefault(title, []).extend(r for r in rows if whole or r.measure.name in asked)
-        simulated = [m for m in sim.MEASURES if (not asked and not m.slow) or asked & {sim.ALL, m.name}]
-        for together in sim.by_sample(simulated):
-            narration.print(f"simulator: {', '.join(measure.name for measure in together)}")
-            sim_rows += sim.measured(together, arguments.runs, environ)
+        for key, (title, fixed) in FIXED.items():
+            wanted = [m for m in fixed if (not asked and not m.slow) or asked & {key, m.name}]
+            for together in sim.by_sample(wanted):
+                narration.print(f"{title}: {', '.join(measure.name for measure in together)}")
+                fixed_rows.setdefault(key, []).extend(sim.measured(together, arguments.runs, environ, key))
     except BenchError as error:
         narration.print(f"bench: {error}", markup=False, soft_wrap=True)
         return 1
     if arguments.json:
         rows = [row for table in tables.values() for row in table]
-        print(json.dumps(as_json(rows, arguments.runs) | {"simulator": sim.as_json(sim_rows)}, indent=2))
+        fixed_said = {
+            {"sim": "simulator"}.get(key, key): sim.as_json(fixed_rows.get(key, [])) for key in FIXED
+        }
+        print(json.dumps(as_json(rows, arguments.runs) | fixed_said, indent=2))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 110)
     for title, rows in tables.items():
         console.print(as_table(title, rows, ours.name))
-    if sim_rows:
-        console.print(sim.as_table(sim_rows, arguments.runs))
+    for key, fixed_of in fixed_rows.items():
+        console.print(sim.as_table(fixed_of, arguments.runs, FIXED[key][0]))
     return 0
 
 

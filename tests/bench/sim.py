@@ -25,12 +25,12 @@ _TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class SimMeasure:
-    """One figure of the simulator.
+    """One figure that is held against a fixed goal.
 
     Args:
         name: for `--only` and `--json`.
         title: for people.
-        unit: "s", "MB", "/s" or "" for a count.
+        unit: "s", "ms", "MB", "%" of one core, "/s" or "" for a count.
         goal: bound of the median; a lower one for "/s", else an upper one.
         sample: takes one, in a fresh process; None is the time of a whole command. One that yields several figures
             returns them by the name of their measure.
@@ -294,8 +294,13 @@ def by_sample(measures: Sequence[SimMeasure]) -> Iterator[list[SimMeasure]]:
         yield list(together)
 
 
-def measured(together: Sequence[SimMeasure], runs: int, environ: Mapping[str, str]) -> list[SimRow]:
+def measured(
+    together: Sequence[SimMeasure], runs: int, environ: Mapping[str, str], module: str = ALL
+) -> list[SimRow]:
     """Take the samples of measures that one sample yields, after one that does not count if there are several.
+
+    Args:
+        module: of this package, which takes them.
 
     Raises:
         BenchError: one could not be taken.
@@ -303,15 +308,15 @@ def measured(together: Sequence[SimMeasure], runs: int, environ: Mapping[str, st
     first = together[0]
     count = min(runs, first.runs_max)
     warm_up = 0 if count == 1 else 1
-    taken = [_taken(first, environ) for _ in range(count + warm_up)][warm_up:]
+    taken = [_taken(first, environ, module) for _ in range(count + warm_up)][warm_up:]
     return [SimRow(measure, tuple(figures[measure.name] for figures in taken)) for measure in together]
 
 
-def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> dict[str, float]:
+def _taken(measure: SimMeasure, environ: Mapping[str, str], module: str) -> dict[str, float]:
     if measure.sample is None:
         command = [sys.executable, "-m", "toolkit.fronts.cli", *measure.command]
     else:
-        command = [sys.executable, "-m", "tests.bench.sim", measure.name]
+        command = [sys.executable, "-m", f"tests.bench.{module}", measure.name]
     began_s = time.monotonic()
     try:
         done = subprocess.run(
@@ -335,9 +340,9 @@ def _taken(measure: SimMeasure, environ: Mapping[str, str]) -> dict[str, float]:
     return figures
 
 
-def as_table(rows: list[SimRow], runs: int) -> Table:
+def as_table(rows: list[SimRow], runs: int, title: str = "sim: the simulator") -> Table:
     """One row a measure; medians, with the smallest and the largest sample below."""
-    table = Table(title=f"sim: the simulator, medians of up to {runs}", title_justify="left")
+    table = Table(title=f"{title}, medians of up to {runs}", title_justify="left")
     table.add_column("measure")
     for heading in ("figure", "goal"):
         table.add_column(heading, justify="right")
@@ -367,8 +372,13 @@ def as_json(rows: list[SimRow]) -> list[dict[str, object]]:
     ]
 
 
-if __name__ == "__main__":
-    (chosen,) = (measure for measure in MEASURES if measure.name == sys.argv[1])
+def take(measures: Sequence[SimMeasure], name: str) -> None:
+    """Take one sample in this process and print it."""
+    (chosen,) = (measure for measure in measures if measure.name == name)
     assert chosen.sample is not None, "it is taken from outside"
-    _yielded = chosen.sample()
-    print(json.dumps({chosen.name: _yielded} if isinstance(_yielded, float) else dict(_yielded)))
+    figures = chosen.sample()
+    print(json.dumps({name: figures} if isinstance(figures, float) else dict(figures)))
+
+
+if __name__ == "__main__":
+    take(MEASURES, sys.argv[1])

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from . import sim
+from . import sim, top
 from .__main__ import Row, as_json, as_table, compare
 from .job import RALLY, REPOSITORY, TORCHRUN, BenchError, Launcher, running
 from .measures import Figures, Measure, Scenario
@@ -232,3 +232,11 @@ def assert_ends(process: psutil.Process) -> None:
         process.wait(5)
     except psutil.TimeoutExpired:
         assert process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_key_is_timed_on_a_terminal_of_its_own() -> None:
+    pytest.importorskip("textual")
+    with top._on_terminal([sys.executable, "-m", "tests.bench.top", "--screen"]) as screen:
+        screen.wait_for(top._SELECTED % 0)
+        assert 0 < screen.took_s("j", top._SELECTED % 1) < 20
+        assert 0 < screen.took_s("2", b"AGENT") < 20

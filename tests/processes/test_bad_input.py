@@ -186,7 +186,7 @@ def test_a_run_directory_of_another_run(rally: Rally, worker: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"), [("rnu", "did you mean `rally run`?"), ("fly", "the commands are run, show")]
+    ("word", "expected"), [("rnu", "did you mean `rally run`?"), ("fly", "the commands are run, top")]
 )
 def test_an_unknown_command(tmp_path: Path, word: str, expected: str) -> None:
     ended = subprocess.run(

@@ -83,7 +83,13 @@ def _extended(curves: _Curves, values: Iterable[tuple[int, float | None]]) -> _C
     new = {key: _half(value) for key, value in values}
     longer = {key: (curve + new.pop(key, _MISSING))[-2 * SAMPLES_MAX :] for key, curve in curves.items()}
     # Bounded before the new ones come: whoever says ever new ranks loses those that are said no more.
-    kept = {key: curve for key, curve in longer.items() if curve != _MISSING * (len(curve) // 2)}
+    kept = {
+        key: curve
+        for key, curve in longer.items()
+        if not curve.endswith(_MISSING) or curve != _MISSING * (len(curve) // 2)
+    }
+    if not new:
+        return kept
     room = CURVES_MAX - len(kept)
     return {**kept, **{key: half for key, half in list(new.items())[: max(room, 0)] if half != _MISSING}}
 

@@ -18,6 +18,7 @@ UNDETERMINED = 3
 _COMMANDS = {
     "run": "run a job: what torchrun does, with the same options",
     "top": "watch a run on a screen: live, recorded or simulated",
+    "web": "the same in a browser, behind a token",
     "show": "say what happened in a run",
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
@@ -86,6 +87,22 @@ def _top(argv: Sequence[str]) -> int:
     from toolkit.surroundings import state_directory
 
     return top_command(argv, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr)
+
+
+def _web(argv: Sequence[str]) -> int:
+    try:
+        from toolkit.fronts.web import web_command
+        from toolkit.surroundings import state_directory
+
+        return web_command(
+            argv,
+            state_dir=state_directory(),
+            executable=sys.executable,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        return 0  # before it serves; then Ctrl-C is how it ends
 
 
 def _show(argv: Sequence[str]) -> int:
@@ -176,6 +193,7 @@ def _check(argv: Sequence[str]) -> int:
 _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "top": _top,
+    "web": _web,
     "show": _show,
     "runs": _runs,
     "demo": _demo,

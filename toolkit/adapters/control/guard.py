@@ -86,6 +86,71 @@ class Refusal:
     retry_after_s: float = 0.0
 
 
+class Tries:
+    """Requests with a wrong token, counted by the address that they come from. Safe in any thread.
+
+    Args:
+        place: what was asked, such as "the control address".
+        tell: takes sentences for people.
+    """
+
+    def __init__(self, place: str, tell: Callable[[str], None]) -> None:
+        self._place = place
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._tries: dict[str, deque[float]] = {}
+        self._told_at = float("-inf")
+        self._untold = 0
+        #: requests without the right token, so far
+        self.refused = 0
+
+    def refusal(self, peer: str, *, right: bool, remedy: str) -> Refusal | None:
+        """Why a request is not answered; None lets it through. After some wrong ones a right one is not, either.
+
+        Args:
+            peer: address that it comes from.
+            right: whether its token is.
+            remedy: what to do about a wrong one.
+        """
+        now = time.monotonic()
+        with self._lock:
+            wait_s = self._wait_s(peer, now)
+            if wait_s > 0:
+                self.refused += 1
+                return Refusal(429, "too many requests with a wrong token", wait_s)
+            if right:
+                return None
+            self._note(peer, now)
+            told = self._to_tell(now)
+        if told:
+            self._tell(
+                f"{told} {'request' if told == 1 else 'requests'} to {self._place} without the right token, "
+                f"the last from {peer}"
+            )
+        return Refusal(401, f"the token is missing or wrong; {remedy}")
+
+    def _wait_s(self, peer: str, now: float) -> float:
+        tries = self._tries.get(peer, ())
+        recent = [at for at in tries if now - at < TRIES_WITHIN_S]
+        return recent[0] + TRIES_WITHIN_S - now if len(recent) >= TRIES_MAX else 0.0
+
+    def _note(self, peer: str, now: float) -> None:
+        self.refused += 1
+        self._untold += 1
+        tries = self._tries.pop(peer, None) or deque(maxlen=TRIES_MAX)
+        tries.append(now)
+        self._tries[peer] = tries  # to the end: the oldest goes first
+        if len(self._tries) > _ADDRESSES_MAX:
+            self._tries.pop(next(iter(self._tries)))
+
+    def _to_tell(self, now: float) -> int:
+        if now - self._told_at < TELL_EVERY_S:
+            return 0
+        self._told_at = now
+        told, self._untold = self._untold, 0
+        return told
+
+
 class Guard:
     """Looks at requests that come over TCP. Safe in any thread.
 
@@ -98,13 +163,12 @@ class Guard:
     def __init__(self, token: bytes | None, names: tuple[str, ...], tell: Callable[[str], None]) -> None:
         self._token = token
         self._names = frozenset(name.lower() for name in names)
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._tries: dict[str, deque[float]] = {}
-        self._told_at = float("-inf")
-        self._untold = 0
-        #: requests without the right token, so far
-        self.refused = 0
+        self._tries = Tries("the control address", tell)
+
+    @property
+    def refused(self) -> int:
+        """Requests without the right token, so far."""
+        return self._tries.refused
 
     def refusal(
         self, header: Callable[[str], str | None], method: str, path: str, here: tuple[str, int], peer: str
@@ -139,43 +203,8 @@ class Guard:
         )
 
     def _token_refusal(self, said: str, token: bytes, peer: str) -> Refusal | None:
-        now = time.monotonic()
-        with self._lock:
-            wait_s = self._wait_s(peer, now)
-            if wait_s > 0:
-                self.refused += 1
-                return Refusal(429, "too many requests with a wrong token", wait_s)
-            kind, _, given = said.partition(" ")
-            if kind.lower() == "bearer" and hmac.compare_digest(
-                given.strip().encode("utf-8", "replace"), token
-            ):
-                return None
-            self._note(peer, now)
-            told = self._to_tell(now)
-        if told:
-            self._tell(
-                f"{told} {'request' if told == 1 else 'requests'} to the control address without the right token, "
-                f"the last from {peer}"
-            )
-        return Refusal(401, "the token is missing or wrong; send it as `Authorization: Bearer TOKEN`")
-
-    def _wait_s(self, peer: str, now: float) -> float:
-        tries = self._tries.get(peer, ())
-        recent = [at for at in tries if now - at < TRIES_WITHIN_S]
-        return recent[0] + TRIES_WITHIN_S - now if len(recent) >= TRIES_MAX else 0.0
-
-    def _note(self, peer: str, now: float) -> None:
-        self.refused += 1
-        self._untold += 1
-        tries = self._tries.pop(peer, None) or deque(maxlen=TRIES_MAX)
-        tries.append(now)
-        self._tries[peer] = tries  # to the end: the oldest goes first
-        if len(self._tries) > _ADDRESSES_MAX:
-            self._tries.pop(next(iter(self._tries)))
-
-    def _to_tell(self, now: float) -> int:
-        if now - self._told_at < TELL_EVERY_S:
-            return 0
-        self._told_at = now
-        told, self._untold = self._untold, 0
-        return told
+        kind, _, given = said.partition(" ")
+        right = kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "replace"), token
+        )
+        return self._tries.refusal(peer, right=right, remedy="send it as `Authorization: Bearer TOKEN`")

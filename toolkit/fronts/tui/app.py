@@ -11,13 +11,14 @@ from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, Input, Static
+from textual.widgets import ContentSwitcher, Input, Static
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.words import plural
 from toolkit.fronts.tui import as_code, lanes
-from toolkit.fronts.tui.acting import Acting, Controller
+from toolkit.fronts.tui.acting import Controller
 from toolkit.fronts.tui.filtering import typed
+from toolkit.fronts.tui.hints import Hints
 from toolkit.fronts.tui.log_pane import LogsPane
 from toolkit.fronts.tui.look import state_look
 from toolkit.fronts.tui.overview import detail_lines
@@ -25,6 +26,7 @@ from toolkit.fronts.tui.panes import EventsPane, NodesPane, OverviewPane, Pane, 
 from toolkit.fronts.tui.rows import RankKey, RankRow, RowMaker
 from toolkit.fronts.tui.screens import Reading
 from toolkit.fronts.tui.session import Session
+from toolkit.fronts.tui.stacks import AskingForStacks, Dumper
 from toolkit.fronts.tui.table import Table
 from toolkit.fronts.tui.timeline_pane import TimelinePane
 
@@ -32,11 +34,11 @@ from toolkit.fronts.tui.timeline_pane import TimelinePane
 TICK_S, AGE_S = 0.1, 1.0
 #: a paint is followed by a rest of so many times its length, so that the largest job leaves most of a core alone; keys
 #: are answered at once
-REST = 4
+REST = 6
 VIEWS = ("overview", "nodes", "ranks", "timeline", "events", "logs")
 
 
-class TopApp(Acting):
+class TopApp(AskingForStacks):
     """`rally top`.
 
     Args:
@@ -46,6 +48,7 @@ class TopApp(Acting):
         controller: None for what can't be told anything: recordings, simulations, `--read-only`.
         by: who acts, for the events.
         now_s: a clock for how fast to play, in seconds.
+        dumper: of stacks; None where nobody can be asked.
     """
 
     CSS_PATH = "top.tcss"
@@ -54,12 +57,13 @@ class TopApp(Acting):
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(n), f"view('{name}')", name.capitalize(), show=False)
+            Binding(str(n), f"view('{name}')", name.capitalize(), show=False, priority=True)
             for n, name in enumerate(VIEWS, 1)
         ),
         Binding("tab", "next_view(1)", "Next view", show=False, priority=True),
         Binding("shift+tab", "next_view(-1)", "Previous view", show=False, priority=True),
-        Binding("slash", "filter", "Filter", key_display="/"),
+        # With priority, so that what is typed right behind it finds the box open.
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("colon", "command_palette", "Commands", show=False),
         Binding("space", "play", "Play/pause", key_display="space"),
         Binding("comma", "step(-1)", "Event back", show=False),
@@ -76,6 +80,8 @@ class TopApp(Acting):
         Binding("X", "failure(-1)", "Previous failure", show=False),
         Binding("l", "logs", "Logs", show=True),
         Binding("y", "copy_as_code", "Copy as code", show=False),
+        Binding("d", "stack", "Stack"),
+        Binding("A", "stacks", "Stacks of all", show=False),
         Binding("K", "kill", "Kill rank", key_display="K"),
         Binding("R", "restart", "Restart", key_display="R"),
         Binding("D", "drain", "Drain node", key_display="D"),
@@ -94,8 +100,9 @@ class TopApp(Acting):
         controller: Controller | None,
         by: str,
         now_s: Callable[[], float],
+        dumper: Dumper | None = None,
     ) -> None:
-        super().__init__(session, controller, by)
+        super().__init__(session, controller, by, dumper)
         self._name = title
         self._now_s = now_s
         self._ticked_s = self._painted_s = self._next_paint_s = now_s()
@@ -155,10 +162,9 @@ class TopApp(Acting):
             placeholder="state=failed node~gpu-1 util<5 !spare   enter keeps it, escape clears it",
         )
         yield Static(id="transport")
-        yield Footer()
+        yield Hints()
 
     def on_mount(self) -> None:
-        self.query_one("#filter", Input).display = False
         self.set_interval(TICK_S, self.tick)
         self.tick()
         self.action_view(self._first_view)
@@ -308,6 +314,12 @@ class TopApp(Acting):
 
     # -- filter ---------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether an action is there now."""
+        if action in ("filter", "view") and self.screen_stack:
+            return len(self.screen_stack) == 1 and not self.query_one("#filter", Input).has_class("open")
+        return super().check_action(action, parameters)
+
     def action_filter(self) -> None:
         """Type a filter for this view."""
         if not self.pane.fields:
@@ -315,12 +327,14 @@ class TopApp(Acting):
             return
         box = self.query_one("#filter", Input)
         box.value = self.pane.filter.text
-        box.display = True
-        box.focus()
+        box.add_class("open")
+        # At once: what is typed next belongs there. It is never hidden, only of no height, because what is hidden can't
+        # be focused before it has been laid out.
+        self.screen.set_focus(box)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
-        if event.input.id == "filter" and event.input.display:
+        if event.input.id == "filter" and event.input.has_class("open"):
             try:
                 self.pane.set_filter(typed(event.value, self.pane.fields))
                 event.input.border_subtitle = ""
@@ -332,7 +346,7 @@ class TopApp(Acting):
         """Keep it."""
         if event.input.id == "filter":
             self._set_filter(event.value)
-            event.input.display = False
+            event.input.remove_class("open")
             self._focus_pane()
 
     def _set_filter(self, text: str) -> None:
@@ -345,7 +359,7 @@ class TopApp(Acting):
     def action_clear(self) -> None:
         """No filter any more."""
         box = self.query_one("#filter", Input)
-        box.display = False
+        box.remove_class("open")
         box.value = ""
         if self.pane.fields:
             self._set_filter("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.text import Text
 
@@ -150,9 +151,10 @@ def _strip(ranks: Sequence[RankRow], width: int) -> Iterable[Text]:
     cells = [_worst(ranks[start : start + each]) for start in range(0, len(ranks), each)]
     for number, start in enumerate(range(0, len(cells), room)):
         line = Text(f"{'ranks' if number == 0 else '':<{_LABEL}}", "bold", no_wrap=True)
-        for state in cells[start : start + room]:
+        # Alike ones together: textual paints each piece of a line by itself, and there may be a thousand.
+        for state, alike in groupby(cells[start : start + room]):
             colour, sign = state_look(state)
-            line.append(sign, colour)
+            line.append(sign * len(list(alike)), colour)
         yield line
     counts: dict[str, int] = {}
     for row in ranks:

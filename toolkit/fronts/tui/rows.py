@@ -204,7 +204,8 @@ def lost_nodes(timeline: Timeline) -> frozenset[str]:
 
 def _node_row(node: Node, lost: bool, coordinates: bool) -> NodeRow:
     states = [rank.now.state for rank in node.ranks.values()]
-    return NodeRow(node.name, node, lost, coordinates, states.count("running"), states.count("failed"))
+    running = 0 if lost else states.count("running")
+    return NodeRow(node.name, node, lost, coordinates, running, states.count("failed"))
 
 
 def _place_of_node(row: NodeRow) -> tuple[bool, int, str]:
@@ -256,6 +257,8 @@ def usage_by_local_rank(node: Node) -> dict[int, Usage]:
         return {}
     reading = node.readings.latest
     usages: dict[int, Usage] = {}
+    if not reading.gpus:
+        return {w.local_rank: Usage(w.cpu_percent, w.rss_bytes) for w in reading.workers}
     for worker in reading.workers:
         mine = [gpu for gpu in reading.gpus if worker.local_rank in gpu.local_ranks]
         usages[worker.local_rank] = Usage(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -13,6 +16,8 @@ from toolkit.fronts.tui.telling import Told, told
 
 #: events that one tick takes at the most, so that the screen stays alive while a long recording is read
 TAKEN_MAX = 5_000
+#: news that are kept as lines, so that the latest need not be looked up
+_LINES_KEPT = 2_000
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 #: how often it is asked whether agents live, in nanoseconds
 _ASK_NS = 2_000_000_000
@@ -61,6 +66,10 @@ class Session:
         self.speed = 1.0
         self._live: bool | None = None
         self._asked_ns = -_ASK_NS
+        #: places of what is news, and of failures: to find them again in a million of readings takes seconds
+        self._news, self._failures = array("q"), array("q")
+        #: the latest that are news, and those that were listed last, after so many events
+        self._latest_lines: deque[Line] = deque(maxlen=_LINES_KEPT)
         self._lines: tuple[int, list[Line]] = 0, []
 
     # -- time passes ----------------------------------------------------------------------------------------
@@ -73,7 +82,7 @@ class Session:
         """
         new = self._source.read_new(TAKEN_MAX)
         if new:
-            self.film.add(new)
+            self._take(new)
         self._ask_whether_it_lives()
         if self._cursor_ns is None:
             return bool(new)
@@ -86,6 +95,17 @@ class Session:
             self._cursor_ns = None
             self.playing = False
         return self.count != before
+
+    def _take(self, new: list[AnyEvent]) -> None:
+        first = len(self.film)
+        self.film.add(new)
+        for place, event in enumerate(new, first):
+            words = told(event)
+            if words is not None:
+                self._news.append(place)
+                self._latest_lines.append(Line(place, self.film.time_of(place), event.node, words))
+            if isinstance(event, FailureRecorded | LeaseLost):
+                self._failures.append(place)
 
     def _ask_whether_it_lives(self) -> None:
         now_ns = self._wall_ns()
@@ -142,19 +162,17 @@ class Session:
         count = self.count
         if self._lines[0] == count and self._lines[1]:
             return self._lines[1]
-        found: list[Line] = []
-        known = {line.place: line for line in self._lines[1]}
-        for place, event in self.film.backwards(count):
-            line = known.get(place)
-            if line is None and (words := told(event)) is not None:
-                line = Line(place, self.film.time_of(place), event.node, words)
-            if line is not None:
-                found.append(line)
-                if len(found) >= most:
-                    break
-        found.reverse()
+        last = bisect_left(self._news, count)
+        known = {line.place: line for lines in (self._lines[1], self._latest_lines) for line in lines}
+        found = [known.get(place) or self._line(place) for place in self._news[max(last - most, 0) : last]]
         self._lines = count, found
         return found
+
+    def _line(self, place: int) -> Line:
+        event = next(self.film.between(place, place + 1))
+        words = told(event)
+        assert words is not None, "it is news"
+        return Line(place, self.film.time_of(place), event.node, words)
 
     # -- moving through time --------------------------------------------------------------------------------
 
@@ -181,10 +199,10 @@ class Session:
     def step(self, by: int) -> None:
         """Go to the next, or the previous, event that is news."""
         place = self.count - 1
-        while 0 <= (place := place + by) < len(self.film):
-            event = next(self.film.between(place, place + 1))
-            if told(event) is not None and self.film.time_of(place) != self.shown_ns:
-                break
+        here = bisect_right(self._news, place) if by > 0 else bisect_left(self._news, place) - 1
+        while 0 <= here < len(self._news) and self.film.time_of(self._news[here]) == self.shown_ns:
+            here += by
+        place = -1 if here < 0 else len(self.film) if here >= len(self._news) else self._news[here]
         if place >= len(self.film):
             self.to_edge()
         else:
@@ -198,19 +216,12 @@ class Session:
 
     def to_failure(self, by: int) -> bool:
         """Go to the next, or the previous, failure or loss. Returns whether there is one."""
-        here_ns, count = self.shown_ns, self.count
+        here_ns, here = self.shown_ns, bisect_left(self._failures, self.count)
         if by > 0:
-            places = enumerate(self.film.between(count, len(self.film)), count)
-            found = next((p for p, event in places if isinstance(event, FailureRecorded | LeaseLost)), None)
+            found = self._failures[here] if here < len(self._failures) else None
         else:
-            found = next(
-                (
-                    place
-                    for place, event in self.film.backwards(count)
-                    if isinstance(event, FailureRecorded | LeaseLost) and self.film.time_of(place) < here_ns
-                ),
-                None,
-            )
+            before = (place for place in reversed(self._failures[:here]))
+            found = next((place for place in before if self.film.time_of(place) < here_ns), None)
         if found is not None:
             self.seek(self.film.time_of(found))
             self.playing = False

@@ -30,6 +30,8 @@ class Told:
 
 def told(event: ev.Event) -> Told | None:
     """The event in words; None for those that are no news by themselves, such as readings."""
+    if isinstance(event, ev.ReadingsTaken):
+        return None  # of a million events nearly all are readings
     line = _of_workers(event) or _of_group(event) or _of_job(event)
     if line is None or "\n" not in line.words:
         return line
