@@ -38,10 +38,12 @@ from toolkit.core.rounds import Head, Over, Ring, Settings
 from toolkit.core.seats import Card, Seat
 from toolkit.ports import Ports, Reservation, StoreConnector
 
-#: how often the loop looks whether the keeper still hears from the store, what a gap between two looks counts for at
-#: the most, and after which silence it says so, as shares of the lease. One gap is no silence: the agent may have been
-#: stopped. No store operation
-WATCH, GAP, SILENT = 3 / 4, 7 / 8, 1
+#: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as a
+#: share of the lease; no store operation
+WATCH = SILENT = 3 / 4
+#: what is so many times longer than the wait for the next look is no silence of the store: this agent was stopped, or
+#: had its hands full
+LATE = 5 / 4
 #: how long an agent waits for the report of a failed job, before it makes do with what it knows, in seconds
 REPORT_S = 5.0
 #: how long leaving may take, in seconds, where this agent does not stay to host the store for others
@@ -508,8 +510,9 @@ class RallyRendezvous:
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
         before_s = self._silence.stood_ns / 1e9
-        # Less than what is told of: an agent that was stopped has not listened meanwhile.
-        silent_s = self._silence.look(seen, now_ns, int(GAP * self._settings.lease_s * 1e9)) / 1e9
+        gap_ns = now_ns - self._silence.looked_ns
+        counted_ns = gap_ns if gap_ns <= LATE * self.patience_s() * 1e9 else 0
+        silent_s = self._silence.look(seen, now_ns, counted_ns) / 1e9
         self._tell_of_silence(before_s, silent_s)
         if silent_s > self._settings.store_timeout_s:
             self._lost = True
