@@ -113,12 +113,17 @@ class Heart:
         beat_s, before_ns = self._beat_s(), self._clock.now_ns()
         self._bell.wait(beat_s)
         now_ns = self._clock.now_ns()
-        waited_s, slept = (now_ns - before_ns) / 1e9, self.slept
+        waited_s = (now_ns - before_ns) / 1e9
+        if self._slept is None and waited_s <= self._lease_s():
+            return  # as nearly always
+        slept = self.slept
         if waited_s > self._lease_s():
             self._slept = Slept(waited_s, now_ns, slept.awake_s if slept is not None else 0.0)
         elif slept is not None:
             self._slept = replace(slept, awake_s=slept.awake_s + waited_s)
-        if self.slept is not None:
+        else:
+            self._slept = None
+        if self._slept is not None:
             self._doubt.ring()
 
     @property
