@@ -84,6 +84,8 @@ class Node:
         self._ahead_then_ns = 0
         #: the moment of its boot, as its clocks count from the start of the world
         self._booted_ns = 0
+        #: what its clocks are ahead of the world's, while they do not drift
+        self.gained_ns = 0
         self.disk_full = False
         #: seconds that a worker which starts here takes more, before user code
         self.start_delay_s = 0.0
@@ -110,6 +112,7 @@ class Node:
         """From now on both its clocks run that share too fast; what they have gained so far stays."""
         self._ahead_then_ns, self._drifts_since_ns = self.ahead_ns, self.world.kernel.now_ns
         self.clock_drift = share
+        self.gained_ns = self._ahead_then_ns - self._booted_ns
 
     @property
     def ahead_ns(self) -> int:
@@ -119,9 +122,7 @@ class Node:
     @property
     def uptime_ns(self) -> int:
         """Since its boot, as its own oscillator counts."""
-        # Asked millions of times.
-        ahead_ns = self.ahead_ns if self.clock_drift else self._ahead_then_ns
-        return self._kernel.now_ns + ahead_ns - self._booted_ns
+        return self._kernel.now_ns + self.ahead_ns - self._booted_ns
 
     def free_port(self) -> int:
         """A port that was not given before."""
@@ -142,6 +143,7 @@ class Node:
         self.up, self.paused = True, False
         self.boots += 1
         self._booted_ns = self._kernel.now_ns + self.ahead_ns
+        self.gained_ns = self._ahead_then_ns - self._booted_ns
         self.failing_starts.clear()
 
     def pause(self) -> None:
@@ -315,12 +317,13 @@ class Route:
         link: between the two.
     """
 
-    __slots__ = ("_kernel", "_source", "_target", "_link")
+    __slots__ = ("_kernel", "_source", "_target", "_link", "_draw")
 
     def __init__(self, kernel: Kernel, source: Node, target: Node, link: Link) -> None:
         self._kernel = kernel
         self._source, self._target = source, target
         self._link = link
+        self._draw = kernel.tape.drawer("latency")
 
     def send(self, what: str, arrive: Callable[[], None]) -> None:
         """Have `arrive` called in the hub when a message has come, which a lost host prevents and a cut link delays."""
@@ -341,7 +344,7 @@ class Route:
         if link.cut:
             return None
         # Up to a tenth more: no two messages take exactly as long.
-        return link.latency_ns + self._kernel.tape.draw("latency", link.latency_ns // 10 + 1)
+        return link.latency_ns + self._draw(link.latency_ns // 10 + 1)
 
 
 class Network:
