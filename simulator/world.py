@@ -228,6 +228,8 @@ class Process:
     def did_operation(self) -> None:
         """It has sent a store operation; some fault may wait for that."""
         self.operations += 1
+        if not self.node.on_operation:
+            return  # as nearly always
         strike = None if self.parent is not None else self.node.on_operation.pop(self.operations, None)
         if strike is not None:
             kernel, what = self.node.world.kernel, f"{self.node.name} is struck at a store operation"

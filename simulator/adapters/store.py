@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from simulator.kernel import SECOND, Kernel, Task
-from simulator.world import Node, Process
+from simulator.world import Node, Process, World
 from toolkit.core.errors import RallyError, StoreError, StoreTimeoutError
 from toolkit.core.keyvalue import KeyValues, pairs
 from toolkit.core.words import late
@@ -81,11 +81,15 @@ class StoreServer:
     data: KeyValues = field(default_factory=KeyValues)
     stalled_until_ns: int = 0
     operations: int = 0
+    _world: World = field(init=False)
     #: by key, who waits for it, in the order they came. Who waits for several keys waits for one after the other, so
     #: that a key which comes is looked up once for each that waits for it, and nobody else is looked at.
     _waiting: dict[str, dict[_Request, None]] = field(default_factory=dict)
     #: what came during a stall or a pause, by connection
     _held: dict[StoreClient, list[_Request]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._world = self.process.node.world
 
     def listen(self) -> StoreServer:
         """Open it to the network, under the node's address and its loopback."""
@@ -143,7 +147,7 @@ class StoreServer:
     def _do(self, request: _Request) -> None:
         if request.what != GREETING:
             self.operations += 1
-            self.process.node.world.operations += 1
+            self._world.operations += 1
         if request.takes_back is not None:
             self._take_back(request.takes_back, request)
         elif not request.keys:

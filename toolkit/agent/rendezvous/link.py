@@ -80,7 +80,8 @@ class Link:
             Ambiguous: it broke, and `once` forbids to try again.
         """
         answer = self._attempt(operation, once=once)
-        self._untold.clear()
+        if self._untold:
+            self._untold.clear()
         self.answers += 1
         return answer
 
