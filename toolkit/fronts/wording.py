@@ -45,9 +45,14 @@ def shows_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
+def harmless(text: str) -> str:
+    """`text` of a recording with nothing in it that can command a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
+
+
 def visible(text: str, stream: TextIO) -> str:
     """`text` of a recording, safe to print on `stream`: nothing in it can command the terminal."""
-    shown = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
+    shown = harmless(text)
     if shows_unicode(stream):
         return shown.encode("utf-8", "backslashreplace").decode()
     encoding = stream.encoding or "ascii"

@@ -493,3 +493,24 @@ def test_a_storm_of_sizes_breaks_nothing(runs: Runs) -> None:
                 await pilot.pause()
 
     drive(app, steps)
+
+
+def test_nothing_that_a_recording_says_commands_the_terminal(runs: Runs, tmp_path: Path) -> None:
+    target = tmp_path / "hostile"
+    target.mkdir()
+    for file in runs("worker-crash").iterdir():
+        said = (
+            file.read_text()
+            .replace("node1", "no\\u001b[2Jde1")
+            .replace("a worker failed", "a\\u001b]0;x\\u0007b")
+        )
+        (target / file.name).write_text(said.replace('"run_id":"sim"', '"run_id":"s\\u001b[31mim"'))
+    app = app_of(target)
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        for key in ("1", "2", "3", "4", "5", "6", "3", "enter"):
+            await pilot.press(key)
+            await pilot.pause()
+            assert "\x1b" not in shown(app) and "\x07" not in shown(app), key
+
+    drive(app, steps)

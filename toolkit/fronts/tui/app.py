@@ -29,6 +29,7 @@ from toolkit.fronts.tui.session import Session
 from toolkit.fronts.tui.stacks import AskingForStacks, Dumper
 from toolkit.fronts.tui.table import Table
 from toolkit.fronts.tui.timeline_pane import TimelinePane
+from toolkit.fronts.wording import harmless
 
 #: between two looks, in seconds, and between two paints of what only grows older
 TICK_S, AGE_S = 0.1, 1.0
@@ -220,7 +221,7 @@ class TopApp(AskingForStacks):
         head.append(held, "bold black on yellow" if held != " " else "")
         tone, sign = state_look(timeline.state)
         head.append(f" {sign} {timeline.state} ", f"bold {tone}")
-        head.append(f" {timeline.run_id or self._name} ", "bold")
+        head.append(f" {harmless(timeline.run_id or self._name or "")} ", "bold")
         states = [row.state for row in self._maker.ranks(timeline)]
         running, failed = states.count("running"), states.count("failed") + states.count("lost")
         head.append(

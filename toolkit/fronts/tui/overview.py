@@ -13,7 +13,7 @@ from toolkit.core.words import ending, plural, without_tokens
 from toolkit.fronts.tui.look import TONE_SIGNS, TONES, state_look
 from toolkit.fronts.tui.rows import RANK_STATES, NodeRow, RankRow, failure_of, size_in_words
 from toolkit.fronts.tui.session import Line
-from toolkit.fronts.wording import duration_in_words, report_in_words
+from toolkit.fronts.wording import duration_in_words, harmless, report_in_words
 
 _LABEL = 11
 #: lines of the strip of ranks
@@ -59,7 +59,8 @@ def _line(label: str, *parts: str | tuple[str, str]) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{label:<{_LABEL}}", "bold")
     for part in parts:
-        line.append(*((part,) if isinstance(part, str) else part))
+        text, look = (part, "") if isinstance(part, str) else part
+        line.append(harmless(text), look)
     return line
 
 
@@ -190,8 +191,8 @@ def _event(line: Line, at: str) -> Text:
     tone = line.told.tone
     text = Text(f"{at:>10} ", "dim", no_wrap=True, overflow="ellipsis")
     text.append(f"{TONE_SIGNS[tone]} ", TONES[tone])
-    text.append(f"{line.node:<14} ", "dim")
-    return text.append(line.told.words, TONES[tone])
+    text.append(f"{harmless(line.node):<14} ", "dim")
+    return text.append(harmless(line.told.words), TONES[tone])
 
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -263,6 +264,6 @@ def detail_lines(timeline: Timeline, row: RankRow, now_ns: int) -> list[Text]:
         )
         failure = failure_of(timeline, node, each)
         if failure is not None:
-            lines += [Text(f"      {part}", "red") for part in failure.message.splitlines()[:20]]
-            lines += [Text(f"      {part}", "dim") for part in failure.traceback.splitlines()[-60:]]
+            lines += [Text(f"      {harmless(part)}", "red") for part in failure.message.splitlines()[:20]]
+            lines += [Text(f"      {harmless(part)}", "dim") for part in failure.traceback.splitlines()[-60:]]
     return lines

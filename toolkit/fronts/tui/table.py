@@ -20,6 +20,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from toolkit.fronts.wording import harmless
+
 #: text and the name of its style
 Cell = tuple[str, str]
 
@@ -221,7 +223,7 @@ class Table(ScrollView, can_focus=True):
             room = left if number == len(columns) - 1 else min(column.width, left)
             if room <= 0:
                 break
-            shown = text
+            shown = harmless(text)
             if cell_len(shown) > room:
                 shown = set_cell_size(shown, max(room - 1, 0)) + "…"
             elif column.align == "right":

@@ -21,6 +21,7 @@ from toolkit.fronts.tui.look import MARK_STYLES, MARKS, PHASES, PLAIN_PHASES, st
 from toolkit.fronts.tui.panes import Pane
 from toolkit.fronts.tui.rows import NODE_FIELDS, RankKey
 from toolkit.fronts.tui.session import Session
+from toolkit.fronts.wording import harmless
 
 
 class Lanes(ScrollView, can_focus=True):
@@ -141,7 +142,7 @@ class Lanes(ScrollView, can_focus=True):
         cursor = -1 if self._cursor_ns is None else self._span.cell_of(self._cursor_ns)
         plain = self.app.no_color
         marks = {mark.cell: mark for mark in lane.marks}
-        segments = [Segment(f" {lane.label}"[: self.LABEL].ljust(self.LABEL) + " ", label)]
+        segments = [Segment(f" {harmless(lane.label)}"[: self.LABEL].ljust(self.LABEL) + " ", label)]
         for cell, phase in enumerate(lane.phases):
             letter, name = PHASES[phase]
             look = style(name)
@@ -195,7 +196,8 @@ class TimelinePane(Pane):
         for mark in lane.marks[-3:]:
             at = lanes.since((span.time_of(mark.cell) - view._origin_ns) / 1e9)
             said.append(
-                f" {MARKS[mark.kind]} {at} {mark.words}  ", "red" if mark.kind != "bell" else "yellow"
+                f" {MARKS[mark.kind]} {at} {harmless(mark.words)}  ",
+                "red" if mark.kind != "bell" else "yellow",
             )
         return said
 
