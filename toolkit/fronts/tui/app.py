@@ -221,7 +221,7 @@ class TopApp(AskingForStacks):
         head.append(held, "bold black on yellow" if held != " " else "")
         tone, sign = state_look(timeline.state)
         head.append(f" {sign} {timeline.state} ", f"bold {tone}")
-        head.append(f" {harmless(timeline.run_id or self._name or "")} ", "bold")
+        head.append(f" {harmless(timeline.run_id or str(self._name))} ", "bold")
         states = [row.state for row in self._maker.ranks(timeline)]
         running, failed = states.count("running"), states.count("failed") + states.count("lost")
         head.append(
