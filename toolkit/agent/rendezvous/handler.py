@@ -38,9 +38,11 @@ from toolkit.core.rounds import Head, Over, Ring, Settings
 from toolkit.core.seats import Card, Seat
 from toolkit.ports import Ports, Reservation, StoreConnector
 
-#: how often the loop looks whether the keeper still hears from the store, and after which silence it says so, as a
-#: share of the lease; no store operation
+#: how often the loop looks whether the keeper still hears from the store, while the heart does not, and after which
+#: silence it says so, as a share of the lease; no store operation
 WATCH = SILENT = 3 / 4
+#: how often it looks while the heart does, and would ring: only in case the heart has died
+REST = 10.0
 #: what is so many times longer than the wait for the next look is no silence of the store: this agent was stopped, or
 #: had its hands full
 LATE = 5 / 4
@@ -139,6 +141,7 @@ class RallyRendezvous:
         self._seat: Seat | None = None
         self._reservation: Reservation | None = None
         self._silence: Standstill | None = None
+        self._silent_s = 0.0
         self._lost = False
         self._closed = False
 
@@ -222,7 +225,8 @@ class RallyRendezvous:
 
     def patience_s(self) -> float:
         """How long the agent's loop may wait before it calls `over` again, in seconds."""
-        return WATCH * self._settings.lease_s
+        watched = self._keeper is not None and self._keeper.watched and self._silent_s == 0
+        return (REST if watched else WATCH) * self._settings.lease_s
 
     def over(self) -> Over | None:
         """What became of this agent's round; None while it goes on. Never blocks.
@@ -509,10 +513,10 @@ class RallyRendezvous:
         now_ns, seen = self._ports.clock.now_ns(), keeper.answers
         if self._silence is None:
             self._silence = Standstill(seen, now_ns)
-        before_s = self._silence.stood_ns / 1e9
         gap_ns = now_ns - self._silence.looked_ns
-        counted_ns = gap_ns if gap_ns <= LATE * self.patience_s() * 1e9 else 0
-        silent_s = self._silence.look(seen, now_ns, counted_ns) / 1e9
+        counted_ns = gap_ns if gap_ns <= LATE * WATCH * self._settings.lease_s * 1e9 else 0
+        silent_s = max(self._silence.look(seen, now_ns, counted_ns), keeper.silent_ns) / 1e9
+        before_s, self._silent_s = self._silent_s, silent_s
         self._tell_of_silence(before_s, silent_s)
         if silent_s > self._settings.store_timeout_s:
             self._lost = True

@@ -1,4 +1,8 @@
-"""The heart of an agent: it beats and does nothing else, so that neither a slow store nor a long look stops it."""
+"""The heart of an agent: it beats, so that neither a slow store nor a long look stops that.
+
+With each beat it sees whether the store still answers the agent, which costs no operation. So the agent's loop need not
+wake for that as long as the heart beats.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from toolkit.agent.rendezvous.link import Link
 from toolkit.core.errors import StoreLostError
+from toolkit.core.liveness import gap_max_ns
 from toolkit.ports import Bell, Clock
 
 #: what a beat says at last
@@ -33,7 +38,7 @@ class Heart:
 
     Args:
         link: a connection of its own.
-        bell: rung when there is reason to hurry.
+        bell: its own; rung when there is reason to hurry.
         key: of the beat.
         beat_s: how long from one beat to the next, in seconds.
         carried: what is written along with each beat: a coordinator's pulse.
@@ -41,7 +46,9 @@ class Heart:
         clock: of this node.
         lease_s: how long a node may be silent, in seconds.
         looked_ns: when the store was seen last.
-        doubt: rung with each beat while it is not known whether the others went on without this agent.
+        answers: counts what the store has answered the agent.
+        alarm: rung with each beat while the store is silent, or it is not known whether the others went on without this
+            agent.
     """
 
     def __init__(
@@ -55,7 +62,8 @@ class Heart:
         clock: Clock,
         lease_s: Callable[[], float],
         looked_ns: Callable[[], int],
-        doubt: Bell,
+        answers: Callable[[], int],
+        alarm: Bell,
     ) -> None:
         self._link = link
         self._bell = bell
@@ -66,13 +74,22 @@ class Heart:
         self._clock = clock
         self._lease_s = lease_s
         self._looked_ns = looked_ns
-        self._doubt = doubt
+        self._answers = answers
+        self._alarm = alarm
+        self._answered = 0
+        #: for how long the store had answered nothing at the last beat, in nanoseconds
+        self.silent_ns = 0
         self._slept: Slept | None = None
         self._beats = 0
         self._stopping = False
         self._leaving = False
         #: whether it beats or is about to
         self.beats_on = False
+
+    @property
+    def watching(self) -> bool:
+        """Whether it beats and is not held up by a broken connection."""
+        return self.beats_on and self._link.connected
 
     def next_beat(self) -> bytes:
         """A number that this agent has not said before."""
@@ -114,6 +131,12 @@ class Heart:
         self._bell.wait(beat_s)
         now_ns = self._clock.now_ns()
         waited_s = (now_ns - before_ns) / 1e9
+        answered = self._answers()
+        if answered != self._answered:
+            self._answered, self.silent_ns = answered, 0
+        else:
+            self.silent_ns += min(now_ns - before_ns, gap_max_ns(beat_s))
+            self._alarm.ring()
         if self._slept is None and waited_s <= self._lease_s():
             return  # as nearly always
         slept = self.slept
@@ -124,7 +147,7 @@ class Heart:
         else:
             self._slept = None
         if self._slept is not None:
-            self._doubt.ring()
+            self._alarm.ring()
 
     @property
     def slept(self) -> Slept | None:

@@ -94,7 +94,7 @@ class Keeper:
         self._listened = -1
         self._left = False
         self._heart = Heart(
-            self._new_link(),
+            self._new_link(ports.bell.ring),
             ports.tasks.new_bell(),
             keys.beat(node),
             self._beat_s,
@@ -103,6 +103,7 @@ class Keeper:
             ports.clock,
             lambda: self._settings.lease_s,
             lambda: self.looked_ns,
+            lambda: self._link.answers,
             ports.bell,
         )
         self._why_taken = ""
@@ -120,7 +121,7 @@ class Keeper:
         #: when it last saw the head, by the own clock
         self.looked_ns = 0
 
-    def _new_link(self) -> Link:
+    def _new_link(self, on_broken: Callable[[], None] = lambda: None) -> Link:
         return Link(
             self._connector,
             self._ports.clock,
@@ -128,6 +129,7 @@ class Keeper:
             self._settings.store_timeout_s,
             self._birth,
             lambda: self._closing,
+            on_broken,
         )
 
     # -- what the agent's loop calls ------------------------------------------------------------------------
@@ -158,6 +160,16 @@ class Keeper:
     def answers(self) -> int:
         """Counts what the store has answered; who sees it stand knows that the store is silent."""
         return self._link.answers
+
+    @property
+    def silent_ns(self) -> int:
+        """For how long the store had answered nothing when the heart beat last."""
+        return self._heart.silent_ns
+
+    @property
+    def watched(self) -> bool:
+        """Whether the agent's bell is rung when the store falls silent."""
+        return self._heart.watching
 
     # -- requests; they run in the keeper's task ------------------------------------------------------------
 

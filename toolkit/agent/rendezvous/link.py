@@ -49,6 +49,7 @@ class Link:
         timeout_s: how long the store may be gone.
         birth: which store it is.
         given_up: whether nobody wants it any more.
+        on_broken: called when the connection has broken, before it is made anew.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Link:
         timeout_s: float,
         birth: Birth,
         given_up: Callable[[], bool] = lambda: False,
+        on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._connector = connector
         self._clock = clock
@@ -66,11 +68,17 @@ class Link:
         self._timeout_s = timeout_s
         self._birth = birth
         self._given_up = given_up
+        self._on_broken = on_broken
         self._store: Store | None = None
         #: told since the last answer, in that order: what a connection that breaks now takes with it
         self._untold: list[Callable[[Store], object]] = []
         #: counts the answers: who sees it stand knows that the store is silent
         self.answers = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._store is not None
 
     def call(self, operation: Callable[[Store], _R], *, once: bool = False) -> _R:
         """Do an operation that the store answers.
@@ -101,7 +109,7 @@ class Link:
         except StoreLostError:
             raise
         except (StoreError, RuntimeError, OSError):
-            self._store = None
+            self._break()
             self._attempt((lambda store: None) if lasting else operation)
 
     def find(self, key: str) -> bytes | None:
@@ -133,7 +141,7 @@ class Link:
                 raise
             # torch's stores raise RuntimeErrors.
             except (StoreError, RuntimeError, OSError) as error:
-                self._store = None
+                self._break()
                 if once and tried:
                     raise Ambiguous(f"the connection to {self._connector.where} broke: {error}") from error
                 now_ns = self._clock.now_ns()
@@ -141,6 +149,11 @@ class Link:
                 failing_s = (now_ns - failing_since_ns) / 1e9
                 self._heed_end(error, failing_s)
                 self._pause.wait(RETRY_S)
+
+    def _break(self) -> None:
+        if self._store is not None:
+            self._store = None
+            self._on_broken()
 
     def _connected(self, failing_s: float) -> Store:
         if self._store is None:
