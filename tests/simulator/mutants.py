@@ -138,6 +138,13 @@ COMES_LATE = Scenario(
     plans={"node2": NodePlan(start_s=60)},
     rdzv_conf={"last_call_timeout": "5"},
 )
+#: the machine of the store loses its power
+HOST_DIES = Scenario(
+    name="host-dies",
+    nodes=3,
+    workload=Workload(steps=60, collective=False),
+    faults=(faults.CrashNode("node0", at_s=30),),
+)
 #: one of three goes, comes back, and without it they are too few
 ONE_SHORT = Scenario(
     name="one-short",
@@ -324,6 +331,11 @@ def _first_is_last(arrive: Any, self: Any, number: int, group_rank: int, size: i
 
 def _a_tenth(look: Any, self: Any, value: Any, now_ns: int, gap_max_ns: int) -> int:
     return look(self, value, now_ns, gap_max_ns // 10)
+
+
+def _watches_nothing(wait: Any, self: Any) -> None:
+    self._answered = -1
+    wait(self)
 
 
 def _at_the_20th(look: Any, self: Any, *args: Any) -> str:
@@ -576,6 +588,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "dead-node-noticed",
         planted("Coordinator._judge", lambda *_: None),
         gallery("silent-node-loss"),
+    ),
+    Mutant(
+        "no heart watches the store while the agent's loop rests",
+        8,
+        "dead-node-noticed",
+        planted("Heart._wait_for_beat", _watches_nothing),
+        written(HOST_DIES),
     ),
     Mutant(
         "a coordinator is replaced late",
