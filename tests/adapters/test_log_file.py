@@ -79,3 +79,12 @@ def test_what_can_not_be_read_is_said(tmp_path: Path) -> None:
     linked = LogFile(link)
     assert linked.read_new() == 0
     assert "links are not followed" in linked.problem
+
+
+def test_a_line_is_what_a_terminal_shows_of_it(path: Path) -> None:
+    append(path, b"\x1b[1;31mERROR\x1b[0m disk full\n")
+    append(path, b" 10%|#\r 50%|#####\r100%|##########\x1b[K\r\n")
+    append(path, b"\x1b]8;;file:///a\x1b\\train.py\x1b]8;;\x1b\\:3 \x1b(Bdone\n")
+    log = LogFile(path)
+    log.read_new()
+    assert list(log.lines) == ["ERROR disk full", "100%|##########", "train.py:3 done"]

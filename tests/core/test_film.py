@@ -68,14 +68,11 @@ def _later(event: ev.AnyEvent, seconds: int) -> ev.AnyEvent:
     return type(event)(**{**fields, "wall_ns": event.wall_ns + seconds * SECOND})
 
 
-def test_events_are_found_by_their_places_from_both_ends() -> None:
+def test_events_are_found_by_their_places() -> None:
     film, events = Film(), changes(23)
     film.add(events)
     for start, end in ((0, 23), (3, 5), (4, 8), (7, 22), (22, 99), (5, 5)):
         assert list(film.between(start, end)) == events[start:end]
-    assert list(film.backwards(23)) == list(enumerate(events))[::-1]
-    assert list(film.backwards(9)) == list(enumerate(events[:9]))[::-1]
-    assert list(film.backwards(0)) == []
 
 
 def test_there_are_few_timelines_however_many_events() -> None:

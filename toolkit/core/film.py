@@ -138,13 +138,6 @@ class Film:
             yield from found[within : min(len(found), end - block * BLOCK)]
             start = (block + 1) * BLOCK
 
-    def backwards(self, end: int) -> Iterator[tuple[int, AnyEvent]]:
-        """The events before one place with their places, the latest first."""
-        for block in range((min(end, len(self)) - 1) // BLOCK, -1, -1):
-            found = self._events_of(block)[: end - block * BLOCK]
-            for within in range(len(found) - 1, -1, -1):
-                yield block * BLOCK + within, found[within]
-
     def _events_of(self, block: int) -> list[AnyEvent]:
         if block == len(self._blocks):
             return self._open

@@ -290,7 +290,8 @@ FailureKey: TypeAlias = tuple[str, int, int, int]
 #: worst first: the result of the job is the worst of its nodes, save that a node that left says nothing
 _RESULTS_BY_WEIGHT = ("FAILED", "ERROR", "UNKNOWN", "SIGNAL", "SUCCEEDED", "STOPPED")
 _RESULT_OF_OUTCOME = {"succeeded": "SUCCEEDED", "failed": "FAILED"}
-_STATE_OF_RESULT: dict[str, JobState] = {
+#: a result of `AgentFinished` in a word; those that are not here are errors
+STATE_OF_RESULT: dict[str, JobState] = {
     "SUCCEEDED": "succeeded",
     "FAILED": "failed",
     "SIGNAL": "stopped",
@@ -335,7 +336,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         if not self.nodes:
             return "unknown"
         if self.result:
-            return _STATE_OF_RESULT.get(self.result, "error")
+            return STATE_OF_RESULT.get(self.result, "error")
         return _state_while_running(self.nodes.values())
 
     @property

@@ -25,6 +25,17 @@ def ending(exit_code: int | None, signal: str) -> str:
     return "ended" if exit_code is None else f"exited with code {exit_code}"
 
 
+def failing(exit_code: int | None, signal: str, message: str) -> tuple[str, str]:
+    """How a worker failed, in words, and the first line of what it said of that, if that says more."""
+    said = (message.strip().splitlines() or [""])[0]
+    if signal:
+        # What an agent makes up for want of an error file says the same once more.
+        return ending(None, signal), "" if signal in said else said
+    if exit_code:
+        return ending(exit_code, ""), "" if said == f"exited with code {exit_code}" else said
+    return "failed", said
+
+
 def endings(global_ranks: list[int], exit_code: int | None, signal: str) -> str:
     """How several workers ended alike: "ranks 0-2 were killed by SIGABRT (abort)"."""
     how = ending(exit_code, signal)

@@ -14,7 +14,7 @@ from toolkit.adapters.recording.catalog import agent_is_alive
 from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
-from toolkit.core.words import ending, without_tokens
+from toolkit.core.words import failing, without_tokens
 from toolkit.fronts.job_summary import JobSummary, job_summary
 from toolkit.fronts.wording import moment_text
 
@@ -428,16 +428,7 @@ def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
     where = _place(failure, timeline)
     pid = f", pid {failure.pid}" if failure.pid > 0 else ""
     who = f"rank {failure.global_rank} (local rank {failure.local_rank} on {where}{pid})"
-    message = failure.message.strip().split("\n", 1)[0]
-    if failure.signal:
-        # What an agent makes up for want of an error file says the same once more.
-        detail = "" if failure.signal in message else message
-        how = ending(None, failure.signal)
-    elif failure.exit_code:
-        detail = "" if message == f"exited with code {failure.exit_code}" else message
-        how = ending(failure.exit_code, "")
-    else:
-        how, detail = "failed", message
+    how, detail = failing(failure.exit_code, failure.signal, failure.message)
     return f"{who} {how}: {detail}" if detail else f"{who} {how}"
 
 

@@ -423,6 +423,8 @@ def test_a_yes_is_told_to_the_agent(runs: Runs, tmp_path: Path, key: str, action
             row = app.query_one("#ranks-table", Table).selected
             assert node == row.key[0]
             assert (told.local_ranks, told.incarnation) == ((row.now.local_rank,), row.now.number)
+        if action == "restart":
+            assert told.incarnation == 0, "so that told twice it is done once"
         assert "it does not want to" in shown(app)
 
     drive(app, steps)

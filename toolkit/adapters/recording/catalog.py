@@ -18,6 +18,8 @@ from toolkit.core.timeline import Timeline, fold_all
 _FOLDED_WHOLE_MAX = 2 << 20
 _HEAD_BYTES, _TAIL_BYTES = 64 << 10, 256 << 10
 _NOTE_BYTES_MAX = 4096
+#: whether agents live is asked for so many nodes; the rest is taken to be like them
+_ASKED_MAX = 64
 #: what a wall clock may be set by while an agent runs, before it is taken for dead
 _CLOCK_SLACK_S = 60.0
 
@@ -178,6 +180,19 @@ def agent_is_alive(host: str, pid: int, started_wall_ns: int) -> bool | None:
         return False
     began_s = _boot_s() + start_ticks / os.sysconf("SC_CLK_TCK")
     return began_s <= started_wall_ns / 1e9 + _CLOCK_SLACK_S
+
+
+def is_live(timeline: Timeline) -> bool | None:
+    """Whether an agent of this run still runs; None if all that could are on other machines."""
+    answers: list[bool | None] = []
+    for node in timeline.nodes.values():
+        if not node.result and node.started is not None:
+            answers.append(agent_is_alive(node.host, node.pid, node.started.wall_ns))
+        if len(answers) >= _ASKED_MAX:
+            break
+    if any(answers):
+        return True
+    return None if None in answers else False
 
 
 def _boot_s() -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from toolkit.adapters.recording.catalog import agent_is_alive
+from toolkit.adapters.recording.catalog import is_live
 from toolkit.adapters.recording.layout import is_events_file, text_of
 from toolkit.adapters.recording.reader import (
     DEFAULT_LIMITS,
@@ -20,9 +20,6 @@ from toolkit.adapters.recording.reader import (
 from toolkit.core.errors import RecordingError
 from toolkit.core.events import AnyEvent
 from toolkit.core.timeline import Timeline
-
-#: whether agents live is asked for so many nodes; the rest is taken to be like them
-_ASKED_MAX = 64
 
 
 class FollowedRun:
@@ -86,12 +83,4 @@ class FollowedRun:
 
     def is_live(self, timeline: Timeline) -> bool | None:
         """Whether an agent of this run still runs; None if all of them are on other machines."""
-        answers: list[bool | None] = []
-        for node in timeline.nodes.values():
-            if not node.result and node.started is not None:
-                answers.append(agent_is_alive(node.host, node.pid, node.started.wall_ns))
-            if len(answers) >= _ASKED_MAX:
-                break
-        if any(answers):
-            return True
-        return None if answers and None in answers else False
+        return is_live(timeline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from toolkit.core.errors import RecordingError
 
 #: bytes from the end that are read at first, bytes that one look takes later, lines that are kept, and bytes of a line
 TAIL_BYTES, LOOK_BYTES, LINES_MAX, LINE_MAX = 4 << 20, 4 << 20, 20_000, 4_096
+
+#: what colours text and moves the cursor (ECMA-48: CSI, OSC and the two-byte escapes)
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 
 
 class LogFile:
@@ -68,9 +72,12 @@ class LogFile:
             self._rest = b""
         if self.cut and not self.count and whole:
             del whole[0]  # the end of a line whose beginning was not read
-        # A progress bar overwrites its line: what stands there last counts.
-        self.lines.extend(
-            line[:LINE_MAX].rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace") for line in whole
-        )
+        self.lines.extend(map(_as_seen, whole))
         self.count += len(whole)
         return len(whole)
+
+
+def _as_seen(line: bytes) -> str:
+    """What a terminal would show of a line: a progress bar overwrites it, so that what stands there last counts."""
+    text = line[:LINE_MAX].rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+    return _ESCAPES.sub("", text) if "\x1b" in text else text

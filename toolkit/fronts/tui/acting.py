@@ -91,7 +91,10 @@ class Acting(App[None]):
         node = self._node_to_ask()
         if node is None:
             return
-        every = sorted(row.now.global_rank for row in self._maker.ranks(self.session.timeline))
+        rows = self._maker.ranks(self.session.timeline)
+        every = sorted(row.now.global_rank for row in rows)
+        # So that pressing it twice starts them anew once.
+        here = max((row.now.number for row in rows if row.key[0] == node), default=None)
         self._ask(
             "Restart all workers?",
             [
@@ -102,7 +105,7 @@ class Acting(App[None]):
             "All workers start again from the last checkpoint. It does not count against the restarts.",
             "Restart",
             node,
-            self._action("restart"),
+            self._action("restart", incarnation=here),
         )
 
     def action_drain(self) -> None:

@@ -430,10 +430,8 @@ class TopApp(AskingForStacks):
 
     def _key_lines(self) -> list[Text]:
         seen: dict[str, list[str]] = {}
-        for active in self.screen.active_bindings.values():
-            binding = active.binding
-            if active.enabled and binding.description and not binding.system:
-                seen.setdefault(binding.description, []).append(self.get_key_display(binding))
+        for _, binding in _of_use(self.screen):
+            seen.setdefault(binding.description, []).append(self.get_key_display(binding))
         width = max((len(" ".join(keys)) for keys in seen.values()), default=0)
         lines = []
         for description, keys in seen.items():
@@ -444,17 +442,18 @@ class TopApp(AskingForStacks):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Everything that a key does, by its name."""
-        for active in self._bottom.active_bindings.values():
-            binding = active.binding
-            if (
-                active.enabled
-                and binding.description
-                and not binding.system
-                and binding.action != "command_palette"
-            ):
+        for node, binding in _of_use(self._bottom):
+            if binding.action != "command_palette":
 
-                def run(action: str = binding.action, node: object = active.node) -> None:
+                def run(action: str = binding.action, node: object = node) -> None:
                     self.call_later(self.run_action, action, node)
 
                 yield SystemCommand(binding.description, f"key {self.get_key_display(binding)}", run)
         yield from super().get_system_commands(screen)
+
+
+def _of_use(screen: Screen[object]) -> Iterable[tuple[object, Binding]]:
+    """The keys that do something here, and whose they are."""
+    for active in screen.active_bindings.values():
+        if active.enabled and active.binding.description and not active.binding.system:
+            yield active.node, active.binding

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.adapters.clock import SystemClock
-from toolkit.adapters.recording.catalog import agent_is_alive, find_run, list_runs, wall_clock_ns
+from toolkit.adapters.recording.catalog import (
+    RunSummaryEntry,
+    find_run,
+    is_live,
+    list_runs,
+    wall_clock_ns,
+)
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import ConfigurationError, RallyError
@@ -91,12 +97,13 @@ def _top(
     stderr: TextIO,
 ) -> int:
     size = _size(args.size)
-    path = find_run(state_dir, args.run) if args.run is not None else _running(state_dir)
+    runs = list_runs(state_dir, _OFFERED_MAX) if args.run is None else []
+    path = find_run(state_dir, args.run) if args.run is not None else _running(runs)
     if args.plain:
         return _plain(_session(path or _latest(state_dir)), args.at, stdout, stderr)
     _need_textual()
     if path is None and args.screenshot is None:
-        path = _picked(state_dir)
+        path = _picked(runs, state_dir)
         if path is None:
             return 0
     run = FollowedRun(path or _latest(state_dir))
@@ -125,7 +132,7 @@ def run_of_now(state_dir: Path) -> Path:
     Raises:
         ConfigurationError: there is none.
     """
-    return _running(state_dir) or _latest(state_dir)
+    return _running(list_runs(state_dir, _OFFERED_MAX)) or _latest(state_dir)
 
 
 def _drawn_elsewhere() -> bool:
@@ -144,14 +151,9 @@ def _need_textual() -> None:
         ) from error
 
 
-def _running(state_dir: Path) -> Path | None:
+def _running(runs: Sequence[RunSummaryEntry]) -> Path | None:
     """The newest run of which an agent lives."""
-    for entry in list_runs(state_dir, _OFFERED_MAX):
-        for node in entry.timeline.nodes.values():
-            started = node.started
-            if not node.result and started and agent_is_alive(node.host, node.pid, started.wall_ns):
-                return entry.path
-    return None
+    return next((entry.path for entry in runs if is_live(entry.timeline)), None)
 
 
 def _latest(state_dir: Path) -> Path:
@@ -160,12 +162,12 @@ def _latest(state_dir: Path) -> Path:
     return latest_run(state_dir)
 
 
-def _picked(state_dir: Path) -> Path | None:
+def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path) -> Path | None:
     from textual.app import App
 
     from toolkit.fronts.tui.screens import Picker
 
-    rows = _offered(state_dir)
+    rows = _offered(runs)
     if not rows:
         _latest(state_dir)  # says that there is none, and what to do
 
@@ -178,16 +180,17 @@ def _picked(state_dir: Path) -> Path | None:
     return Pick().run()
 
 
-def _offered(state_dir: Path) -> list[RunRow]:
+def _offered(runs: Sequence[RunSummaryEntry]) -> list[RunRow]:
+    from toolkit.fronts.summary import state_with
     from toolkit.fronts.tui.screens import RunRow
 
     now_ns = wall_clock_ns()
     rows = []
-    for entry in list_runs(state_dir, _OFFERED_MAX):
+    for entry in runs:
         started = entry.timeline.started
         when = ago((now_ns - started.wall_ns) / 1e9) if started is not None else ""
         what = next((node.entrypoint for node in entry.timeline.nodes.values()), entry.problem)
-        state = entry.timeline.state if not entry.problem else "unreadable"
+        state = state_with(entry.timeline) if not entry.problem else "unreadable"
         rows.append(RunRow(entry.path, entry.run_id or entry.path.name, state, f"{when}  {what}"))
     return rows
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from rich.text import Text
 
 from toolkit.core.history import Node, Restart, Timeline
-from toolkit.core.words import ending, plural, without_tokens
+from toolkit.core.words import ending, failing, plural, without_tokens
 from toolkit.fronts.tui.look import TONE_SIGNS, TONES, state_look
 from toolkit.fronts.tui.rows import RANK_STATES, NodeRow, RankRow, failure_of, size_in_words
 from toolkit.fronts.tui.session import Line
@@ -136,9 +136,8 @@ def _first_failure(timeline: Timeline) -> str:
     latest = max(failure.round for failure in timeline.failures.values())
     of_round = [failure for failure in timeline.failures.values() if failure.round == latest]
     first = next((failure for failure in of_round if failure.first), of_round[0])
-    how = ending(first.exit_code, first.signal)
-    message = (first.message.splitlines() or [""])[0]
-    told = "" if first.signal or not message or message in how else f": {message}"
+    how, detail = failing(first.exit_code, first.signal, first.message)
+    told = f": {detail}" if detail else ""
     more = f"; {plural(len(of_round) - 1, 'more failure')} after it" if len(of_round) > 1 else ""
     return f"rank {first.global_rank} on {first.hostname or first.node} {how}{told} (round {latest}){more}"
 

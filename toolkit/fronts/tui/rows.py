@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.core.history import Failure, Incarnation, Node, Timeline
+from toolkit.core.history import STATE_OF_RESULT, Failure, Incarnation, Node, Timeline
 from toolkit.core.moment import Moment
-from toolkit.core.words import ending
+from toolkit.core.words import ending, failing
 from toolkit.fronts.tui.filtering import Fields
 
 RankKey = tuple[str, int]
@@ -108,7 +108,7 @@ class NodeRow:
         """What it does, or how it ended, in a word."""
         if self.lost and not self.node.result:
             return "lost"
-        return _RESULTS.get(self.node.result, "error") if self.node.result else self.node.state
+        return STATE_OF_RESULT.get(self.node.result, "error") if self.node.result else self.node.state
 
     @property
     def fields(self) -> Fields:
@@ -126,9 +126,6 @@ class NodeRow:
             "role": node.role,
             "reason": node.reason,
         }
-
-
-_RESULTS = {"SUCCEEDED": "succeeded", "FAILED": "failed", "SIGNAL": "stopped", "STOPPED": "stopped"}
 
 
 class RowMaker:
@@ -235,9 +232,8 @@ def _last_of(node: Node, now: Incarnation, timeline: Timeline) -> str:
     failure = failure_of(timeline, node, now)
     if failure is not None:
         first = "first on this node: " if failure.first else ""
-        how = ending(failure.exit_code, failure.signal)
-        message = (failure.message.splitlines() or [""])[0]
-        return f"{first}{how}" if not message or message in how or failure.signal else f"{first}{message}"
+        how, detail = failing(failure.exit_code, failure.signal, failure.message)
+        return f"{first}{detail or how}"
     if now.state == "running":
         return ""
     return ending(now.exit_code, now.signal) if now.exit_code or now.signal else ""
