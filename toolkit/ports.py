@@ -313,6 +313,10 @@ class Control(Protocol):
         """The oldest of them. Never blocks."""
         ...
 
+    def met(self, store: Store, group_rank: int, group_world_size: int) -> None:
+        """This agent has its place in a round, whose agents can tell each other things by that store. Never blocks."""
+        ...
+
 
 class EventSink(Protocol):
     """Takes the typed events."""

@@ -256,21 +256,27 @@ def system_ports(
 
 
 def control_server(
-    directory: RunDirectory, node: str, address: TcpAddress | None, tell: Callable[[str], None]
+    directory: RunDirectory,
+    node: str,
+    address: TcpAddress | None,
+    tell: Callable[[str], None],
+    reachable: str | None = None,
 ) -> ControlServer:
     """The control endpoint of an agent: in its run directory, and on an address if one is given.
 
     Args:
         tell: takes sentences for people, from any thread.
+        reachable: by what other machines reach this one; None takes its full name.
 
     Raises:
         ConfigurationError: the address can't be listened on.
     """
-    server = ControlServer(directory.events_path(node), tell)
+    server = ControlServer(node, directory.events_path(node), tell)
     if address is not None:
         host = LocalHost({})
-        server.listen_on(address, (host.hostname(), host.fq_hostname()))
-    server.listen_in(directory.path, node, surroundings.short_lived_directories())
+        names = (host.hostname(), host.fq_hostname())
+        server.listen_on(address, names, reachable or names[1])
+    server.listen_in(directory.path, surroundings.short_lived_directories())
     return server
 
 

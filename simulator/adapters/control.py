@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from toolkit.core.actions import Action, Outcome
 from toolkit.ports import Bell
@@ -42,6 +43,9 @@ class SimControl:
     def waiting(self) -> bool:
         """Whether nobody took one yet."""
         return bool(self._queue)
+
+    def met(self, store: Any, group_rank: int, group_world_size: int) -> None:
+        """Nobody watches from other machines here."""
 
     def take(self) -> SimOrder | None:
         """The oldest."""

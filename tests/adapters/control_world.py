@@ -37,16 +37,20 @@ class Endpoint:
 
     Args:
         folder: where the run directory is made.
+        node: the agent.
         ring_max: events that are kept in memory.
         recorded: whether there is a recording.
     """
 
-    def __init__(self, folder: Path, ring_max: int = 4096, *, recorded: bool = True) -> None:
+    def __init__(
+        self, folder: Path, ring_max: int = 4096, *, recorded: bool = True, node: str = NODE
+    ) -> None:
+        self.node = node
         self.directory = open_for_writing(folder / "run", "job", {}, started_wall_ns=1)
-        self.sink = self.directory.open_sink(NODE)
+        self.sink = self.directory.open_sink(node)
         self.told: list[str] = []
-        path = self.directory.events_path(NODE) if recorded else None
-        self.server = ControlServer(path, self.told.append)
+        path = self.directory.events_path(node) if recorded else None
+        self.server = ControlServer(node, path, self.told.append)
         self.server.feed = Feed(path, ring_max)
         self.near_by = [folder]
         self.seq = 0
@@ -59,7 +63,7 @@ class Endpoint:
         return self.directory.path
 
     def listen(self) -> Endpoint:
-        self.server.listen_in(self.run, NODE, self.near_by)
+        self.server.listen_in(self.run, self.near_by)
         return self
 
     def say(self, kind: type[ev.Event] = ev.LogsLost, **fields: Any) -> float:
@@ -67,7 +71,13 @@ class Endpoint:
         if kind is ev.LogsLost:
             fields = {"incarnation": 0, "problem": "x", **fields}
         self.seq += 1
-        header = {"run_id": "job", "node": NODE, "seq": self.seq, "mono_ns": self.seq, "wall_ns": self.seq}
+        header = {
+            "run_id": "job",
+            "node": self.node,
+            "seq": self.seq,
+            "mono_ns": self.seq,
+            "wall_ns": self.seq,
+        }
         event = kind(**(header | fields))
         self.sink.emit(event)
         began = time.perf_counter()
@@ -79,7 +89,7 @@ class Endpoint:
         self.say(
             ev.AgentStarted,
             pid=7,
-            hostname="gpu-a",
+            hostname=self.node.partition("_")[0],
             role="trainer",
             local_world_size=workers,
             restarts_max=3,
@@ -120,7 +130,7 @@ class Endpoint:
         self._loop.start()
 
     def client(self, **options: Any) -> ControlClient:
-        return ControlClient(self.run, NODE, **options)
+        return ControlClient(self.run, self.node, **options)
 
     def connect(self) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)

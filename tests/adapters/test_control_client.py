@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.control_world import NODE, SOON_S, Endpoint, endpoint, until
-from toolkit.adapters.control import client as client_module
-from toolkit.adapters.control import handler
+from toolkit.adapters.control import asking, client, handler
 from toolkit.adapters.control.client import (
     AgentGoneError,
     ControlClient,
@@ -121,7 +120,7 @@ def test_a_stream_can_be_closed_while_somebody_reads(agent: Endpoint) -> None:
 
 
 def test_an_agent_that_dies_is_missed(agent: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(asking, "_PAUSE_S", 0.01)
     reader = Reader(agent.client().events())
     until("it reads", lambda: reader.stream.seq == agent.seq)
     agent.server.close()
@@ -172,7 +171,7 @@ def test_another_users_socket(agent: Endpoint, monkeypatch: pytest.MonkeyPatch) 
     def refused(self: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(client_module._UnixConnection, "connect", refused)
+    monkeypatch.setattr(client._UnixConnection, "connect", refused)
     with pytest.raises(ControlError, match="another user's"):
         agent.client().snapshot()
 

@@ -123,7 +123,7 @@ def test_without_a_token_everybody_here_may_read_and_nobody_act(agent: Endpoint)
 
 def test_an_address_that_is_taken_can_not_be(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        server = ControlServer(None, print)
+        server = ControlServer("a", None, print)
         with pytest.raises(ConfigurationError, match="give another address"):
             server.listen_on(TcpAddress("127.0.0.1", other.getsockname()[1]), ())
         with pytest.raises(ConfigurationError, match="can't be listened on"):

@@ -434,8 +434,8 @@ def test_the_socket_of_a_living_one_is_left_alone(tmp_path: Path) -> None:
         second.__dict__.update(agent.__dict__)
         from toolkit.adapters.control.server import ControlServer
 
-        other = ControlServer(None, agent.told.append)
-        other.listen_in(agent.run, NODE, [])
+        other = ControlServer(NODE, None, agent.told.append)
+        other.listen_in(agent.run, [])
         assert "nobody can watch this run" in agent.told[0]
         other.close()
         assert agent.get("/healthz")[0] == 200
@@ -445,8 +445,8 @@ def test_a_run_that_nobody_watches_does_not_import_http(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from toolkit.adapters.control.server import ControlServer\n"
-        "server = ControlServer(None, print)\n"
-        f"server.listen_in(Path({str(tmp_path)!r}), 'a', [])\n"
+        "server = ControlServer('a', None, print)\n"
+        f"server.listen_in(Path({str(tmp_path)!r}), [])\n"
         "server.close()\n"
         "print([name for name in ('http', 'http.server', 'email', 'ssl', 'prometheus_client') if name in sys.modules])"
     )

@@ -384,6 +384,7 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
         bootstrap = info.bootstrap_store_info
         worker_group.master_addr = spec.master_addr or bootstrap.master_addr
         worker_group.master_port = spec.master_port or bootstrap.master_port
+        self._ports.control.met(info.store, info.rank, info.world_size)
         return info
 
     @profiled("SimpleElasticAgent._assign_worker_ranks")

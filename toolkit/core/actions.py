@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -120,6 +120,9 @@ class NoOrders:
     def take(self) -> None:
         """Nothing."""
         return
+
+    def met(self, store: Any, group_rank: int, group_world_size: int) -> None:
+        """Nobody asks for the others."""
 
 
 _actions: msgspec.json.Decoder[Action] = msgspec.json.Decoder(Action)

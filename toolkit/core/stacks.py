@@ -66,12 +66,16 @@ class Target:
         host: where it runs, as its agent calls it.
         pid: 0 where it is no local process.
         started_wall_ns: when its agent said that it runs. A process that is younger has its pid by accident.
+        node: its agent, which can be asked where it runs on another machine.
+        local_rank: of that agent's workers.
     """
 
     global_rank: int
     host: str
     pid: int
     started_wall_ns: int
+    node: str = ""
+    local_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

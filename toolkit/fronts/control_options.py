@@ -41,6 +41,13 @@ OPTIONS: tuple[Option, ...] = (
         ours=True,
         group=_GROUP,
     ),
+    Option(
+        "control-tls-ca",
+        "Certificates, PEM, to check the job's other agents by. Default: --control-tls-cert, which all share then.",
+        "FILE",
+        ours=True,
+        group=_GROUP,
+    ),
 )
 
 
@@ -53,12 +60,14 @@ class ControlOptions:
         token_file: holds what requests must bear, or None.
         tls_cert: PEM file, or None for plain HTTP.
         tls_key: PEM file, or None.
+        tls_ca: PEM file, or None.
     """
 
     address: Endpoint
     token_file: str | None
     tls_cert: str | None
     tls_key: str | None
+    tls_ca: str | None
 
 
 def control_options(values: Any, sources: Mapping[str, str]) -> ControlOptions | None:
@@ -72,7 +81,7 @@ def control_options(values: Any, sources: Mapping[str, str]) -> ControlOptions |
         ConfigurationError: a value that can't be, or an address that others reach without a token.
     """
     if not values.control_addr:
-        for dest in ("control_token_file", "control_tls_cert", "control_tls_key"):
+        for dest in ("control_token_file", "control_tls_cert", "control_tls_key", "control_tls_ca"):
             if getattr(values, dest):
                 raise ConfigurationError(
                     f"{sources[dest]} is for --control-addr, which is not given; give both"
@@ -80,8 +89,9 @@ def control_options(values: Any, sources: Mapping[str, str]) -> ControlOptions |
         return None
     name = sources["control_addr"]
     address = _address(values.control_addr, name)
-    if values.control_tls_key and not values.control_tls_cert:
-        raise ConfigurationError(f"{sources['control_tls_key']} needs --control-tls-cert; give both")
+    for dest in ("control_tls_key", "control_tls_ca"):
+        if getattr(values, dest) and not values.control_tls_cert:
+            raise ConfigurationError(f"{sources[dest]} needs --control-tls-cert; give both")
     if not values.control_token_file and not _only_here(address.host):
         raise ConfigurationError(
             f"{name} is {values.control_addr!r}, which other machines reach: give a file for the token with "
@@ -92,6 +102,7 @@ def control_options(values: Any, sources: Mapping[str, str]) -> ControlOptions |
         values.control_token_file or None,
         values.control_tls_cert or None,
         values.control_tls_key or None,
+        values.control_tls_ca or None,
     )
 
 

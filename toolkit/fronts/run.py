@@ -223,7 +223,9 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
     readings = _readings(options, narration.say)
-    control = wiring.control_server(job.directory, node, _control_address(job), narration.say)
+    control = wiring.control_server(
+        job.directory, node, _control_address(job), narration.say, options.local_addr
+    )
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
@@ -261,11 +263,11 @@ def _control_address(job: _Job) -> TcpAddress | None:
     control = job.options.control
     if control is None:
         return None
-    token, cert, key = (
+    files = (
         None if name is None else Path(name).absolute()
-        for name in (control.token_file, control.tls_cert, control.tls_key)
+        for name in (control.token_file, control.tls_cert, control.tls_key, control.tls_ca)
     )
-    return TcpAddress(control.address.host, control.address.port, token, cert, key)
+    return TcpAddress(control.address.host, control.address.port, *files)
 
 
 def _nothing(text: str) -> None:

@@ -34,7 +34,7 @@ def read_token(path: Path) -> bytes:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        return _token_in(path)
+        return token_in(path)
     except OSError as error:
         raise ConfigurationError(f"token file {path} can't be made: {error.strerror}") from error
     token = secrets.token_urlsafe(32)
@@ -43,7 +43,12 @@ def read_token(path: Path) -> bytes:
     return token.encode()
 
 
-def _token_in(path: Path) -> bytes:
+def token_in(path: Path) -> bytes:
+    """The token in a file that is there.
+
+    Raises:
+        ConfigurationError: the file can't be read, others may read it, or there is no token in it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:

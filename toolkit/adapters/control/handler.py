@@ -16,10 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from toolkit.adapters.control.fan_in import FanIn, line_of, own_lines
+from toolkit.adapters.control.remote import RemoteClient
 from toolkit.adapters.control.snapshot import snapshot_of
-from toolkit.adapters.recording.writer import encoded_line
 from toolkit.core.actions import ACTION_MAX, action_of
-from toolkit.core.errors import ConfigurationError, RecordingError
+from toolkit.core.errors import ConfigurationError, ControlError, RecordingError
 from toolkit.core.events import Event
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ ORDER_S = 5.0
 PATIENCE_S = 10.0
 #: how long a stream is silent at most, in seconds: an empty line then tells a dead peer from a quiet job
 HEARTBEAT_S = 10.0
+#: how long the stacks of another node may take, in seconds
+STACKS_S = 45.0
 _STATUS_OF_OUTCOME = {"done": 200, "refused": 409, "unknown": 504}
 _WATCHERS_MAX = 32
 
@@ -55,6 +58,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
         "/events": "_events",
         "/metrics": "_metrics",
         "/healthz": "_healthz",
+        "/stacks": "_stacks",
     }
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -84,7 +88,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Something to do."""
-        path = urlsplit(self.path).path
+        asked = urlsplit(self.path)
+        path, node = asked.path, _said_in(asked.query, "node")
         if self._turned_away(path):
             return
         if path != "/actions":
@@ -100,7 +105,17 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return
         if not action.by:
             action = msgspec.structs.replace(action, by=self._peer())
-        outcome = self.server.orders.ask(action, ORDER_S)
+        if node and node != self.server.me.node:
+            peer = self._other(node, ORDER_S * 3)
+            if peer is None:
+                return
+            try:
+                outcome = peer.act(action)
+            except ControlError as error:
+                self.send_error(502, str(error))
+                return
+        else:
+            outcome = self.server.orders.ask(action, ORDER_S)
         self._answer(_STATUS_OF_OUTCOME[outcome.outcome], msgspec.to_builtins(outcome))
 
     def _turned_away(self, path: str) -> bool:
@@ -130,6 +145,19 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length))
 
+    def _other(self, node: str, timeout_s: float) -> RemoteClient | None:
+        """The agent of another node; None where there is none, which the answer says then."""
+        server = self.server
+        peer = server.roster.find(node)
+        if peer is None:
+            self.send_error(
+                404,
+                f"there is no agent {node[:100]!r} that could be asked by way of {server.me.node}: it is not of this "
+                "round, or was started without --control-addr",
+            )
+            return None
+        return RemoteClient(peer.where, server.credentials, timeout_s=timeout_s)
+
     def _peer(self) -> str:
         if self.client_address:
             return f"somebody at {self.client_address[0]}"
@@ -147,6 +175,25 @@ class Connection(http.server.BaseHTTPRequestHandler):
             self._answer_text(503, "the run has ended\n")
         else:
             self._answer_text(200, "ok\n")
+
+    def _stacks(self, query: str) -> None:
+        """Where the threads of some workers are, of this node or another."""
+        node, numbers = _said_in(query, "node"), _said_in(query, "local_ranks")
+        if node and node != self.server.me.node:
+            peer = self._other(node, STACKS_S)
+            if peer is not None:
+                try:
+                    self._answer(200, peer.stacks(numbers))
+                except ControlError as error:
+                    self.send_error(502, str(error))
+            return
+        parts = numbers.split(",")
+        if not all(part.isascii() and part.isdecimal() and len(part) < 5 for part in parts):
+            self.send_error(400, "local_ranks names the workers, such as ?local_ranks=0,1")
+            return
+        from toolkit.adapters.control.reading_stacks import stacks_of
+
+        self._answer(200, stacks_of(self.server.feed.timeline(), [int(part) for part in parts]))
 
     def _metrics(self, query: str) -> None:
         try:
@@ -183,6 +230,9 @@ class Connection(http.server.BaseHTTPRequestHandler):
     # -- the stream of events -------------------------------------------------------------------------------
 
     def _events(self, query: str) -> None:
+        if _said_in(query, "all") == "1":
+            self._all_events(query)
+            return
         after = _after_in(query)
         feed = self.server.feed
         if self.request_version != "HTTP/1.1":
@@ -201,7 +251,39 @@ class Connection(http.server.BaseHTTPRequestHandler):
             finally:
                 feed.leave()
 
-    def _stream(self, after: int) -> None:
+    def _all_events(self, query: str) -> None:
+        """Those of all agents of the job, as far as this one knows them."""
+        server, after = self.server, _afters_in(query)
+        if self.request_version != "HTTP/1.1":
+            self.send_error(505, "the stream of events needs HTTP/1.1")
+        elif after is None:
+            self.send_error(
+                400, "after is NODE:NUMBER for each node of which you have events, with commas between"
+            )
+        elif not server.feed.enter(_WATCHERS_MAX):
+            self.send_error(503, f"{_WATCHERS_MAX} watch already")
+        else:
+            mine = min(after.get(server.me.node, 0), server.feed.last_seq)
+            fan_in = FanIn(
+                lambda: own_lines(server.feed, server.me, mine, HEARTBEAT_S),
+                server.roster,
+                server.credentials,
+                after,
+            )
+            try:
+                self._begin_stream()
+                fan_in.start()
+                while (lines := fan_in.take(HEARTBEAT_S)) is not None:
+                    self._send_chunk(lines or b"\n")
+                self.wfile.write(b"0\r\n\r\n")
+            except TimeoutError:
+                server.feed.note_dropped()
+                raise
+            finally:
+                fan_in.close()
+                server.feed.leave()
+
+    def _begin_stream(self) -> None:
         # After this nothing else is asked for on this connection.
         self.close_connection = True
         self.send_response(200)
@@ -210,6 +292,9 @@ class Connection(http.server.BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Connection", "close")
         self.end_headers()
+
+    def _stream(self, after: int) -> None:
+        self._begin_stream()
         feed = self.server.feed
         batch = feed.look(after, 0.0)
         try:
@@ -251,23 +336,34 @@ class Connection(http.server.BaseHTTPRequestHandler):
         return last if last > after else feed.oldest_seq - 1
 
     def _send_lines(self, events: Iterable[Event]) -> None:
-        self._send_chunk(b"".join(map(_line, events)))
+        self._send_chunk(b"".join(map(line_of, events)))
 
     def _send_chunk(self, data: bytes) -> None:
         if data:  # an empty chunk would end the stream
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
-def _line(event: Event) -> bytes:
-    try:
-        return encoded_line(event) + b"\n"
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
-        return b""  # as in the recording, which counts it as dropped
+def _said_in(query: str, name: str, default: str = "") -> str:
+    return parse_qs(query, keep_blank_values=True, max_num_fields=16).get(name, [default])[-1]
 
 
 def _after_in(query: str) -> int | None:
-    values = parse_qs(query, keep_blank_values=True, max_num_fields=16).get("after", ["0"])
-    text = values[-1]
+    return _number(_said_in(query, "after", "0"))
+
+
+def _afters_in(query: str) -> dict[str, int] | None:
+    """Numbers by node."""
+    found = {}
+    for part in filter(None, _said_in(query, "after").split(",")):
+        node, _, text = part.rpartition(":")
+        number = _number(text)
+        if number is None or not node:
+            return None
+        found[node] = number
+    return found
+
+
+def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
+from toolkit.adapters.control.roster import Roster
 from toolkit.core.actions import Action, Outcome
 
 #: orders that may wait for the loop; more are refused
@@ -39,6 +41,12 @@ class Orders:
         self._queue: deque[QueuedOrder] = deque()
         self._ring: Callable[[], None] = _nobody
         self._closed = False
+        #: of the agents whose round this one is in
+        self.roster = Roster(None)
+
+    def met(self, store: Any, group_rank: int, group_world_size: int) -> None:
+        """This agent has its place in a round."""
+        self.roster.met(store, group_rank, group_world_size)
 
     def rings(self, ring: Callable[[], None]) -> None:
         """From now on an order that comes does this: it wakes the agent's loop."""

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.control import place
 from toolkit.adapters.control.feed import Feed
 from toolkit.adapters.control.orders import Orders
+from toolkit.adapters.control.roster import Peer, Roster
 from toolkit.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
 
     from toolkit.adapters.control.guard import Guard
+    from toolkit.adapters.control.remote import Credentials
 
 CONNECTIONS_MAX = 64
 #: how long watchers may take for the last events at the end of a run, in seconds
@@ -43,6 +45,8 @@ class TcpAddress:
         token_file: holds what requests must bear; made if missing. None: everybody may read, nobody act.
         tls_cert: PEM file of the certificate, and of the key if `tls_key` is None; None speaks plain HTTP.
         tls_key: PEM file.
+        tls_ca: certificates by which those of the job's other agents are checked; None takes `tls_cert`, which they
+            share then.
     """
 
     host: str
@@ -50,19 +54,24 @@ class TcpAddress:
     token_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_ca: Path | None = None
 
 
 class ControlServer:
     """What an agent says of itself, and what it may be told.
 
     Args:
+        node: this agent, as events name it.
         recorded: the events file of the agent, for watchers that want what is not in memory any more.
         tell: takes sentences for people.
     """
 
-    def __init__(self, recorded: Path | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, node: str, recorded: Path | None, tell: Callable[[str], None]) -> None:
         self.feed = Feed(recorded)
         self.orders = Orders()
+        self.me = Peer(node, "")
+        self._token: bytes | None = None
+        self._address: TcpAddress | None = None
         self.guard: Guard | None = None
         self.tell = tell
         self._place: place.Listening | None = None
@@ -81,33 +90,47 @@ class ControlServer:
 
     @property
     def url(self) -> str:
-        """Of the address for other machines; empty if it does not listen there."""
-        if self.tcp is None:
-            return ""
-        host, port = self.tcp
-        return f"http{'s' if self._tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+        """By which other machines reach it; empty if it does not listen for them."""
+        return self.me.url
 
-    def listen_in(self, run_directory: Path, node: str, near_by: Iterable[Path]) -> None:
+    @property
+    def roster(self) -> Roster:
+        """Of the agents whose round this one is in."""
+        return self.orders.roster
+
+    @property
+    def credentials(self) -> Credentials:
+        """For the other agents of the job: they are started alike, and take what this one takes."""
+        from toolkit.adapters.control.remote import Credentials
+
+        address = self._address
+        ca = None if address is None else address.tls_ca or address.tls_cert
+        return Credentials(self._token, ca, any_name=address is not None and address.tls_ca is None)
+
+    def listen_in(self, run_directory: Path, near_by: Iterable[Path]) -> None:
         """Listen on a Unix socket in the run directory. A run goes on without, and says why."""
         try:
-            self._place = place.listen(run_directory, node, near_by)
+            self._place = place.listen(run_directory, self.me.node, near_by)
         except OSError as error:
             self.tell(f"nobody can watch this run: its socket can't be made: {error.strerror or error}")
             return
         self._begin(self._place.socket, "rally-control")
 
-    def listen_on(self, address: TcpAddress, names: tuple[str, ...]) -> None:
+    def listen_on(self, address: TcpAddress, names: tuple[str, ...], reachable: str = "localhost") -> None:
         """Listen for other machines, too.
 
         Args:
             names: what this machine is called.
+            reachable: by what others reach it, if it listens on all its addresses.
 
         Raises:
             ConfigurationError: it can't be.
         """
         from toolkit.adapters.control.guard import Guard, read_token  # few runs need it
+        from toolkit.adapters.control.url import Url
 
-        token = None if address.token_file is None else read_token(address.token_file)
+        self._address = address
+        token = self._token = None if address.token_file is None else read_token(address.token_file)
         if address.tls_cert is not None:
             self._tls = _tls_context(address.tls_cert, address.tls_key)
         try:
@@ -123,7 +146,11 @@ class ControlServer:
             ) from error
         here = listener.getsockname()
         self.tcp = (str(here[0]), int(here[1]))
-        self.guard = Guard(token, (address.host, *names), self.tell)
+        open_to_all = self.tcp[0] in ("0.0.0.0", "::")
+        url = Url(reachable if open_to_all else self.tcp[0], self.tcp[1], self._tls is not None)
+        self.me = Peer(self.me.node, str(url))
+        self.orders.roster = Roster(self.me)
+        self.guard = Guard(token, (address.host, reachable, *names), self.tell)
         self._begin(listener, "rally-control-tcp")
 
     def _begin(self, listener: socket.socket, name: str) -> None:

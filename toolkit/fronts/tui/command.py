@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.control.url import is_url
 from toolkit.adapters.recording.catalog import (
     RunSummaryEntry,
     find_run,
@@ -26,9 +27,11 @@ from toolkit.fronts.tui.telling import told
 from toolkit.fronts.wording import ago, visible
 
 if TYPE_CHECKING:
+    from toolkit.adapters.control.watched import WatchedJob
     from toolkit.fronts.tui.acting import Controller
     from toolkit.fronts.tui.app import TopApp
     from toolkit.fronts.tui.screens import RunRow
+    from toolkit.fronts.tui.stacks import Dumper
 
 BAD_INPUT = 2
 #: runs that are offered where none was named
@@ -55,7 +58,15 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("run", nargs="?", metavar="RUN", help="a run id, or a run directory; default: what runs now")
+    add(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="a run id, a run directory, or the URL of any agent of a job on other machines, as `rally run "
+        "--control-addr` tells it; default: what runs now",
+    )
+    add("--token-file", type=Path, metavar="FILE", help="the token for a URL: the job's --control-token-file")
+    add("--tls-ca", type=Path, metavar="FILE", help="certificates, PEM, to check an https URL by")
     add("--read-only", action="store_true", help="no key, no command and no click changes the job")
     add("--plain", action="store_true", help="a line for each event, for pipes and screen readers; no screen")
     add("--view", default="overview", metavar="NAME", help="what is shown first (default: overview)")
@@ -97,6 +108,13 @@ def _top(
     stderr: TextIO,
 ) -> int:
     size = _size(args.size)
+    if args.run is not None and is_url(args.run):
+        return _remote(args, size, stdout, stderr)
+    for name in ("token_file", "tls_ca"):
+        if getattr(args, name) is not None:
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} is for the URL of an agent; give one such as http://gpu-a:9400"
+            )
     runs = list_runs(state_dir, _OFFERED_MAX) if args.run is None else []
     path = find_run(state_dir, args.run) if args.run is not None else _running(runs)
     if args.plain:
@@ -107,7 +125,28 @@ def _top(
         if path is None:
             return 0
     run = FollowedRun(path or _latest(state_dir))
-    app = _app(run, None if args.read_only else RunController(run.path))
+    return _show(_app(run, None if args.read_only else RunController(run.path)), args, size, stdout)
+
+
+def _remote(args: argparse.Namespace, size: tuple[int, int], stdout: TextIO, stderr: TextIO) -> int:
+    """A job on other machines, by way of one of its agents."""
+    from toolkit.adapters.control.guard import token_in
+    from toolkit.adapters.control.remote import Credentials
+    from toolkit.adapters.control.url import parse_url
+    from toolkit.adapters.control.watched import WatchedJob
+
+    token = None if args.token_file is None else token_in(args.token_file)
+    job = WatchedJob(parse_url(args.run), Credentials(token, args.tls_ca))
+    try:
+        if args.plain:
+            return _plain(Session(job, "", wall_clock_ns), args.at, stdout, stderr)
+        _need_textual()
+        return _show(_remote_app(job, None if args.read_only else job), args, size, stdout)
+    finally:
+        job.close()
+
+
+def _show(app: TopApp, args: argparse.Namespace, size: tuple[int, int], stdout: TextIO) -> int:
     _prepare(app, args)
     if args.screenshot is not None:
         _draw(app, args.screenshot, size)
@@ -226,19 +265,31 @@ class RunController:
 
 
 def _app(run: FollowedRun, controller: Controller | None) -> TopApp:
-    from toolkit.adapters.control.client import whoami
     from toolkit.adapters.stacks import PySpy
+
+    session = Session(run, simulated(run), wall_clock_ns)
+    return _screen(session, run.run_id or run.name, run.path, controller, PySpy())
+
+
+def _remote_app(job: WatchedJob, controller: Controller | None) -> TopApp:
+    return _screen(Session(job, "", wall_clock_ns), job.name, None, controller, job)
+
+
+def _screen(
+    session: Session, title: str, folder: Path | None, controller: Controller | None, dumper: Dumper
+) -> TopApp:
+    from toolkit.adapters.control.asking import whoami
     from toolkit.fronts.tui.app import TopApp
 
     clock = SystemClock()
     return TopApp(
-        Session(run, simulated(run), wall_clock_ns),
-        title=run.run_id or run.name,
-        folder=run.path,
+        session,
+        title=title,
+        folder=folder,
         controller=controller,
         by=whoami(),
         now_s=lambda: clock.now_ns() / 1e9,
-        dumper=PySpy(),
+        dumper=dumper,
     )
 
 

@@ -26,10 +26,10 @@ Mode = Literal["LIVE", "REPLAY", "SIM"]
 
 
 class Source(Protocol):
-    """Where events come from: `toolkit.adapters.recording.follow.FollowedRun`."""
+    """Where events come from: `FollowedRun` of `adapters.recording`, or `WatchedJob` of `adapters.control`."""
 
-    problem: str
-
+    @property
+    def problem(self) -> str: ...
     def read_new(self, events_max: int) -> list[AnyEvent]: ...
     def is_live(self, timeline: Timeline) -> bool | None: ...
 

@@ -125,7 +125,8 @@ class AskingForStacks(Acting):
 
 def _target(row: RankRow) -> Target:
     now = row.now
-    return Target(now.global_rank, row.host, now.pid, now.started.wall_ns if now.started else 0)
+    started_ns = now.started.wall_ns if now.started else 0
+    return Target(now.global_rank, row.host, now.pid, started_ns, row.key[0], now.local_rank)
 
 
 def thread_lines(global_rank: int, answer: Answer) -> list[Text]:
