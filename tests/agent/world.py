@@ -307,6 +307,7 @@ class FakeControl:
     def __init__(self, bell: FakeBell) -> None:
         self._bell = bell
         self._queue: list[FakeOrder] = []
+        self.rounds: list[tuple[Any, int, int]] = []
 
     def put(self, action: Action, withdrawn: str = "") -> FakeOrder:
         order = FakeOrder(action, withdrawn)
@@ -316,6 +317,9 @@ class FakeControl:
 
     def waiting(self) -> bool:
         return bool(self._queue)
+
+    def met(self, store: Any, group_rank: int, group_world_size: int) -> None:
+        self.rounds.append((store, group_rank, group_world_size))
 
     def take(self) -> FakeOrder | None:
         return self._queue.pop(0) if self._queue else None

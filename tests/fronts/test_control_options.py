@@ -23,7 +23,7 @@ def test_nobody_watches_from_elsewhere_unless_asked() -> None:
     [("127.0.0.1:9400", "127.0.0.1", 9400), ("localhost:0", "localhost", 0), ("[::1]:9400", "::1", 9400)],
 )
 def test_a_loopback_address_needs_no_token(text: str, host: str, port: int) -> None:
-    assert read("--control-addr", text) == ControlOptions(Endpoint(host, port), None, None, None)
+    assert read("--control-addr", text) == ControlOptions(Endpoint(host, port), None, None, None, None)
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:9400", "[::]:9400", "gpu-a:9400", "10.0.0.1:0"])
@@ -43,7 +43,9 @@ def test_an_address_that_is_none(text: str) -> None:
         read("--control-addr", text, "--control-token-file", "token")
 
 
-@pytest.mark.parametrize("name", ["--control-token-file", "--control-tls-cert", "--control-tls-key"])
+@pytest.mark.parametrize(
+    "name", [f"--control-{name}" for name in ("token-file", "tls-cert", "tls-key", "tls-ca")]
+)
 def test_what_belongs_to_an_address_needs_one(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} is for --control-addr"):
         read(name, "file")

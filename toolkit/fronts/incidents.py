@@ -82,12 +82,18 @@ def _print_restart(page: Page, restarts: list[RestartSummary], *, over: bool) ->
     if not restarts:
         return
     told = _longest(restarts)
-    page.line((f"{page.arrow} {restarted_in_words(told.kind == 'failure')}: ", "cyan"), told.reason, indent=4)
+    page.line(
+        (f"{page.arrow} {restarted_in_words(told.kind == 'failure', told.reason)}: ", "cyan"),
+        told.reason,
+        indent=4,
+    )
     page.line(back_in_words(restarts, over=over), indent=6)
 
 
-def restarted_in_words(spends_budget: bool) -> str:
+def restarted_in_words(spends_budget: bool, reason: str) -> str:
     """What was done."""
+    if " asked for by " in reason:
+        return "restarted on request"
     return "restarted" if spends_budget else "restarted for a change of membership"
 
 

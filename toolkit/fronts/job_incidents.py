@@ -86,7 +86,7 @@ def _print_ends(page: Page, said: RunSummary, job: JobSummary) -> None:
 
 
 def _print_end(page: Page, said: RunSummary, job: JobSummary, end: RoundEndSummary) -> None:
-    kind = restarted_in_words(end.action == "restart")
+    kind = restarted_in_words(end.action == "restart", end.reason)
     page.line((f"{page.arrow} round {end.number} {kind}: ", "cyan"), end.reason, indent=2)
     failures = [failure for failure in said.failures if failure.round == end.number]
     if end.action == "restart":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -516,5 +517,62 @@ def test_nothing_that_a_recording_says_commands_the_terminal(runs: Runs, tmp_pat
             await pilot.pause()
             assert app.session.film.latest.nodes, "it is read"
             assert "\x1b" not in shown(app) and "\x07" not in shown(app), key
+
+    drive(app, steps)
+
+
+def test_ranks_fold_by_state_and_by_what_they_said_last_and_a_group_opens(runs: Runs, tmp_path: Path) -> None:
+    app = app_of(runs("happy-64", 64))
+    said = {key: f"step {key}" for key in range(64)} | {7: "loading the data"}
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        pane = app.query_one(RanksPane)
+        app.session.move(-0.5)
+        pane._last_lines.of = lambda names: said[int(next(iter(names)))]  # type: ignore[method-assign]
+        pane._last = lambda row: said[row.now.global_rank]  # type: ignore[method-assign]
+        await pilot.press("3", "z")
+        await pilot.pause()
+        assert "0-63" in shown(app) and len(pane.query_one("#ranks-groups", Table).rows) == 1
+        await pilot.press("z")
+        await pilot.pause()
+        odd, rest = pane.query_one("#ranks-groups", Table).rows
+        assert (odd.ranks, odd.line, len(rest.ranks)) == ((7,), "loading the data", 63)
+        assert "loading the data" in shown(app) and pane.rank is None
+        await pilot.press("enter")
+        await pilot.pause()
+        assert [row.now.global_rank for row in pane.query_one("#ranks-table", Table).rows] == [7]
+        assert pane.rank is not None
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(pane.query_one("#ranks-table", Table).rows) == 64
+
+    drive(app, steps)
+
+
+def test_the_logs_of_all_ranks_stand_together(runs: Runs, tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    target.mkdir()
+    for number, file in enumerate(sorted(runs("happy-4").iterdir())):
+        log = tmp_path / f"{number}.log"
+        log.write_text(f"10:00:0{number} said by {file.stem}\n")
+        if file.suffix != ".jsonl":
+            (target / file.name).write_text(file.read_text())
+            continue
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            if isinstance(line, dict) and line.get("type") == "worker_started":
+                line["stderr"] = str(log)
+        (target / file.name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    app = app_of(target)
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        await pilot.press("6", "m")
+        await pilot.pause()
+        text = shown(app)
+        assert "4 ranks, stderr, by the times in their lines" in text
+        assert text.count("│ 10:00:0") == 4
+        await pilot.press("m")
+        await pilot.pause()
+        assert shown(app).count("10:00:0") == 1
 
     drive(app, steps)

@@ -1,4 +1,6 @@
-"""The screens themselves, as text: all views of four runs in three sizes, as they were looked at and found good.
+"""The screens themselves, as text, and the timelines as pictures, too.
+
+All views of four runs in three sizes, as they were looked at and found good.
 
 `RALLY_SCREENS=update python -m pytest tests/fronts/tui/test_screens.py` writes them anew; look at the difference.
 """
@@ -26,6 +28,7 @@ RUNS = {"happy-4": None, "worker-crash": None, "silent-node-loss": None, "happy-
 def test_the_screens_are_as_they_were(runs: Callable[..., Path], name: str, size: tuple[int, int]) -> None:
     app = app_of(runs(name, RUNS[name]))
     screens: list[str] = []
+    pictures: list[str] = []
 
     async def steps(pilot: Pilot[Any]) -> None:
         for number, view in enumerate(VIEWS, 1):
@@ -33,10 +36,13 @@ def test_the_screens_are_as_they_were(runs: Callable[..., Path], name: str, size
             await pilot.pause()
             text = "\n".join(line.rstrip() for line in shown(app).splitlines())
             screens.append(f"=== {view}\n{text}\n")
+            if view == "timeline":
+                pictures.append(app.export_screenshot(title=name, simplify=True))
 
     drive(app, steps, size)
-    file, now = FOLDER / f"{name}-{size[0]}x{size[1]}.txt", "".join(screens)
-    if os.environ.get("RALLY_SCREENS") == "update":
-        FOLDER.mkdir(exist_ok=True)
-        file.write_text(now, encoding="utf-8")
-    assert file.read_text(encoding="utf-8") == now
+    for ending, now in (("txt", "".join(screens)), ("svg", pictures[0])):
+        file = FOLDER / f"{name}-{size[0]}x{size[1]}.{ending}"
+        if os.environ.get("RALLY_SCREENS") == "update":
+            FOLDER.mkdir(exist_ok=True)
+            file.write_text(now, encoding="utf-8")
+        assert file.read_text(encoding="utf-8") == now

@@ -114,8 +114,16 @@ class FanIn:
         self._put(None)
 
     def _find_peers(self) -> None:
+        knows = False
         while not self._closed.is_set():
-            for peer in self._roster.peers():
+            peers = self._roster.peers()
+            if not knows:
+                # So that the watcher knows for whom to wait before it puts events in order.
+                knows = True
+                for peer in peers:
+                    self._put(note("known", peer))
+                self._put(note("roster", Peer("", "")))
+            for peer in peers:
                 if peer not in self._asked and len(self._asked) < PEERS_MAX:
                     self._asked.add(peer)
                     with suppress(RuntimeError):

@@ -67,7 +67,7 @@ class WatchedJob:
         self._urls: dict[str, str] = {}
         self._caught_up: set[str] = set()
         self._began_s = time.monotonic()
-        self._shows = False
+        self._knows = self._showing = False
         #: why there is no contact with an agent, by node, and with the job, and since when
         self._lost: dict[str, str] = {}
         self._lost_all = ""
@@ -97,15 +97,28 @@ class WatchedJob:
     def read_new(self, events_max: int) -> list[AnyEvent]:
         """Events that were not taken before, in the order of the clocks. Never raises."""
         with self._changed:
-            if not self._shows:
-                late = time.monotonic() - self._began_s > CATCH_UP_S
-                self._shows = late or self._lost_all != "" or self._urls.keys() <= self._caught_up != set()
-                if not self._shows:
-                    return []
+            if not self._shows():
+                return []
             self._waiting.sort(key=lambda event: event.wall_ns)
             taken, self._waiting = self._waiting[:events_max], self._waiting[events_max:]
             self._changed.notify_all()
         return taken
+
+    def catch_up(self) -> None:
+        """Wait until the agents have told what has been; not for long."""
+        with self._changed:
+            self._changed.wait_for(self._shows, CATCH_UP_S)
+
+    def _shows(self) -> bool:
+        """Whether enough is known to put the events of several agents in order."""
+        late = time.monotonic() - self._began_s > CATCH_UP_S
+        self._showing = (
+            self._showing
+            or late
+            or self._lost_all != ""
+            or (self._knows and self._urls.keys() <= self._caught_up)
+        )
+        return self._showing
 
     def is_live(self, timeline: Timeline) -> bool | None:
         """Whether agents run; None while that is not known."""
@@ -194,6 +207,10 @@ class WatchedJob:
             return
         with self._changed:
             match said.type:
+                case "agent_known":
+                    self._urls.setdefault(said.node, said.url)
+                case "agent_roster":
+                    self._knows = True
                 case "agent_joined":
                     self._urls[said.node] = said.url
                     self._lost.pop(said.node, None)
@@ -203,6 +220,7 @@ class WatchedJob:
                     self._lost[said.node] = said.reason
                 case "agent_caught_up":
                     self._caught_up.add(said.node)
+            self._changed.notify_all()
 
     def _take_another(self) -> None:
         """Ask another agent of the job, if there is one: this one may be gone for good."""

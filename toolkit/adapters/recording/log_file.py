@@ -81,3 +81,20 @@ def _as_seen(line: bytes) -> str:
     """What a terminal would show of a line: a progress bar overwrites it, so that what stands there last counts."""
     text = line[:LINE_MAX].rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
     return _ESCAPES.sub("", text) if "\x1b" in text else text
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something, finished or not; empty if there is none. Never raises."""
+    try:
+        fd = open_regular(path)
+    except RecordingError:
+        return ""
+    try:
+        size = os.fstat(fd).st_size
+        data = os.pread(fd, LINE_MAX, max(size - LINE_MAX, 0))
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    lines = (_as_seen(line).strip() for line in reversed(data.split(b"\n")))
+    return next((line for line in lines if line), "")

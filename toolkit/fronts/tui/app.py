@@ -113,7 +113,7 @@ class TopApp(AskingForStacks):
         self._panes: dict[str, Pane] = {
             "overview": OverviewPane(maker, "overview"),
             "nodes": NodesPane(maker, "nodes"),
-            "ranks": RanksPane(maker, "ranks"),
+            "ranks": RanksPane(maker, "ranks", folder),
             "timeline": TimelinePane(maker, "timeline"),
             "events": EventsPane(maker, "events"),
             "logs": LogsPane(maker, "logs", folder),
@@ -274,11 +274,8 @@ class TopApp(AskingForStacks):
         self.call_after_refresh(self.action_repaint)
 
     def _focus_pane(self) -> None:
-        found = self.pane.query("Table, Lanes")
-        if found:
-            found.first().focus()
-        else:
-            self.set_focus(None)
+        shown = next((each for each in self.pane.query("Table, Lanes") if each.display), None)
+        self.set_focus(shown)
 
     def action_next_view(self, by: int) -> None:
         """Show the next view, or the one before."""
@@ -292,6 +289,8 @@ class TopApp(AskingForStacks):
     def on_table_chosen(self, event: Table.Chosen) -> None:
         """More on what was chosen."""
         pane = self.pane
+        if isinstance(pane, RanksPane) and pane.unfold():
+            return
         if isinstance(pane, RanksPane) and pane.rank is not None:
             self._show_rank(pane.rank)
         elif isinstance(pane, NodesPane) and pane.node is not None:

@@ -138,6 +138,7 @@ def _remote(args: argparse.Namespace, size: tuple[int, int], stdout: TextIO, std
     token = None if args.token_file is None else token_in(args.token_file)
     job = WatchedJob(parse_url(args.run), Credentials(token, args.tls_ca))
     try:
+        job.catch_up()
         if args.plain:
             return _plain(Session(job, "", wall_clock_ns), args.at, stdout, stderr)
         _need_textual()

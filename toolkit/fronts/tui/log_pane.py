@@ -12,8 +12,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from toolkit.adapters.recording.log_file import LogFile
+from toolkit.adapters.recording.log_places import log_path
+from toolkit.adapters.recording.merged_logs import MergedLogs
+from toolkit.core.words import plural
 from toolkit.fronts.tui.panes import Pane
-from toolkit.fronts.tui.rows import RankKey, RowMaker
+from toolkit.fronts.tui.rows import RankKey, RankRow, RowMaker
 from toolkit.fronts.tui.session import Session
 from toolkit.fronts.tui.table import Cell, Column, Table
 
@@ -29,6 +32,7 @@ class LogsPane(Pane):
         Binding("e", "stream", "stdout/stderr", show=True),
         Binding("p", "incarnation(-1)", "Previous start", show=True),
         Binding("P,shift+p", "incarnation(1)", "Next start", show=False),
+        Binding("m", "merge", "One/all ranks", show=True),
         Binding("n", "next_error", "Next error", show=True),
     ]
 
@@ -39,6 +43,8 @@ class LogsPane(Pane):
         self._back = 0
         self._stderr = True
         self._file: LogFile | None = None
+        self._merges = False
+        self._merged: MergedLogs | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-head")
@@ -61,6 +67,9 @@ class LogsPane(Pane):
             table.show([])
             return
         self._of = row.key
+        if self._merges:
+            self._show_merged(ranks, head, table)
+            return
         rank = timeline.nodes[row.key[0]].ranks[row.key[1]]
         every = [*rank.past, rank.now]
         self._back = min(self._back, len(every) - 1)
@@ -68,7 +77,7 @@ class LogsPane(Pane):
         name = each.stderr if self._stderr else each.stdout
         stream = "stderr" if self._stderr else "stdout"
         title = Text(f" rank {each.global_rank}, start {each.number}, {stream}  ", "bold", no_wrap=True)
-        path = self._path_of(name)
+        path = log_path(name, self._folder)
         if path is None:
             title.append("it went to the console: `rally run --tee 3` or `--redirects 3` keeps it", "yellow")
             head.update(title)
@@ -85,20 +94,45 @@ class LogsPane(Pane):
             title.append("  (its beginning is left out)", "dim")
         head.update(title)
         first = self._file.count - len(self._file.lines)
-        lines = list(enumerate(self._file.lines, first))
+        self._show_lines(table, list(enumerate(self._file.lines, first)))
+
+    def _show_merged(self, ranks: Sequence[RankRow], head: Static, table: Table) -> None:
+        """All ranks' logs in one, by the times in their lines."""
+        stream = "stderr" if self._stderr else "stdout"
+        logs = []
+        for row in ranks:
+            path = log_path(row.now.stderr if self._stderr else row.now.stdout, self._folder)
+            if path is not None:
+                logs.append((str(row.now.global_rank), path))
+        title = Text(
+            f" {plural(len(logs), 'rank')}, {stream}, by the times in their lines", "bold", no_wrap=True
+        )
+        if self._merged is None or self._merged.logs != tuple(logs):
+            self._merged = MergedLogs(logs)
+            table.follows = True
+        merged = self._merged
+        merged.read_new()
+        if merged.left_out:
+            title.append(f"  ({merged.left_out} more are left out)", "yellow")
+        if not logs:
+            title.append(
+                "; they went to the console: `rally run --tee 3` or `--redirects 3` keeps them", "yellow"
+            )
+        head.update(title)
+        width = max((len(name) for name, _ in logs), default=1)
+        first = merged.count - len(merged.lines)
+        self._show_lines(
+            table,
+            [
+                (first + number, f"{name:>{width}} │ {text}")
+                for number, (name, text) in enumerate(merged.lines)
+            ],
+        )
+
+    def _show_lines(self, table: Table, lines: list[tuple[int, str]]) -> None:
         if self.filter:
             lines = [line for line in lines if self.filter({"text": line[1]})]
         table.show(lines, repaint=True)
-
-    def _path_of(self, name: str) -> Path | None:
-        if not name:
-            return None
-        path = Path(name)
-        if path.exists() or self._folder is None:
-            return path
-        # A recording that was moved: its logs lie below it.
-        _, found, below = name.partition("/logs/")
-        return self._folder / "logs" / below if found else path
 
     def _cells(self, line: tuple[int, str]) -> Sequence[Cell]:
         return ((line[1], "red" if _is_error(line[1]) else ""),)
@@ -108,6 +142,11 @@ class LogsPane(Pane):
         table = self.query_one(Table)
         table.follows = not table.follows
         self.app.notify("follows the end" if table.follows else "stays where it is", timeout=2)
+
+    def action_merge(self) -> None:
+        """The logs of all ranks as one, or that of the selected rank."""
+        self._merges = not self._merges
+        self.app.action_repaint()  # type: ignore[attr-defined]
 
     def action_stream(self) -> None:
         """The other stream."""

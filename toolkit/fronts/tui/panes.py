@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -11,9 +12,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Static
 
+from toolkit.adapters.recording.log_places import LastLines
 from toolkit.core.history import Node
+from toolkit.core.words import ranks as ranks_in_words
 from toolkit.fronts.tui import lanes
 from toolkit.fronts.tui.filtering import Filter, parsed
+from toolkit.fronts.tui.folding import FOLDS, Fold, RankGroup, folded
 from toolkit.fronts.tui.look import (
     TONE_SIGNS,
     TONES,
@@ -173,27 +177,99 @@ def _sums(node: Node) -> tuple[str, str, str]:
     )
 
 
+_GROUP_COLUMNS = (
+    Column("RANKS", 6, "right"),
+    Column("STATE", 13),
+    Column("WHICH", 30),
+    Column("LAST", 20, need=70),
+)
+
+
+def _group_cells(group: RankGroup) -> Sequence[Cell]:
+    colour, sign = state_look(group.state)
+    return (
+        (str(len(group.ranks)), "bold"),
+        (f"{sign} {group.state}", colour),
+        (ranks_in_words(list(group.ranks)), ""),
+        (group.line, "red" if group.state == "failed" else "dim"),
+    )
+
+
 class RanksPane(Pane):
     """A row for each rank."""
 
     fields = RANK_FIELDS
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("o", "order", "Order", show=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("o", "order", "Order", show=True),
+        Binding("z", "fold", "Fold", show=True),
+    ]
     #: whether what is wrong comes first
     worst_first = False
+    #: by what ranks are put together
+    fold: Fold = ""
+
+    def __init__(self, maker: RowMaker, id: str, folder: Path | None) -> None:
+        super().__init__(maker, id)
+        self._last_lines = LastLines(folder)
+        #: those of the group that was opened; None is all
+        self._only: frozenset[RankKey] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Table(
-            _RANK_COLUMNS, self._cells, lambda row: row.key, "no rank has been started yet", "ranks-table"
-        )
+        empty = "no rank has been started yet"
+        yield Table(_RANK_COLUMNS, self._cells, lambda row: row.key, empty, "ranks-table")
+        groups = Table(_GROUP_COLUMNS, _group_cells, lambda group: group.key, empty, "ranks-groups")
+        groups.display = False
+        yield groups
+
+    def set_filter(self, text: str) -> None:
+        """Show only what fits, of all ranks again."""
+        super().set_filter(text)
+        self._only = None
 
     def show(self, session: Session) -> None:
         self._now_ns = session.now_ns
         rows = self.maker.ranks(session.timeline)
         if self.filter:
             rows = [row for row in rows if self.filter(row.fields)]
+        if self._only is not None:
+            rows = [row for row in rows if row.key in self._only]
+        self._table.display, self._groups.display = not self.fold, bool(self.fold)
+        if self.fold:
+            self._groups.show(folded(rows, self.fold, self._last), repaint=True)
+            return
         if self.worst_first:
             rows.sort(key=lambda row: RANK_STATES.index(row.state))
-        self.query_one(Table).show(rows, repaint=session.mode == "LIVE")
+        self._table.show(rows, repaint=session.mode == "LIVE")
+
+    @property
+    def _table(self) -> Table:
+        return self.query_one("#ranks-table", Table)
+
+    @property
+    def _groups(self) -> Table:
+        return self.query_one("#ranks-groups", Table)
+
+    def _last(self, row: RankRow) -> str:
+        """How it ended, or what it said last."""
+        return row.last or self._last_lines.of((row.now.stderr, row.now.stdout))
+
+    def action_fold(self) -> None:
+        """Ranks in one state together, those with one last line in their logs, or each in its row."""
+        self.fold = FOLDS[(FOLDS.index(self.fold) + 1) % len(FOLDS)]
+        said = {"": "each rank in its row", "state": "folded by state", "line": "folded by last line"}
+        self.app.notify(said[self.fold], timeout=2)
+        self.app.action_repaint()  # type: ignore[attr-defined]
+        (self._groups if self.fold else self._table).focus()
+
+    def unfold(self) -> bool:
+        """Show the ranks of the selected group only. Returns whether there was one."""
+        group = self._groups.selected if self.fold else None
+        if group is None:
+            return False
+        self.fold, self._only = "", group.members
+        self.app.action_repaint()  # type: ignore[attr-defined]
+        self._table.focus()
+        return True
 
     _now_ns = 0
 
@@ -221,12 +297,12 @@ class RanksPane(Pane):
             (util, ""),
             (size_in_words(usage.gpu_memory_bytes), ""),
             (age, ""),
-            (row.last, "red" if now.state == "failed" else "dim"),
+            (self._last(row), "red" if now.state == "failed" else "dim"),
         )
 
     @property
     def rank(self) -> RankKey | None:
-        return _rank(self.query_one(Table).selected_key)
+        return None if self.fold else _rank(self._table.selected_key)
 
     @property
     def node(self) -> str | None:
