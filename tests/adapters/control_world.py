@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from toolkit.adapters.control.client import ControlClient
 from toolkit.adapters.control.feed import Feed
@@ -195,3 +198,20 @@ def dechunked(data: bytes) -> bytes:
         if count == 0:
             return body
         body, rest = body + rest[:count], rest[count + 2 :]
+
+
+def new_certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key; skips where they can't be made."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    try:
+        subprocess.run(
+            ["openssl", *words.split(), "-keyout", str(key), "-out", str(cert)],
+            check=True,
+            capture_output=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no openssl")
+    return cert, key

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.control_world import Endpoint, endpoint, until
+from tests.adapters.control_world import Endpoint, endpoint, new_certificate, until
 from toolkit.adapters.control import fan_in, watched
 from toolkit.adapters.control.asking import LineStream
 from toolkit.adapters.control.guard import token_in
@@ -42,19 +42,19 @@ class Job:
         folder: for their recordings and the token.
     """
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, *tls: Path) -> None:
         self.token = folder / "token"
         self.store = MemoryStore()
         self.agents: list[Endpoint] = []
         for name in NAMES:
             (folder / name).mkdir()
             agent = stack.enter_context(endpoint(folder / name, node=name))
-            agent.server.listen_on(TcpAddress("127.0.0.1", 0, self.token), ())
+            agent.server.listen_on(TcpAddress("127.0.0.1", 0, self.token, *tls), ())
             self.agents.append(agent)
         for rank, agent in enumerate(self.agents):
             agent.server.orders.met(self.store, rank, len(self.agents))
             agent.start()
-        self.credentials = Credentials(token_in(self.token))
+        self.credentials = Credentials(token_in(self.token), tls[0] if tls else None, any_name=bool(tls))
 
     def client(self, rank: int = 0) -> RemoteClient:
         return RemoteClient(parse_url(self.agents[rank].server.url), self.credentials)
@@ -221,3 +221,16 @@ def test_what_is_no_url(text: str) -> None:
 def test_urls_are_read_and_written_alike() -> None:
     for text in ("http://gpu-a:9400", "https://10.0.0.1:1", "http://[::1]:9"):
         assert str(parse_url(text)) == text
+
+
+def test_all_of_it_over_tls(tmp_path: Path) -> None:
+    cert, key = new_certificate(tmp_path)
+    with ExitStack() as stack:
+        job = Job(tmp_path, stack, cert, key)
+        assert job.agents[0].server.url.startswith("https://")
+        seen = Seen(job.watch())
+        until("all", lambda: seen.count() == dict.fromkeys(NAMES, 5))
+        assert seen.source.problem == ""
+        seen.source.close()
+        with pytest.raises(ControlError, match="can't be trusted"):
+            WatchedJob(parse_url(job.agents[0].server.url), Credentials(token_in(job.token)))

@@ -8,7 +8,6 @@ import os
 import socket
 import ssl
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.control_world import Endpoint, endpoint
+from tests.adapters.control_world import Endpoint, endpoint, new_certificate
 from toolkit.adapters.control import guard
 from toolkit.adapters.control.guard import TRIES_MAX, is_loopback, read_token
 from toolkit.adapters.control.server import ControlServer, TcpAddress
@@ -192,19 +191,7 @@ def test_what_only_this_machine_reaches(host: str, yes: bool) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = (
-        "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    try:
-        subprocess.run(
-            ["openssl", *words.split(), "-keyout", str(key), "-out", str(cert)],
-            check=True,
-            capture_output=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no openssl")
-    return cert, key
+    return new_certificate(tmp_path)
 
 
 def test_tls(agent: Endpoint, tmp_path: Path, certificate: tuple[Path, Path]) -> None:

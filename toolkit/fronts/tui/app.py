@@ -271,7 +271,11 @@ class TopApp(AskingForStacks):
             logs.look_at(self.pane.rank)
         self._bottom.query_one("#views", ContentSwitcher).current = name
         self._focus_pane()
-        self.call_after_refresh(self.action_repaint)
+        # At once, so that the first frame of the view has everything in it; a view without a size yet gets it then.
+        if self.pane.size:
+            self.action_repaint()
+        else:
+            self.call_after_refresh(self.action_repaint)
 
     def _focus_pane(self) -> None:
         shown = next((each for each in self.pane.query("Table, Lanes") if each.display), None)
