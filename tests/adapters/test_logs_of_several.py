@@ -10,7 +10,7 @@ import pytest
 from toolkit.adapters.recording import merged_logs
 from toolkit.adapters.recording.log_file import last_line
 from toolkit.adapters.recording.log_places import LastLines, log_path
-from toolkit.adapters.recording.merged_logs import MergedLogs, time_in
+from toolkit.adapters.recording.merged_logs import MergedLogs, time_in, without_time
 
 DAY = datetime(2026, 3, 1)
 
@@ -97,3 +97,18 @@ def test_logs_of_a_recording_that_was_moved_lie_below_it(tmp_path: Path) -> None
     assert log_path("/nowhere/run/logs/0/1/stderr.log", tmp_path) == tmp_path / "logs/0/1/stderr.log"
     assert log_path("/nowhere/x.log", tmp_path) == Path("/nowhere/x.log")
     assert log_path("/nowhere/x.log", None) == Path("/nowhere/x.log")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-03-01 10:00:01,250 INFO step 3",
+        "[2026-03-01T10:00:01.5Z] INFO step 3",
+        "I0301 10:00:01.000250 INFO step 3",
+        "10:00:01 INFO step 3",
+        "INFO step 3",
+    ],
+)
+def test_a_line_in_little_room_goes_without_its_time(line: str) -> None:
+    assert without_time(line) == "INFO step 3"
+    assert without_time("10:00:01") == "10:00:01", "it is all that there is"

@@ -20,6 +20,18 @@ _GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 _TIME = re.compile(r"(?<![\d:])(\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(?![\d:])")
 
 
+#: what stands before a message when it begins with its time
+_TIME_AHEAD = re.compile(
+    r"\s*\[?(?:[IWEF]\d{4} |\d{4}-\d\d-\d\d[ T])?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?[:\s]*"
+)
+
+
+def without_time(line: str) -> str:
+    """A line without the time that it begins with, where it is shown in little room."""
+    found = _TIME_AHEAD.match(line)
+    return line[found.end() :] or line if found else line
+
+
 def time_in(line: str, day: datetime) -> float | None:
     """The time that a line gives, in seconds since some moment that is the same for all; None if it gives none.
 

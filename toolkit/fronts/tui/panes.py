@@ -13,6 +13,7 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from toolkit.adapters.recording.log_places import LastLines
+from toolkit.adapters.recording.merged_logs import without_time
 from toolkit.core.history import Node
 from toolkit.core.words import ranks as ranks_in_words
 from toolkit.fronts.tui import lanes
@@ -251,7 +252,7 @@ class RanksPane(Pane):
 
     def _last(self, row: RankRow) -> str:
         """How it ended, or what it said last."""
-        return row.last or self._last_lines.of((row.now.stderr, row.now.stdout))
+        return row.last or without_time(self._last_lines.of((row.now.stderr, row.now.stdout)))
 
     def action_fold(self) -> None:
         """Ranks in one state together, those with one last line in their logs, or each in its row."""
