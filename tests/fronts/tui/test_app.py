@@ -576,3 +576,22 @@ def test_the_logs_of_all_ranks_stand_together(runs: Runs, tmp_path: Path) -> Non
         assert shown(app).count("10:00:0") == 1
 
     drive(app, steps)
+
+
+def test_without_colour_everything_is_still_said(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = app_of(runs("silent-node-loss"))
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        assert app.no_color
+        await pilot.press("2")
+        await pilot.pause()
+        text = shown(app)
+        assert ("lost" in text and "✗" in text and "▶" in text) or "‖" in text
+        strips = app.screen._compositor.render_strips()
+        marked = [
+            segment.text for strip in strips for segment in strip if segment.style and segment.style.reverse
+        ]
+        assert any("nodes" in text for text in marked), "what is chosen is seen without colour"
+
+    drive(app, steps)

@@ -31,6 +31,11 @@ def socket_path(run_directory: Path, node: str) -> Path:
     return run_directory / f"control-{path_safe(node)}{_SOCKET}"
 
 
+def is_socket_name(name: str) -> bool:
+    """Whether a file of a run directory is the socket of an agent, by its name."""
+    return name.endswith(_SOCKET) and _NAME.fullmatch(name) is not None
+
+
 def _at_path(run_directory: Path, node: str) -> Path:
     return run_directory / f"control-{path_safe(node)}{_AT}"
 

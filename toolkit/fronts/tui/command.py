@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.control.place import is_socket_name
 from toolkit.adapters.control.url import is_url
 from toolkit.adapters.recording.catalog import (
     RunSummaryEntry,
@@ -115,6 +116,8 @@ def _top(
             raise ConfigurationError(
                 f"--{name.replace('_', '-')} is for the URL of an agent; give one such as http://gpu-a:9400"
             )
+    if args.run is not None and is_socket_name(Path(args.run).name):
+        args.run = str(Path(args.run).parent)  # its agent may be gone; the recording beside it is not
     runs = list_runs(state_dir, _OFFERED_MAX) if args.run is None else []
     path = find_run(state_dir, args.run) if args.run is not None else _running(runs)
     if args.plain:

@@ -18,6 +18,8 @@ from toolkit.fronts.wording import duration_in_words, harmless, report_in_words
 _LABEL = 11
 #: lines of the strip of ranks
 _STRIP_MAX = 8
+#: restarts that are told one by one, the latest
+_RESTARTS_SHOWN = 3
 
 
 def overview(
@@ -94,6 +96,25 @@ def _restarts(timeline: Timeline, elapsed_s: float) -> Iterable[Text]:
         share = max(1 - lost_s / elapsed_s, 0.0)
         gpu, so_far = duration_in_words(lost_s * workers), "" if timeline.result else " so far"
         yield _line("ETTR", f"{share:.1%}{so_far}; {duration_in_words(lost_s)} lost, {gpu} of worker time")
+    yield from _latest_restarts(timeline)
+
+
+def _latest_restarts(timeline: Timeline) -> Iterable[Text]:
+    """What each of the latest restarts took and cost, the last one first: all its workers stood still meanwhile."""
+    by_round: dict[int, list[Restart]] = {}
+    for restart in timeline.restarts:
+        by_round.setdefault(restart.round, []).append(restart)
+    sizes = {each.number: each.world_size for node in timeline.nodes.values() for each in node.rounds}
+    for place, number in enumerate(sorted(by_round, reverse=True)[:_RESTARTS_SHOWN]):
+        restarts = by_round[number]
+        took_s = max((each.total_s for each in restarts if each.total_s is not None), default=None)
+        workers = max(sizes.get(number, 0), sizes.get(number + 1, 0))
+        cost = "not back yet"
+        if took_s is not None:
+            each, all_of_them = duration_in_words(took_s), duration_in_words(took_s * workers)
+            cost = f"{each} of {plural(workers, 'worker')}: {all_of_them}"
+        why = harmless(without_tokens(restarts[0].reason))
+        yield _line("" if place else "cost", f"round {number} → {cost}  ", (why, "dim"))
 
 
 def _workers(timeline: Timeline) -> int:

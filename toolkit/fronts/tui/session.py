@@ -13,6 +13,7 @@ from toolkit.core.events import AnyEvent, FailureRecorded, LeaseLost
 from toolkit.core.film import Film
 from toolkit.core.history import Timeline
 from toolkit.fronts.tui.telling import Told, told
+from toolkit.fronts.wording import duration_in_words
 
 #: events that one tick takes at the most, so that the screen stays alive while a long recording is read
 TAKEN_MAX = 5_000
@@ -154,7 +155,11 @@ class Session:
         if self._source.problem:
             return self._source.problem
         if self._live is False and len(self.film) and not self.film.latest.result and not self.simulated:
-            return "no agent of this run lives any more, and none said how it ended"
+            last_s = (self.film.ended_ns - self.film.started_ns) / 1e9
+            return (
+                "no agent of this run lives any more, and none said how it ended; the last word came "
+                f"{duration_in_words(last_s)} after the start"
+            )
         return ""
 
     def lines(self, most: int) -> list[Line]:
