@@ -321,11 +321,11 @@ def marked(mark: str) -> dict[int, str]:
 
 def children(pid: int) -> list[int]:
     """Children of a process, zombies too."""
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def sweep(mark: str) -> None:
