@@ -112,7 +112,7 @@ def _latest_restarts(timeline: Timeline) -> Iterable[Text]:
         cost = "not back yet"
         if took_s is not None:
             each, all_of_them = duration_in_words(took_s), duration_in_words(took_s * workers)
-            cost = f"{each} × {plural(workers, 'worker')} = {all_of_them}"
+            cost = f"{plural(workers, 'worker')} x {each} = {all_of_them}"
         why = harmless(without_tokens(restarts[0].reason))
         yield _line("" if place else "cost", f"round {number} → {cost}  ", (why, "dim"))
 
