@@ -15,6 +15,7 @@ from tests.leaks import nothing_left
 from toolkit.adapters.readings.aside import Aside
 from toolkit.adapters.readings.gpus import XIDS_MAX, GpuDriver, Gpus, GpuWatch
 from toolkit.adapters.readings.nvml import Nvml, open_nvml
+from toolkit.core.errors import RallyError
 from toolkit.core.events import GpuReading
 
 from .fake_gpus import GIB, FakeDriver, FakeGpu
@@ -283,7 +284,8 @@ def test_a_device_file_without_a_driver_is_an_error_in_words(tmp_path: Any, note
         Nvml(Library(0, Init=pynvml.NVMLError_DriverNotLoaded()))
 
 
-def test_without_the_package_there_are_no_readings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_remedy_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nvidia0").touch()
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
-    assert open_nvml(tmp_path) is None
+    with pytest.raises(RallyError, match=r"pip install 'rallypoint\[gpu\]'"):
+        open_nvml(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolkit.adapters.readings.gpus import GpuLost
+from toolkit.core.errors import RallyError
 
 _T = TypeVar("_T")
 
@@ -21,17 +22,18 @@ _NO_REASONS = ("None", "All", "GpuIdle", "UserDefinedClocks")
 
 
 def open_nvml(devices: Path = Path("/dev")) -> Nvml | None:
-    """The driver, or None where there is no NVIDIA GPU, or no package to read it with.
+    """The driver, or None where there is no NVIDIA GPU.
 
     Raises:
+        RallyError: a GPU is there, and no package to read it with.
         Exception: of the package; a GPU is there, and the driver does not work.
     """
     if not any(next(devices.glob(pattern), None) for pattern in _DEVICE_FILES):
         return None
     try:
         import pynvml  # late: 10 ms, and only where it is of use
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise RallyError("pip install 'rallypoint[gpu]' has them read") from error
     return Nvml(pynvml)
 
 
