@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -162,6 +163,46 @@ def test_when_all_are_gone_it_says_since_when_and_when_all_have_ended_nothing(jo
     assert seen.source.problem == ""
     seen.source.close()
     other.source.close()
+
+
+def test_an_agent_that_the_job_goes_on_without_is_forgotten_and_may_come_back(job: Job) -> None:
+    seen = Seen(job.watch())
+    until("all", lambda: seen.count() == dict.fromkeys(NAMES, 5))
+    job.agents[1].server.close()
+    until("it is missed", lambda: "gpu-b_7" in seen.source.problem)
+    store = MemoryStore()
+    for rank, agent in enumerate((job.agents[0], job.agents[2])):
+        agent.server.orders.met(store, rank, 2)
+    until("it is forgotten", lambda: seen.source.problem == "")
+    for agent in (job.agents[0], job.agents[2]):
+        agent.finish()
+    until("the end", lambda: seen.source.is_live(Timeline()) is False)
+    assert seen.source.problem == ""
+    seen.source.close()
+
+
+def test_a_job_is_over_though_one_never_said_how_it_ended(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "SILENT_END_S", 0.3)
+    seen = Seen(job.watch())
+    until("all", lambda: seen.count() == dict.fromkeys(NAMES, 5))
+    for agent in job.agents[1:]:
+        agent.finish()
+    until("both ends", lambda: seen.count()[NAMES[1]] == seen.count()[NAMES[2]] == 6)
+    for agent in job.agents:
+        agent.server.close()
+    until("the end", lambda: seen.source.is_live(Timeline()) is False)
+    assert seen.source.problem == "gpu-a_7 can't be reached, and did not say how it ended"
+    seen.source.close()
+
+
+def test_watchers_that_come_and_go_leave_no_thread(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.adapters.control.handler.HEARTBEAT_S", 0.1)
+    before = threading.active_count()
+    for _ in range(10):
+        seen = Seen(job.watch())
+        until("all", lambda seen=seen: seen.count() == dict.fromkeys(NAMES, 5))  # type: ignore[misc]
+        seen.source.close()
+    until("the end of their threads", lambda: threading.active_count() <= before)
 
 
 def test_no_contact_is_told_with_its_time(tmp_path: Path) -> None:

@@ -276,6 +276,8 @@ def test_a_value_that_is_no_json_is_left_out(agent: Endpoint) -> None:
         ("/events?after=", 400),
         ("/events?after=" + "9" * 40, 400),
         ("/events?after=999999", 409),
+        ("/events?" + "&".join(f"a{n}" for n in range(20)), 400),
+        ("http://[/snapshot", 400),
         ("http://evil/snapshot", 200),
     ],
 )

@@ -595,3 +595,41 @@ def test_without_colour_everything_is_still_said(runs: Runs, monkeypatch: pytest
         assert any("nodes" in text for text in marked), "what is chosen is seen without colour"
 
     drive(app, steps)
+
+
+def test_tab_stays_in_a_dialog_and_in_the_filter(runs: Runs, tmp_path: Path) -> None:
+    controller = FakeController(Outcome(outcome="done"))
+    app = live(runs, tmp_path, controller)
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        await pilot.press("3", "R")
+        await pilot.pause()
+        await pilot.press("tab", "tab", "shift+tab")
+        assert current(app) == "ranks" and isinstance(app.screen, Confirm)
+        await pilot.press("tab", "enter")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert not isinstance(app.screen, Confirm)
+        await pilot.press("question_mark", "tab", "escape", "5")
+        await pilot.pause()
+        assert current(app) == "events"
+        await pilot.press("slash", "tab")
+        assert current(app) == "events"
+
+    drive(app, steps)
+
+
+def test_a_filter_that_hides_everything_says_so(runs: Runs) -> None:
+    app = app_of(runs("worker-crash"))
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        for view in "235":
+            await pilot.press(view, "slash", *"!e !o !t", "enter")
+            await pilot.pause()
+            if not app.pane.query_one(Table).rows:
+                assert "nothing fits the filter" in shown(app)
+        await pilot.press("3", "slash", *"state=running", "enter")
+        await pilot.pause()
+        assert "nothing fits the filter; escape clears it" in shown(app)
+
+    drive(app, steps)

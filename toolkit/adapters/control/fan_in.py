@@ -108,7 +108,8 @@ class FanIn:
         # A recording that can't be read ends the stream, and the watcher comes again.
         with suppress(RecordingError):
             for line in self._own():
-                self._put(line)
+                if line:
+                    self._put(line)
                 if self._closed.is_set():
                     return
         self._put(None)
@@ -153,6 +154,9 @@ class FanIn:
                     with self._lock:
                         self._streams.discard(stream)
             self._closed.wait(AGAIN_S)
+        # The job goes on without it; if it comes back, it is asked anew.
+        self._put(note("left", peer))
+        self._asked.discard(peer)
 
     def _read(self, stream: EventStream, peer: Peer, behind: int) -> None:
         with self._lock:
@@ -187,9 +191,10 @@ def own_lines(feed: Feed, me: Peer, after: int, heartbeat_s: float) -> Iterator[
         for each in batch.events:
             yield line_of(each)
             after = each.seq
-        if not batch.events and not caught_up:
+        if not batch.events:
+            # Empty where there is nothing to say, so that the caller sees that it is not wanted any more.
+            yield b"" if caught_up else note("caught_up", me)
             caught_up = True
-            yield note("caught_up", me)
         if batch.over:
             return
 

@@ -65,7 +65,8 @@ def token_in(path: Path) -> bytes:
         token = file.read(TOKEN_FILE_MAX).strip()
     if len(token) < TOKEN_MIN or not token.isascii() or b" " in token:
         raise ConfigurationError(
-            f"token file {path} has no token of at least {TOKEN_MIN} characters in it; remove it, and one is made"
+            f"token file {path} has no token of at least {TOKEN_MIN} characters in it; give the file that the job was "
+            "started with, or remove it, and `rally run` makes one"
         )
     return token
 

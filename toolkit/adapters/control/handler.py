@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import msgspec
 
@@ -36,6 +36,7 @@ HEARTBEAT_S = 10.0
 STACKS_S = 45.0
 _STATUS_OF_OUTCOME = {"done": 200, "refused": 409, "unknown": 504}
 _WATCHERS_MAX = 32
+_FIELDS_MAX = 16
 
 
 class Connection(http.server.BaseHTTPRequestHandler):
@@ -77,8 +78,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Whatever is there to read."""
-        asked = urlsplit(self.path)
-        if self._turned_away(asked.path):
+        asked = self._asked()
+        if asked is None or self._turned_away(asked.path):
             return
         name = self._GET.get(asked.path)
         if name is None:
@@ -88,10 +89,10 @@ class Connection(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Something to do."""
-        asked = urlsplit(self.path)
-        path, node = asked.path, _said_in(asked.query, "node")
-        if self._turned_away(path):
+        asked = self._asked()
+        if asked is None or self._turned_away(asked.path):
             return
+        path, node = asked.path, _said_in(asked.query, "node")
         if path != "/actions":
             self.send_error(404, f"there is no {path[:60]!r} to post to; there is /actions")
             return
@@ -117,6 +118,16 @@ class Connection(http.server.BaseHTTPRequestHandler):
         else:
             outcome = self.server.orders.ask(action, ORDER_S)
         self._answer(_STATUS_OF_OUTCOME[outcome.outcome], msgspec.to_builtins(outcome))
+
+    def _asked(self) -> SplitResult | None:
+        """What is asked for; None if that can't be read, which the answer says then."""
+        try:
+            asked = urlsplit(self.path)
+            parse_qs(asked.query, max_num_fields=_FIELDS_MAX)
+        except ValueError as error:
+            self.send_error(400, f"that can't be read: {error}")
+            return None
+        return asked
 
     def _turned_away(self, path: str) -> bool:
         guard = self.server.guard
@@ -344,7 +355,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
 
 
 def _said_in(query: str, name: str, default: str = "") -> str:
-    return parse_qs(query, keep_blank_values=True, max_num_fields=16).get(name, [default])[-1]
+    return parse_qs(query, keep_blank_values=True, max_num_fields=_FIELDS_MAX).get(name, [default])[-1]
 
 
 def _after_in(query: str) -> int | None:

@@ -27,6 +27,8 @@ _WAITING_MAX = 200_000
 #: how long a job's agents may take to tell what has been, before it is shown as far as it is known, in seconds
 CATCH_UP_S = 5.0
 _PAUSE_S = 1.0
+#: where some have ended: for how long the others may not be reached before the job counts as over, in seconds
+SILENT_END_S = 10.0
 #: how long the stacks of one node may take, in seconds
 _STACKS_S = 60.0
 
@@ -66,6 +68,8 @@ class WatchedJob:
         #: where agents listen, by node, and those that have told all that had been
         self._urls: dict[str, str] = {}
         self._caught_up: set[str] = set()
+        #: those that this connection has named so far
+        self._named: set[str] = set()
         self._began_s = time.monotonic()
         self._knows = self._showing = False
         #: why there is no contact with an agent, by node, and with the job, and since when
@@ -90,6 +94,9 @@ class WatchedJob:
         with self._changed:
             lost, apart = self._lost_all, [f"{node} ({why})" for node, why in self._lost.items()]
             since_s = time.monotonic() - self._lost_at_s
+            silent = sorted(self._urls.keys() - self._ended) if self._is_over() else []
+        if silent:
+            return f"{', '.join(silent)} can't be reached, and did not say how it ended"
         if lost:
             return f"no contact for {since_s:.0f} s: {lost}; tries again"
         return f"no contact with {'; '.join(apart)}; tries again" if apart else ""
@@ -123,9 +130,9 @@ class WatchedJob:
     def is_live(self, timeline: Timeline) -> bool | None:
         """Whether agents run; None while that is not known."""
         with self._changed:
-            if self._lost_all:
-                return None
-            return not self._urls or not self._urls.keys() <= self._ended
+            if self._is_over():
+                return False
+            return None if self._lost_all else True
 
     # -- what can be done -----------------------------------------------------------------------------------
 
@@ -168,6 +175,7 @@ class WatchedJob:
                 why = str(error) or type(error).__name__
             with self._changed:
                 if self._urls and self._urls.keys() <= self._ended:
+                    self._lost_all = ""
                     return  # all have said that they end
                 if why and not self._lost_all:
                     self._lost_at_s = time.monotonic()
@@ -177,6 +185,7 @@ class WatchedJob:
 
     def _read_once(self) -> str:
         """Read one connection to its end. Returns why that is one."""
+        self._named = set()
         after = ",".join(f"{node}:{seq}" for node, seq in self._seen.items())
         for line in self._lines.once(f"/events?all=1&after={quote(after)}"):
             if self._lost_all:
@@ -208,10 +217,16 @@ class WatchedJob:
         with self._changed:
             match said.type:
                 case "agent_known":
+                    self._named.add(said.node)
                     self._urls.setdefault(said.node, said.url)
                 case "agent_roster":
                     self._knows = True
+                    for node in self._urls.keys() - self._named - self._ended:
+                        self._forget(node)  # the job goes on without it
+                case "agent_left" if said.node not in self._ended:
+                    self._forget(said.node)
                 case "agent_joined":
+                    self._named.add(said.node)
                     self._urls[said.node] = said.url
                     self._lost.pop(said.node, None)
                 case "agent_lost" if said.node not in self._ended:
@@ -221,6 +236,17 @@ class WatchedJob:
                 case "agent_caught_up":
                     self._caught_up.add(said.node)
             self._changed.notify_all()
+
+    def _forget(self, node: str) -> None:
+        self._urls.pop(node, None)
+        self._lost.pop(node, None)
+        self._caught_up.discard(node)
+
+    def _is_over(self) -> bool:
+        """Whether all have said that they end, save some of which nobody hears any more."""
+        if not self._urls or self._urls.keys() <= self._ended:
+            return bool(self._urls)
+        return bool(self._ended and self._lost_all and time.monotonic() - self._lost_at_s > SILENT_END_S)
 
     def _take_another(self) -> None:
         """Ask another agent of the job, if there is one: this one may be gone for good."""

@@ -69,6 +69,8 @@ class MergedLogs:
         #: name and text
         self.lines: deque[tuple[str, str]] = deque(maxlen=LINES_MAX)
         self.count = 0
+        #: whether a line had a time
+        self.has_times = False
 
     @property
     def left_out(self) -> int:
@@ -85,6 +87,7 @@ class MergedLogs:
             day = _day_of(file.path)
             for line in islice(file.lines, len(file.lines) - came, None):
                 at = time_in(line, day)
+                self.has_times = self.has_times or at is not None
                 self._times[index] = at = self._times[index] if at is None else at
                 found.append((at, name, line))
         found.sort(key=lambda line: line[0])

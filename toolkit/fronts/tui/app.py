@@ -320,7 +320,7 @@ class TopApp(AskingForStacks):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether an action is there now."""
-        if action in ("filter", "view") and self.screen_stack:
+        if action in ("filter", "view", "next_view") and self.screen_stack:
             return len(self.screen_stack) == 1 and not self.query_one("#filter", Input).has_class("open")
         return super().check_action(action, parameters)
 

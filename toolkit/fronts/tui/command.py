@@ -21,7 +21,7 @@ from toolkit.adapters.recording.catalog import (
 )
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.core.actions import Action, Outcome
-from toolkit.core.errors import ConfigurationError, RallyError
+from toolkit.core.errors import ConfigurationError, ControlError, RallyError
 from toolkit.fronts.tui.lanes import since
 from toolkit.fronts.tui.session import Session
 from toolkit.fronts.tui.telling import told
@@ -139,7 +139,11 @@ def _remote(args: argparse.Namespace, size: tuple[int, int], stdout: TextIO, std
     from toolkit.adapters.control.watched import WatchedJob
 
     token = None if args.token_file is None else token_in(args.token_file)
-    job = WatchedJob(parse_url(args.run), Credentials(token, args.tls_ca))
+    try:
+        job = WatchedJob(parse_url(args.run), Credentials(token, args.tls_ca))
+    except ControlError as error:
+        remedy = "; --token-file takes the job's --control-token-file" if "token" in str(error) else ""
+        raise ControlError(f"{error}{remedy}") from error
     try:
         job.catch_up()
         if args.plain:

@@ -104,14 +104,16 @@ class LogsPane(Pane):
             path = log_path(row.now.stderr if self._stderr else row.now.stdout, self._folder)
             if path is not None:
                 logs.append((str(row.now.global_rank), path))
-        title = Text(
-            f" {plural(len(logs), 'rank')}, {stream}, by the times in their lines", "bold", no_wrap=True
-        )
+        title = Text(f" {plural(len(logs), 'rank')}, {stream}", "bold", no_wrap=True)
         if self._merged is None or self._merged.logs != tuple(logs):
             self._merged = MergedLogs(logs)
             table.follows = True
         merged = self._merged
         merged.read_new()
+        if merged.count:
+            by_time = ", by the times in their lines"
+            none = ", one behind the other: their lines have no times; what comes now comes as it is written"
+            title.append(by_time if merged.has_times else none)
         if merged.left_out:
             title.append(f"  ({merged.left_out} more are left out)", "yellow")
         if not logs:
@@ -132,7 +134,7 @@ class LogsPane(Pane):
     def _show_lines(self, table: Table, lines: list[tuple[int, str]]) -> None:
         if self.filter:
             lines = [line for line in lines if self.filter({"text": line[1]})]
-        table.show(lines, repaint=True)
+        table.show(lines, repaint=True, hidden=bool(self.filter))
 
     def _cells(self, line: tuple[int, str]) -> Sequence[Cell]:
         return ((line[1], "red" if _is_error(line[1]) else ""),)

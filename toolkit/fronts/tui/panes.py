@@ -121,7 +121,7 @@ class NodesPane(Pane):
         rows = [
             row for row in self.maker.nodes(session.timeline) if not self.filter or self.filter(row.fields)
         ]
-        self.query_one(Table).show(rows, repaint=session.mode == "LIVE")
+        self.query_one(Table).show(rows, repaint=session.mode == "LIVE", hidden=bool(self.filter))
 
     _now_ns = 0
 
@@ -236,11 +236,12 @@ class RanksPane(Pane):
             rows = [row for row in rows if row.key in self._only]
         self._table.display, self._groups.display = not self.fold, bool(self.fold)
         if self.fold:
-            self._groups.show(folded(rows, self.fold, self._last), repaint=True)
+            groups = folded(rows, self.fold, self._last)
+            self._groups.show(groups, repaint=True, hidden=bool(self.filter))
             return
         if self.worst_first:
             rows.sort(key=lambda row: RANK_STATES.index(row.state))
-        self._table.show(rows, repaint=session.mode == "LIVE")
+        self._table.show(rows, repaint=session.mode == "LIVE", hidden=bool(self.filter))
 
     @property
     def _table(self) -> Table:
@@ -343,7 +344,7 @@ class EventsPane(Pane):
         lines = session.lines(EVENTS_MAX)
         if self.filter:
             lines = [line for line in lines if self.filter(_fields_of(line))]
-        self.query_one(Table).show(list(lines))
+        self.query_one(Table).show(list(lines), hidden=bool(self.filter))
 
     _origin_ns = 0
 

@@ -92,6 +92,7 @@ class Table(ScrollView, can_focus=True):
         self._cells = cells
         self._key = key
         self._empty = empty
+        self._hides = False
         self._rows: list[Any] = []
         self._places: dict[Hashable, int] = {}
         self._selected: Hashable | None = None
@@ -116,12 +117,14 @@ class Table(ScrollView, can_focus=True):
         """Its key."""
         return self._selected if self._selected in self._places else None
 
-    def show(self, rows: list[Any], *, repaint: bool = False) -> None:
+    def show(self, rows: list[Any], *, repaint: bool = False, hidden: bool = False) -> None:
         """Take new rows; the selection stays with its key. Repaints the lines that changed.
 
         Args:
+            hidden: whether a filter may hide others.
             repaint: repaint all that is visible, for cells that change with time.
         """
+        self._hides = hidden
         before, place = self._rows, self._places.get(self._selected)
         self._rows = rows
         self._places = {self._key(row): place for place, row in enumerate(rows)}
@@ -205,7 +208,8 @@ class Table(ScrollView, can_focus=True):
             return self._painted(titles, columns, width, Style(underline=True))
         place = int(self.scroll_offset.y) + y - 1
         if place >= len(self._rows):
-            text = self._empty if y == 1 and not self._rows else ""
+            nothing = "nothing fits the filter; escape clears it" if self._hides else self._empty
+            text = nothing if y == 1 and not self._rows else ""
             return Strip([Segment(set_cell_size(f" {text}", width), Style(dim=True))], width)
         row = self._rows[place]
         cells = [
