@@ -126,3 +126,21 @@ def test_an_age_is_never_negative() -> None:
 def test_a_curve_in_letters() -> None:
     assert sparkline([0, 50, 100, None, 1e9], 100) == "▁▅█ █"
     assert sparkline([], 0) == "" and sparkline([0.0], 0.0) == "▁"
+
+
+def test_a_bell_points_from_who_rang_it_to_those_whose_round_it_ended(runs: Runs) -> None:
+    timeline = timeline_of(runs("worker-crash"))
+    first, last = timeline.started, timeline.ended
+    assert first is not None and last is not None
+    span = Span(first.wall_ns, last.wall_ns, 60)
+    nodes = timeline.nodes.values()
+    lanes_of = {node.host: lanes.node_lane(node, timeline, span, last.wall_ns) for node in nodes}
+    kinds = {host: {mark.kind for mark in lane.marks} for host, lane in lanes_of.items()}
+    assert kinds == {
+        "node0": {"from_below"},
+        "node1": {"failure"},
+        "node2": {"from_above"},
+        "node3": {"from_above"},
+    }
+    [mark] = lanes_of["node2"].marks
+    assert mark.words.startswith("node1_") and "was killed by SIGKILL" in mark.words

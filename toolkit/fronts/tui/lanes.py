@@ -50,7 +50,7 @@ class Mark:
     """
 
     cell: int
-    kind: Literal["failure", "bell", "lost", "signal"]
+    kind: Literal["failure", "bell", "lost", "signal", "from_above", "from_below"]
     words: str
 
 
@@ -107,6 +107,7 @@ def node_lane(node: Node, timeline: Timeline, span: Span, now_ns: int) -> Lane:
         *_failures(node, timeline, span, times),
         *_losses(node, timeline, span),
         *_bells(node, timeline, span),
+        *_arrows(node, timeline, span, times),
     ]
     return Lane(node.name, _label(node), phases, _one_each(marks, span))
 
@@ -116,7 +117,10 @@ def rank_lane(node: Node, local_rank: int, timeline: Timeline, span: Span, now_n
     times, rank = _Times(node), node.ranks[local_rank]
     stretches = [*_waits(node, times), *_moves(node, times)]
     stretches += [_run(each, times) for each in (*rank.past, rank.now) if each.started is not None]
-    marks = _failures(node, timeline, span, times, local_rank)
+    marks = [
+        *_failures(node, timeline, span, times, local_rank),
+        *_arrows(node, timeline, span, times),
+    ]
     label = f"rank {rank.now.global_rank}"
     key = f"{node.name}/{local_rank}"
     return Lane(key, label, _phases(stretches, span, _alive(node, times), now_ns), _one_each(marks, span))
@@ -237,7 +241,21 @@ def _bells(node: Node, timeline: Timeline, span: Span) -> list[Mark]:
     ]
 
 
-_WEIGHT = {"failure": 0, "lost": 1, "bell": 2, "signal": 3}
+def _arrows(node: Node, timeline: Timeline, span: Span, times: _Times) -> Iterable[Mark]:
+    """Rounds that another node has ended for this one: an arrow that comes from where the bell was rung."""
+    order = list(timeline.nodes)
+    first_ns, last_ns = _alive(node, times)
+    for each in timeline.job.rounds.values():
+        for end in each.ends:
+            at_ns = end.at.wall_ns
+            there = first_ns <= at_ns and (last_ns is None or at_ns <= last_ns)
+            cell = span.cell_of(at_ns)
+            if end.by != node.name and end.by in timeline.nodes and there and 0 <= cell < span.width:
+                above = order.index(end.by) < order.index(node.name)
+                yield Mark(cell, "from_above" if above else "from_below", f"{end.by} rang: {end.reason}")
+
+
+_WEIGHT = {"failure": 0, "lost": 1, "bell": 2, "signal": 3, "from_above": 4, "from_below": 4}
 
 
 def _one_each(marks: Sequence[Mark], span: Span) -> tuple[Mark, ...]:

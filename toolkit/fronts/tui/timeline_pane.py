@@ -197,7 +197,7 @@ class TimelinePane(Pane):
             at = lanes.since((span.time_of(mark.cell) - view._origin_ns) / 1e9)
             said.append(
                 f" {MARKS[mark.kind]} {at} {harmless(mark.words)}  ",
-                "red" if mark.kind != "bell" else "yellow",
+                "red" if mark.kind in ("failure", "lost") else "yellow",
             )
         return said
 
@@ -214,6 +214,6 @@ class TimelinePane(Pane):
 
 _LEGEND = Text(
     " ┄ waits for a round  ╍ starts or stops  ━ runs (red: it failed, green: it succeeded)  "
-    "✗ failure  ◆ rings the bell  ☠ lost",
+    "✗ failure  ◆ ↓ ↑ rings the bell for  ☠ lost",
     "dim",
 )
