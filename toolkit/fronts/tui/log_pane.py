@@ -88,7 +88,11 @@ class LogsPane(Pane):
             table.follows = True
         self._file.read_new()
         title.append(str(path), "dim")
-        if self._file.problem:
+        if self._file.problem and self._folder is None:
+            title.append(
+                f"  lies on {row.host}, and is not read from here; `rally top` there shows it", "yellow"
+            )
+        elif self._file.problem:
             title.append(f"  {self._file.problem}", "yellow")
         elif self._file.cut:
             title.append("  (its beginning is left out)", "dim")
