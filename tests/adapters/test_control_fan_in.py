@@ -243,6 +243,19 @@ def test_a_roster_of_hostile_entries_is_read_without_them() -> None:
     assert roster.find("gpu-a_7") == Peer("gpu-a_7", "http://10.0.0.1:9")
 
 
+def test_one_that_has_just_come_into_the_round_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    one, two = Roster(Peer("a_1", "http://a:1")), Roster(Peer("b_1", "http://b:1"))
+    one.met(store, 0, 2)
+    timer = threading.Timer(0.3, two.met, (store, 1, 2))
+    timer.start()
+    assert one.find("b_1") == Peer("b_1", "http://b:1")
+    timer.join()
+    monkeypatch.setattr("toolkit.adapters.control.roster.FIND_S", 0.2)
+    one.met(MemoryStore(), 0, 2)
+    assert one.find("b_1") is None
+
+
 def test_who_listens_for_nobody_says_nothing() -> None:
     store = MemoryStore()
     roster = Roster(None)

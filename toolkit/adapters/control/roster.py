@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,8 @@ from toolkit.adapters.control.url import Url, parse_url
 from toolkit.core.errors import ConfigurationError
 
 _ENTRY_MAX = 4096
+#: how long to wait for the entry of an agent that is looked for, and between two looks, in seconds
+FIND_S, _LOOK_S = 3.0, 0.1
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -80,10 +83,16 @@ class Roster:
         return [peer for other, peer in sorted(known.items()) if other != rank]
 
     def find(self, node: str) -> Peer | None:
-        """The agent of that name, this one included."""
+        """The agent of that name, this one included. Waits a little for one that has just come into the round."""
         if self._me is not None and node == self._me.node:
             return self._me
-        return next((peer for peer in self.peers() if peer.node == node), None)
+        until_s = time.monotonic() + FIND_S
+        while True:
+            peers = self.peers()
+            found = next((peer for peer in peers if peer.node == node), None)
+            if found is not None or len(peers) >= self._size - 1 or time.monotonic() >= until_s:
+                return found
+            time.sleep(_LOOK_S)
 
 
 def _read(store: Any, group_rank: int) -> Peer | None:
