@@ -50,6 +50,10 @@ class SignalInterrupts:
             return
         self._bell, self._installed = bell, True
         before = {}
+        # A signal that comes just before the wait begins, or to another thread, breaks no wait off: Python would see it
+        # only after the wait. So it rings by itself.
+        wakeup_fd = getattr(bell, "wakeup_fd", None)
+        fd_before = None if wakeup_fd is None else signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
         try:
             for sig in self._signals:
                 if signal.getsignal(sig) is not signal.SIG_IGN:
@@ -58,6 +62,8 @@ class SignalInterrupts:
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, signal.SIG_DFL if handler is None else handler)
+            if fd_before is not None:
+                signal.set_wakeup_fd(fd_before)
             self._bell, self._installed = None, False
 
     @contextmanager

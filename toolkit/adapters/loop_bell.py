@@ -33,6 +33,11 @@ class LoopBell:
             if not self._closed:
                 raise
 
+    @property
+    def wakeup_fd(self) -> int:
+        """What is written to it rings: for `signal.set_wakeup_fd`."""
+        return self._write_fd
+
     def wait(self, timeout_s: float | None) -> bool:
         """Block until rung, or until a watched descriptor is ready, or until the time is over."""
         ready = self._selector.select(timeout_s if timeout_s is None else max(0.0, timeout_s))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from toolkit.core.events import Event
+from toolkit.core.events import AgentFinished, AgentStarted, Event
 from toolkit.ports import Ports
 
 METRIC_GROUP = "torchelastic"
@@ -34,6 +34,7 @@ class Reporter:
         self._ask_run_id = run_id
         # The rendezvous speaks from a thread of its own; numbers must be without gaps and in their order.
         self._lock = ports.tasks.new_lock()
+        self._finished = False
 
     @cached_property
     def run_id(self) -> str:
@@ -55,6 +56,10 @@ class Reporter:
                 self._emit(kind, fields)
 
     def _emit(self, kind: type[Event], fields: Mapping[str, Any]) -> None:
+        # A task that has not heard of the end yet may still speak; a run that begins anew says so first.
+        self._finished = (self._finished and kind is not AgentStarted) or kind is AgentFinished
+        if self._finished and kind is not AgentFinished:
+            return
         self._seq += 1
         self._ports.events.emit(
             kind(
