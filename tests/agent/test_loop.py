@@ -298,7 +298,9 @@ def test_ports_of_all_rounds_are_given_back() -> None:
     assert world.host.released == [29501, 29502]
 
 
-def test_after_the_end_nothing_is_said_whoever_speaks(world: World) -> None:
-    world.agent.run()
-    world.agent.say_while(lambda: True, events.LogsLost, incarnation=0, problem="late")
-    assert isinstance(world.events[-1], events.AgentFinished)
+def test_after_the_end_nothing_is_said_whoever_speaks() -> None:
+    world = World([Script(value="a")])
+    agent = world.agent()
+    agent.run()
+    agent.say_while(lambda: True, ev.LogsLost, incarnation=0, problem="late")
+    assert isinstance(world.recorded.events[-1], ev.AgentFinished)
