@@ -54,6 +54,17 @@ def test_lines_stand_in_the_order_of_their_times(tmp_path: Path) -> None:
     assert logs.count == 6 and logs.lines[-1] == ("0", "10:00:09 e")
 
 
+def test_many_logs_together_take_no_more_than_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.adapters.recording.log_file.TAIL_BYTES", 4_000)
+    paths = [tmp_path / f"{number}.log" for number in range(4)]
+    for path in paths:
+        path.write_text("".join(f"line {number}\n" for number in range(1_000)))
+    logs = MergedLogs([(path.stem, path) for path in paths])
+    logs.read_new()
+    assert 3_000 < sum(len(line) + 1 for _, line in logs.lines) <= 4_000
+    assert {name for name, _ in logs.lines} == {"0", "1", "2", "3"}
+
+
 def test_too_many_logs_are_said_to_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merged_logs, "LOGS_MAX", 2)
     assert MergedLogs([(str(n), tmp_path / f"{n}.log") for n in range(5)]).left_out == 3

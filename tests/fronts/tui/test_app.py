@@ -528,7 +528,6 @@ def test_ranks_fold_by_state_and_by_what_they_said_last_and_a_group_opens(runs: 
     async def steps(pilot: Pilot[Any]) -> None:
         pane = app.query_one(RanksPane)
         app.session.move(-0.5)
-        pane._last_lines.of = lambda names: said[int(next(iter(names)))]  # type: ignore[method-assign]
         pane._last = lambda row: said[row.now.global_rank]  # type: ignore[method-assign]
         await pilot.press("3", "z")
         await pilot.pause()
@@ -631,5 +630,20 @@ def test_a_filter_that_hides_everything_says_so(runs: Runs) -> None:
         await pilot.press("3", "slash", *"state=running", "enter")
         await pilot.pause()
         assert "nothing fits the filter; escape clears it" in shown(app)
+
+    drive(app, steps)
+
+
+def test_the_past_does_not_show_what_was_said_later(runs: Runs, tmp_path: Path) -> None:
+    app = live(runs, tmp_path, None)
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        app.query_one(RanksPane)._last_lines.of = lambda names: "said just now"  # type: ignore[method-assign]
+        await pilot.press("3")
+        await pilot.pause()
+        assert "said just now" in shown(app)
+        await pilot.press("comma")
+        await pilot.pause()
+        assert "PAST" in shown(app) and "said just now" not in shown(app)
 
     drive(app, steps)

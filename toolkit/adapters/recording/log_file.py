@@ -22,10 +22,12 @@ class LogFile:
 
     Args:
         path: of the file.
+        share: of how many logs that are read at once this is one; each takes that part of the bounds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, share: int = 1) -> None:
         self.path = path
+        self._tail_bytes, self._look_bytes = TAIL_BYTES // share, LOOK_BYTES // share
         self.lines: deque[str] = deque(maxlen=LINES_MAX)
         #: lines that were read so far, those that are not kept any more included
         self.count = 0
@@ -55,11 +57,11 @@ class LogFile:
     def _read(self, fd: int) -> bytes:
         size = os.fstat(fd).st_size
         if self._offset is None:
-            self._offset = max(size - TAIL_BYTES, 0)
+            self._offset = max(size - self._tail_bytes, 0)
             self.cut = self._offset > 0
         elif size < self._offset:
             self._offset, self._rest = 0, b""  # somebody cut it off
-        data = os.pread(fd, LOOK_BYTES, self._offset)
+        data = os.pread(fd, self._look_bytes, self._offset)
         self._offset += len(data)
         return data
 

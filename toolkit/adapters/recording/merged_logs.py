@@ -6,7 +6,6 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 
 from toolkit.adapters.recording.log_file import LINES_MAX, LogFile
@@ -64,7 +63,8 @@ class MergedLogs:
 
     def __init__(self, logs: Sequence[tuple[str, Path]]) -> None:
         self.logs = tuple(logs)
-        self._files = [(name, LogFile(path)) for name, path in self.logs[:LOGS_MAX]]
+        taken = self.logs[:LOGS_MAX]
+        self._files = [(name, LogFile(path, share=len(taken))) for name, path in taken]
         self._times = [0.0] * len(self._files)
         #: name and text
         self.lines: deque[tuple[str, str]] = deque(maxlen=LINES_MAX)
@@ -81,15 +81,15 @@ class MergedLogs:
         """Read on. Never raises."""
         found: list[tuple[float, str, str]] = []
         for index, (name, file) in enumerate(self._files):
-            came = min(file.read_new(), len(file.lines))
-            if not came:
+            if not file.read_new():
                 continue
             day = _day_of(file.path)
-            for line in islice(file.lines, len(file.lines) - came, None):
+            for line in file.lines:
                 at = time_in(line, day)
                 self.has_times = self.has_times or at is not None
                 self._times[index] = at = self._times[index] if at is None else at
                 found.append((at, name, line))
+            file.lines.clear()  # they are kept here
         found.sort(key=lambda line: line[0])
         self.lines.extend((name, line) for _, name, line in found)
         self.count += len(found)

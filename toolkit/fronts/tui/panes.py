@@ -212,6 +212,7 @@ class RanksPane(Pane):
     def __init__(self, maker: RowMaker, id: str, folder: Path | None) -> None:
         super().__init__(maker, id)
         self._last_lines = LastLines(folder)
+        self._at_edge = True
         #: those of the group that was opened; None is all
         self._only: frozenset[RankKey] | None = None
 
@@ -229,6 +230,7 @@ class RanksPane(Pane):
 
     def show(self, session: Session) -> None:
         self._now_ns = session.now_ns
+        self._at_edge = session.at_edge
         rows = self.maker.ranks(session.timeline)
         if self.filter:
             rows = [row for row in rows if self.filter(row.fields)]
@@ -252,8 +254,10 @@ class RanksPane(Pane):
         return self.query_one("#ranks-groups", Table)
 
     def _last(self, row: RankRow) -> str:
-        """How it ended, or what it said last."""
-        return row.last or without_time(self._last_lines.of((row.now.stderr, row.now.stdout)))
+        """How it ended, or what it said last; of a moment in the past only the former is known."""
+        if row.last or not self._at_edge:
+            return row.last
+        return without_time(self._last_lines.of((row.now.stderr, row.now.stdout)))
 
     def action_fold(self) -> None:
         """Ranks in one state together, those with one last line in their logs, or each in its row."""
