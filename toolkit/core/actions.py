@@ -91,6 +91,11 @@ def asked(action: str, by: str, why: str, local_ranks: Sequence[int] = (), signa
     return f"{what} asked for by {by or 'somebody'}{f': {why}' if why else ''}"
 
 
+def was_asked_for(reason: str) -> bool:
+    """Whether a restart was asked for, by the reason that is given for it; see `asked`."""
+    return reason.startswith("restart asked for by ")
+
+
 def _check_text(name: str, text: str, length_max: int) -> None:
     if len(text) > length_max or not text.isprintable():
         raise ConfigurationError(

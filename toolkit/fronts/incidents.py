@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from toolkit.core.actions import was_asked_for
 from toolkit.fronts.page import Page
 from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
 from toolkit.fronts.wording import duration_in_words, tail_of
@@ -92,7 +93,7 @@ def _print_restart(page: Page, restarts: list[RestartSummary], *, over: bool) ->
 
 def restarted_in_words(spends_budget: bool, reason: str) -> str:
     """What was done."""
-    if " asked for by " in reason:
+    if was_asked_for(reason):
         return "restarted on request"
     return "restarted" if spends_budget else "restarted for a change of membership"
 

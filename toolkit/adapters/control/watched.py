@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -59,8 +57,6 @@ class WatchedJob:
         self._client = RemoteClient(url, credentials)
         said = self._client.snapshot()
         self.run_id = str(said.get("run_id", ""))
-        self.path: Path | None = None
-        self.run: Mapping[str, Any] = {}
         self._changed = threading.Condition()
         self._waiting: list[AnyEvent] = []
         #: number of the last event by node, those that wait included

@@ -243,7 +243,6 @@ def _bells(node: Node, timeline: Timeline, span: Span) -> list[Mark]:
 
 def _arrows(node: Node, timeline: Timeline, span: Span, times: _Times) -> Iterable[Mark]:
     """Rounds that another node has ended for this one: an arrow that comes from where the bell was rung."""
-    order = list(timeline.nodes)
     first_ns, last_ns = _alive(node, times)
     for each in timeline.job.rounds.values():
         for end in each.ends:
@@ -251,7 +250,7 @@ def _arrows(node: Node, timeline: Timeline, span: Span, times: _Times) -> Iterab
             there = first_ns <= at_ns and (last_ns is None or at_ns <= last_ns)
             cell = span.cell_of(at_ns)
             if end.by != node.name and end.by in timeline.nodes and there and 0 <= cell < span.width:
-                above = order.index(end.by) < order.index(node.name)
+                above = next(name for name in timeline.nodes if name in (end.by, node.name)) == end.by
                 yield Mark(cell, "from_above" if above else "from_below", f"{end.by} rang: {end.reason}")
 
 

@@ -88,7 +88,8 @@ def _restarts(timeline: Timeline, elapsed_s: float) -> Iterable[Text]:
     colour = "red" if budget and not left else "yellow" if used else ""
     more = f"; {plural(total - used, 'restart')} because nodes came or went" if total > used else ""
     yield _line("restarts", (f"{used} of {budget} used, {left} left", colour), more)
-    whole = [restart for restart in timeline.restarts if restart.total_s is not None]
+    restarts = timeline.restarts
+    whole = [restart for restart in restarts if restart.total_s is not None]
     if whole:
         yield _line("MTTR", *_phases(whole))
     lost_s, workers = timeline.time_lost_s, _workers(timeline)
@@ -96,13 +97,14 @@ def _restarts(timeline: Timeline, elapsed_s: float) -> Iterable[Text]:
         share = max(1 - lost_s / elapsed_s, 0.0)
         gpu, so_far = duration_in_words(lost_s * workers), "" if timeline.result else " so far"
         yield _line("ETTR", f"{share:.1%}{so_far}; {duration_in_words(lost_s)} lost, {gpu} of worker time")
-    yield from _latest_restarts(timeline)
+    if restarts:
+        yield from _latest_restarts(timeline, restarts)
 
 
-def _latest_restarts(timeline: Timeline) -> Iterable[Text]:
+def _latest_restarts(timeline: Timeline, every: Sequence[Restart]) -> Iterable[Text]:
     """What each of the latest restarts took and cost, the last one first: all its workers stood still meanwhile."""
     by_round: dict[int, list[Restart]] = {}
-    for restart in timeline.restarts:
+    for restart in every:
         by_round.setdefault(restart.round, []).append(restart)
     sizes = {each.number: each.world_size for node in timeline.nodes.values() for each in node.rounds}
     for place, number in enumerate(sorted(by_round, reverse=True)[:_RESTARTS_SHOWN]):
