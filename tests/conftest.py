@@ -1,8 +1,36 @@
-"""For all tests: how long an example of Hypothesis takes says how busy the machine is, and nothing else."""
+"""For all tests: how long an example of Hypothesis takes says how busy the machine is; recordings are made once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("rallypoint", deadline=None)
 settings.load_profile("rallypoint")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The recording of a scenario, by its name."""
+    pytest.importorskip("greenlet")
+    from simulator import scenarios
+    from simulator.report import simulate
+    from toolkit.fronts.sim import _record
+
+    made: dict[str, Path] = {}
+
+    def recorded(name: str, nodes: int | None = None) -> Path:
+        key = f"{name}-{nodes}"
+        if key not in made:
+            scenario = scenarios.named(name)
+            if nodes is not None:
+                scenario = scenarios.with_settings(scenario, {"nodes": str(nodes)})
+            path = tmp_path_factory.mktemp("run") / name
+            _record(path, scenario, "rally", 1, simulate(scenario, "rally", 1))
+            made[key] = path
+        return made[key]
+
+    return recorded

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from toolkit.core.events import AnyEvent
     from toolkit.core.timeline import Timeline
     from toolkit.fronts.tui.app import TopApp
-    from toolkit.fronts.tui.session import Session
+    from toolkit.views.session import Session
 
 _START_NS = 1_790_000_000 * 10**9
 _PER_NODE = 8
@@ -148,7 +148,7 @@ class Cluster:
 
 def _session(cluster: Cluster) -> Session:
     """Of all that the cluster has said so far."""
-    from toolkit.fronts.tui.session import Session
+    from toolkit.views.session import Session
 
     session = Session(cluster, "", lambda: cluster.now_ns)
     while cluster.waiting:
@@ -222,7 +222,7 @@ class Lively(Cluster):
 
 def lively_screen() -> None:
     """On this terminal: 1,000 ranks."""
-    from toolkit.fronts.tui.session import Session
+    from toolkit.views.session import Session
 
     cluster = Lively(125)
     app = _app(Session(cluster, "", lambda: cluster.now_ns))

@@ -24,7 +24,7 @@ from toolkit.core.job_report import FailureRecord
 from toolkit.fronts import summary as summaries
 from toolkit.fronts.show import render_text, show_command
 from toolkit.fronts.summary import IsAlive, RunSummary
-from toolkit.fronts.wording import ago, duration_in_words, visible
+from toolkit.views.wording import ago, duration_in_words, visible
 
 ROOT = Path(__file__).parents[2]
 STARTED_NS = 1_790_000_000 * 10**9

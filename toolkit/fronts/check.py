@@ -15,7 +15,7 @@ from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.events import AgentFinished, AgentStarted, AnyEvent
 from toolkit.core.words import plural
 from toolkit.fronts.show import json_text
-from toolkit.fronts.wording import look_of, shows_unicode, visible
+from toolkit.views.wording import look_of, shows_unicode, visible
 
 if TYPE_CHECKING:
     from simulator.checkers import Broken, Facts, Judgement, Ruling

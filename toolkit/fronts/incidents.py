@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from toolkit.core.actions import was_asked_for
 from toolkit.fronts.page import Page
 from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
-from toolkit.fronts.wording import duration_in_words, tail_of
+from toolkit.views.wording import duration_in_words, tail_of
 
 #: how much of each kind is shown; --json has it all
 INCIDENTS_MAX, CONSEQUENCES_MAX = 10, 3

@@ -22,7 +22,7 @@ from toolkit.fronts.incidents import (
 from toolkit.fronts.job_summary import JobSummary, RoundEndSummary
 from toolkit.fronts.page import Page
 from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
-from toolkit.fronts.wording import duration_in_words, parsed, report_in_words, tail_of, taken_over
+from toolkit.views.wording import duration_in_words, parsed, report_in_words, tail_of, taken_over
 
 #: the latest of them are shown; --json has all
 _ENDS_MAX = 6

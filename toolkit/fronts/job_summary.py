@@ -7,7 +7,7 @@ import msgspec
 from toolkit.core import job_story
 from toolkit.core.job_report import FailureRecord
 from toolkit.core.job_story import JobStory
-from toolkit.fronts.wording import moment_text
+from toolkit.views.wording import moment_text
 
 
 class EpochSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
-from toolkit.fronts.wording import parked, report_in_words, store_silent, tail_of, taken_over
+from toolkit.views.wording import parked, report_in_words, store_silent, tail_of, taken_over
 
 
 class Narration:

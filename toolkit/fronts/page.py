@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from toolkit.fronts.wording import look_of, shows_unicode, visible
+from toolkit.views.wording import look_of, shows_unicode, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ import msgspec
 from toolkit.adapters.recording.catalog import RunSummaryEntry, agent_is_alive, list_runs, wall_clock_ns
 from toolkit.fronts.show import json_text
 from toolkit.fronts.summary import GOING_ON, IsAlive, duration_s, state_with
-from toolkit.fronts.wording import (
+from toolkit.views.wording import (
     ago,
     duration_in_words,
     local_time,

@@ -26,7 +26,7 @@ from toolkit.fronts.summary import (
     SimulatedSummary,
     summary,
 )
-from toolkit.fronts.wording import (
+from toolkit.views.wording import (
     ago,
     duration_in_words,
     local_time,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from toolkit.adapters.clock import SystemClock
 from toolkit.core.errors import ConfigurationError, LaunchError, RallyError
 from toolkit.fronts.show import json_text
-from toolkit.fronts.wording import visible
+from toolkit.views.wording import visible
 
 if TYPE_CHECKING:
     from simulator.report import Report

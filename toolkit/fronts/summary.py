@@ -16,7 +16,7 @@ from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 from toolkit.core.words import failing, without_tokens
 from toolkit.fronts.job_summary import JobSummary, job_summary
-from toolkit.fronts.wording import moment_text
+from toolkit.views.wording import moment_text
 
 RunState = Literal[
     "unknown",

@@ -14,7 +14,7 @@ from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.adapters.web.gate import address_of
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts.tui.command import run_of_now
-from toolkit.fronts.wording import visible
+from toolkit.views.wording import visible
 
 #: the port unless another one is asked for
 PORT = 8470

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from textual.pilot import Pilot
 
 from toolkit.adapters.recording.catalog import wall_clock_ns
@@ -15,31 +14,7 @@ from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.core.actions import Action, Outcome
 from toolkit.fronts.tui.app import TopApp
 from toolkit.fronts.tui.command import read_all, simulated
-from toolkit.fronts.tui.session import Session
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The recording of a scenario, by its name."""
-    pytest.importorskip("greenlet")
-    from simulator import scenarios
-    from simulator.report import simulate
-    from toolkit.fronts.sim import _record
-
-    made: dict[str, Path] = {}
-
-    def recorded(name: str, nodes: int | None = None) -> Path:
-        key = f"{name}-{nodes}"
-        if key not in made:
-            scenario = scenarios.named(name)
-            if nodes is not None:
-                scenario = scenarios.with_settings(scenario, {"nodes": str(nodes)})
-            path = tmp_path_factory.mktemp("run") / name
-            _record(path, scenario, "rally", 1, simulate(scenario, "rally", 1))
-            made[key] = path
-        return made[key]
-
-    return recorded
+from toolkit.views.session import Session
 
 
 class FakeController:

@@ -41,7 +41,7 @@ class _Note(msgspec.Struct):
 
 
 class WatchedJob:
-    """Implements `toolkit.fronts.tui.session.Source`, Controller and Dumper.
+    """Implements `toolkit.views.session.Source`, Controller and Dumper.
 
     Args:
         url: of any agent of the job.

@@ -10,9 +10,9 @@ from toolkit.core.actions import Action, Kind, Outcome
 from toolkit.core.errors import RallyError
 from toolkit.core.words import plural, ranks
 from toolkit.fronts.tui.panes import Pane
-from toolkit.fronts.tui.rows import RankKey, RankRow, RowMaker
 from toolkit.fronts.tui.screens import Confirm
-from toolkit.fronts.tui.session import Session
+from toolkit.views.rows import RankKey, RankRow, RowMaker
+from toolkit.views.session import Session
 
 _DANGEROUS = frozenset({"kill", "restart", "drain", "stop"})
 

@@ -15,21 +15,22 @@ from textual.widgets import ContentSwitcher, Input, Static
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.words import plural
-from toolkit.fronts.tui import as_code, lanes
+from toolkit.fronts.tui import as_code
 from toolkit.fronts.tui.acting import Controller
-from toolkit.fronts.tui.filtering import typed
 from toolkit.fronts.tui.hints import Hints
 from toolkit.fronts.tui.log_pane import LogsPane
 from toolkit.fronts.tui.look import state_look
 from toolkit.fronts.tui.overview import detail_lines
 from toolkit.fronts.tui.panes import EventsPane, NodesPane, OverviewPane, Pane, RanksPane
-from toolkit.fronts.tui.rows import RankKey, RankRow, RowMaker
 from toolkit.fronts.tui.screens import Reading
-from toolkit.fronts.tui.session import Session
 from toolkit.fronts.tui.stacks import AskingForStacks, Dumper
 from toolkit.fronts.tui.table import Table
 from toolkit.fronts.tui.timeline_pane import TimelinePane
-from toolkit.fronts.wording import harmless
+from toolkit.views import lanes
+from toolkit.views.filtering import typed
+from toolkit.views.rows import RankKey, RankRow, RowMaker
+from toolkit.views.session import Session
+from toolkit.views.wording import harmless
 
 #: between two looks, in seconds, and between two paints of what only grows older
 TICK_S, AGE_S = 0.1, 1.0

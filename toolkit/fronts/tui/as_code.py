@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from toolkit.core.history import Failure, Timeline
-from toolkit.fronts.tui.rows import NodeRow, RankRow, failure_of
+from toolkit.views.rows import NodeRow, RankRow, failure_of
 
 
 def rank_as_code(row: RankRow, timeline: Timeline) -> str:

@@ -22,10 +22,10 @@ from toolkit.adapters.recording.catalog import (
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import ConfigurationError, ControlError, RallyError
-from toolkit.fronts.tui.lanes import since
-from toolkit.fronts.tui.session import Session
-from toolkit.fronts.tui.telling import told
-from toolkit.fronts.wording import ago, visible
+from toolkit.views.lanes import since
+from toolkit.views.session import Session
+from toolkit.views.telling import told
+from toolkit.views.wording import ago, visible
 
 if TYPE_CHECKING:
     from toolkit.adapters.control.watched import WatchedJob

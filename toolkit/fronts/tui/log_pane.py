@@ -16,9 +16,9 @@ from toolkit.adapters.recording.log_places import log_path
 from toolkit.adapters.recording.merged_logs import MergedLogs
 from toolkit.core.words import plural
 from toolkit.fronts.tui.panes import Pane
-from toolkit.fronts.tui.rows import RankKey, RankRow, RowMaker
-from toolkit.fronts.tui.session import Session
 from toolkit.fronts.tui.table import Cell, Column, Table
+from toolkit.views.rows import RankKey, RankRow, RowMaker
+from toolkit.views.session import Session
 
 LOG_FIELDS = ("text",)
 

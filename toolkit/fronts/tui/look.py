@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.style import Style
 
-from toolkit.fronts.tui.lanes import Phase
-from toolkit.fronts.tui.telling import Tone
-from toolkit.fronts.wording import look_of
+from toolkit.views.lanes import Phase
+from toolkit.views.telling import Tone
+from toolkit.views.wording import look_of
 
 _MORE = {
     "lost": ("red", "✗"),

@@ -11,9 +11,9 @@ from rich.text import Text
 from toolkit.core.history import Node, Restart, Timeline
 from toolkit.core.words import ending, failing, plural, without_tokens
 from toolkit.fronts.tui.look import TONE_SIGNS, TONES, state_look
-from toolkit.fronts.tui.rows import RANK_STATES, NodeRow, RankRow, failure_of, size_in_words
-from toolkit.fronts.tui.session import Line
-from toolkit.fronts.wording import duration_in_words, harmless, report_in_words
+from toolkit.views.rows import RANK_STATES, NodeRow, RankRow, failure_of, size_in_words
+from toolkit.views.session import Line
+from toolkit.views.wording import duration_in_words, harmless, report_in_words
 
 _LABEL = 11
 #: lines of the strip of ranks

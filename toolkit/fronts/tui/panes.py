@@ -16,16 +16,17 @@ from toolkit.adapters.recording.log_places import LastLines
 from toolkit.adapters.recording.merged_logs import without_time
 from toolkit.core.history import Node
 from toolkit.core.words import ranks as ranks_in_words
-from toolkit.fronts.tui import lanes
-from toolkit.fronts.tui.filtering import Filter, parsed
-from toolkit.fronts.tui.folding import FOLDS, Fold, RankGroup, folded
 from toolkit.fronts.tui.look import (
     TONE_SIGNS,
     TONES,
     state_look,
 )
 from toolkit.fronts.tui.overview import overview
-from toolkit.fronts.tui.rows import (
+from toolkit.fronts.tui.table import Cell, Column, Table
+from toolkit.views import lanes
+from toolkit.views.filtering import Filter, parsed
+from toolkit.views.folding import FOLDS, Fold, RankGroup, folded
+from toolkit.views.rows import (
     NODE_FIELDS,
     RANK_FIELDS,
     RANK_STATES,
@@ -37,8 +38,7 @@ from toolkit.fronts.tui.rows import (
     short_duration,
     size_in_words,
 )
-from toolkit.fronts.tui.session import Line, Session
-from toolkit.fronts.tui.table import Cell, Column, Table
+from toolkit.views.session import Line, Session
 
 #: events that are listed; `rally show` and the file itself have the rest
 EVENTS_MAX = 2_000

@@ -14,9 +14,9 @@ from textual.worker import get_current_worker
 from toolkit.core.stacks import Alike, Answer, Frame, Target, Unread, grouped
 from toolkit.core.words import plural, ranks
 from toolkit.fronts.tui.acting import Acting, Controller
-from toolkit.fronts.tui.rows import RankRow
 from toolkit.fronts.tui.screens import Reading
-from toolkit.fronts.tui.session import Session
+from toolkit.views.rows import RankRow
+from toolkit.views.session import Session
 
 #: frames of one thread that are shown; a recursion without end has a thousand
 FRAMES_MAX = 60

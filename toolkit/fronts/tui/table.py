@@ -20,7 +20,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from toolkit.fronts.wording import harmless
+from toolkit.views.wording import harmless
 
 #: text and the name of its style
 Cell = tuple[str, str]

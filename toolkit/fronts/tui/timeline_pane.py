@@ -15,13 +15,13 @@ from textual.strip import Strip
 from textual.widgets import Static
 
 from toolkit.core.history import Node, Timeline
-from toolkit.fronts.tui import lanes
-from toolkit.fronts.tui.lanes import Band, Lane, Span
 from toolkit.fronts.tui.look import MARK_STYLES, MARKS, PHASES, PLAIN_PHASES, style
 from toolkit.fronts.tui.panes import Pane
-from toolkit.fronts.tui.rows import NODE_FIELDS, RankKey
-from toolkit.fronts.tui.session import Session
-from toolkit.fronts.wording import harmless
+from toolkit.views import lanes
+from toolkit.views.lanes import Band, Lane, Span
+from toolkit.views.rows import NODE_FIELDS, RankKey
+from toolkit.views.session import Session
+from toolkit.views.wording import harmless
 
 
 class Lanes(ScrollView, can_focus=True):

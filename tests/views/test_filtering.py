@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.tui.filtering import Fields, parsed, typed
+from toolkit.views.filtering import Fields, parsed, typed
 
 FIELDS = ("node", "rank", "state", "util", "memory", "log")
 ROW: Fields = {"node": "gpu-12_77", "rank": 5, "state": "failed", "util": 3.5, "memory": 2.5e9, "log": None}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from toolkit.fronts.tui.rows import RANK_STATES, RankKey, RankRow
+from toolkit.views.rows import RANK_STATES, RankKey, RankRow
 
 Fold = Literal["", "state", "line"]
 #: in the order in which a key goes through them

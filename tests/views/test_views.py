@@ -15,11 +15,11 @@ from toolkit.adapters.recording.reader import read_run
 from toolkit.core import events as ev
 from toolkit.core.moment import Moment
 from toolkit.core.timeline import Timeline, fold_all
-from toolkit.fronts.tui import lanes
-from toolkit.fronts.tui.lanes import Span
 from toolkit.fronts.tui.overview import detail_lines, overview, sparkline
-from toolkit.fronts.tui.rows import NODE_FIELDS, RANK_FIELDS, RowMaker, age_s, short_duration, size_in_words
-from toolkit.fronts.tui.telling import told
+from toolkit.views import lanes
+from toolkit.views.lanes import Span
+from toolkit.views.rows import NODE_FIELDS, RANK_FIELDS, RowMaker, age_s, short_duration, size_in_words
+from toolkit.views.telling import told
 
 Runs = Callable[..., Path]
 SECOND = 10**9

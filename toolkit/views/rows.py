@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from toolkit.core.history import STATE_OF_RESULT, Failure, Incarnation, Node, Timeline
 from toolkit.core.moment import Moment
 from toolkit.core.words import ending, failing
-from toolkit.fronts.tui.filtering import Fields
+from toolkit.views.filtering import Fields
 
 RankKey = tuple[str, int]
 

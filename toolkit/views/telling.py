@@ -7,7 +7,7 @@ from typing import Literal
 
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, ranks, without_tokens
-from toolkit.fronts.wording import duration_in_words
+from toolkit.views.wording import duration_in_words
 
 #: how a line looks: something failed, something is about to, something went well, somebody did it, or none of these
 Tone = Literal["bad", "warn", "good", "action", "plain"]

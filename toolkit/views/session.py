@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 from toolkit.core.events import AnyEvent, FailureRecorded, LeaseLost
 from toolkit.core.film import Film
 from toolkit.core.history import Timeline
-from toolkit.fronts.tui.telling import Told, told
-from toolkit.fronts.wording import duration_in_words
+from toolkit.views.telling import Told, told
+from toolkit.views.wording import duration_in_words
 
 #: events that one tick takes at the most, so that the screen stays alive while a long recording is read
 TAKEN_MAX = 5_000
