@@ -1,0 +1,201 @@
+"""A Python function on its way to the workers: packed by value, with the source it was written in, and called there.
+
+Run in a worker by a script of one line. A traceback there shows the lines of a notebook's cell, which no file holds.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import ConfigurationError, RallyError
+
+#: how deep what can't be packed is looked for
+_DEPTH_MAX = 3
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a worker finds in the file.
+
+    Args:
+        call: function, positional and named arguments, pickled by value.
+        search: where modules are looked for.
+        sources: the text of files that are none, such as cells, by the name that tracebacks give them.
+    """
+
+    call: bytes
+    search: tuple[str, ...]
+    sources: Mapping[str, str]
+
+
+def pack(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """The function and its arguments, to be written into a file.
+
+    Raises:
+        ConfigurationError: cloudpickle is missing, or something can't be sent to another process; it is named.
+    """
+    try:
+        import cloudpickle
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "functions as entrypoints need cloudpickle: pip install 'rallypoint[notebook]'; or give a script"
+        ) from error
+    try:
+        call = cloudpickle.dumps((function, args, dict(kwargs)))
+    except Exception as error:
+        raise ConfigurationError(_unpackable(cloudpickle.dumps, function, args, kwargs, error)) from error
+    packed = Packed(call, tuple(os.path.abspath(place) for place in sys.path), _sources_of(function))
+    return pickle.dumps(packed)
+
+
+def _unpackable(
+    dumps: Callable[[Any], bytes],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    error: Exception,
+) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    parts = {
+        **{f"argument {place} of {name}": value for place, value in enumerate(args)},
+        **{f"argument {key} of {name}": value for key, value in kwargs.items()},
+        **_seen_by(function, name),
+    }
+    for where, value in parts.items():
+        guilty = _guilty(dumps, where, value, _DEPTH_MAX)
+        if guilty:
+            return f"{guilty} can't be sent to the workers ({_short(error)}); make it inside {name} instead"
+    return f"{name} can't be sent to the workers ({_short(error)}); make what it uses inside of it"
+
+
+def _seen_by(function: Any, name: str) -> dict[str, Any]:
+    """Globals and enclosing variables that a function uses, by what to call them."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    known = getattr(function, "__globals__", {})
+    found = {f"{word}, which {name} uses,": known[word] for word in code.co_names if word in known}
+    for word, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        found[f"{word}, which {name} uses,"] = cell.cell_contents
+    return found
+
+
+def _guilty(dumps: Callable[[Any], bytes], where: str, value: Any, depth: int) -> str:
+    """Which part of a value can't be packed; empty if all can."""
+    try:
+        dumps(value)
+    except Exception:  # noqa: BLE001 - pickling runs anybody's code
+        if depth and isinstance(value, Mapping):
+            inner = {f"{where} at {key!r}": each for key, each in value.items()}
+        elif depth and isinstance(value, list | tuple | set):
+            inner = {f"{where} at {place}": each for place, each in enumerate(value)}
+        else:
+            inner = {}
+        found = (_guilty(dumps, each, part, depth - 1) for each, part in inner.items())
+        return next(filter(None, found), f"{where} a {type(value).__name__},".replace(",,", ","))
+    return ""
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _sources_of(function: Any) -> dict[str, str]:
+    """The cells that the function, and others of the same notebook, were written in: what linecache alone knows."""
+    code = getattr(function, "__code__", None)
+    names = {code.co_filename} if code is not None else set()
+    known = getattr(function, "__globals__", {})
+    for value in known.values() if known.get("__name__") == "__main__" else ():
+        inner = getattr(value, "__code__", None)
+        names |= {inner.co_filename} if inner is not None else set()
+    return {name: text for name in sorted(names) if not Path(name).exists() and (text := _text(name))}
+
+
+def _text(name: str) -> str:
+    return "".join(linecache.getlines(name))
+
+
+# -- in the worker --------------------------------------------------------------------------------------------
+
+
+def call(packed_file: str, returned_folder: str) -> None:
+    """Call the function, and leave what it returns for whoever launched it."""
+    packed: Packed = pickle.loads(Path(packed_file).read_bytes())
+    sys.path[:] = list(dict.fromkeys((*sys.path, *packed.search)))
+    for name, text in packed.sources.items():
+        # Without a time it is not looked for on the disk.
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    _show_cells(packed.sources)
+    function, args, kwargs = pickle.loads(packed.call)
+    _leave(function(*args, **kwargs), function, Path(returned_folder))
+
+
+def _show_cells(sources: Mapping[str, str]) -> None:
+    """An exception's traceback begins in the user's function, not in what called it."""
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+            trace = trace.tb_next
+        shown(kind, error.with_traceback(trace), trace)
+
+    sys.excepthook = hook
+
+
+def _is_ours(file: str) -> bool:
+    return file == __file__ or Path(file).parent.name == LAUNCH_FOLDER
+
+
+def _leave(value: Any, function: Any, folder: Path) -> None:
+    if value is None:
+        return
+    import cloudpickle
+
+    try:
+        data = cloudpickle.dumps(value)
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(
+            f"what {name} returns can't be sent back: a {type(value).__name__} can't be pickled ({_short(error)}); "
+            "return plain data instead"
+        ) from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{os.environ['RANK']}.pickle"
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.rename(path)
+
+
+#: of a run directory: what was launched, and what it returned
+LAUNCH_FOLDER, RETURNED_FOLDER = "launch", "returned"
+
+
+class ReturnedUnreadable(RallyError):
+    """What a worker returned can't be read here."""
+
+
+def returned(run_directory: Path, ranks: int) -> dict[int, Any]:
+    """What the functions of the workers have returned, by global rank; None where nothing was.
+
+    Raises:
+        ReturnedUnreadable: a value needs what this process does not have.
+    """
+    values: dict[int, Any] = {}
+    for rank in range(ranks):
+        path = run_directory / LAUNCH_FOLDER / RETURNED_FOLDER / f"{rank}.pickle"
+        try:
+            values[rank] = pickle.loads(path.read_bytes())
+        except FileNotFoundError:
+            values[rank] = None
+        except Exception as error:
+            raise ReturnedUnreadable(
+                f"what rank {rank} returned can't be read here: {_short(error)}; import what it needs first"
+            ) from error
+    return values
