@@ -23,11 +23,21 @@ if TYPE_CHECKING:
         WorkerSpec,
         WorkerState,
     )
+    from toolkit.fronts.notebook.job import Job
+    from toolkit.fronts.notebook.launching import attach, launch
 
 __version__ = "0.1.0"
 
+#: those that are not in `toolkit.api`, and where they are
+_HOMES = {
+    "Job": "toolkit.fronts.notebook.job",
+    "attach": "toolkit.fronts.notebook.launching",
+    "launch": "toolkit.fronts.notebook.launching",
+}
+
 __all__ = [
     "ElasticAgent",
+    "Job",
     "LocalElasticAgent",
     "LogLayout",
     "RallyRendezvous",
@@ -39,13 +49,15 @@ __all__ = [
     "WorkerGroup",
     "WorkerSpec",
     "WorkerState",
+    "attach",
+    "launch",
     "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("toolkit.api"), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
