@@ -83,6 +83,11 @@ class WatchThread:
             self._wanted.clear()
 
 
+def run_aside(do: Callable[[], None], name: str) -> None:
+    """Do something in a thread of its own, which keeps no process from ending."""
+    threading.Thread(target=do, name=name, daemon=True).start()
+
+
 def lock() -> Any:
     """A lock that its thread may take again."""
     return threading.RLock()

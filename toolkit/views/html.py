@@ -62,6 +62,11 @@ STYLE = (
     ".rally svg .rally-mark{font-size:13px;font-weight:700;paint-order:stroke;stroke:var(--r-bg);stroke-width:2.5px}"
     ".rally svg .rally-failure,.rally svg .rally-lost{fill:var(--r-bad)}"
     ".rally svg .rally-bell{fill:var(--r-moves)}"
+    ".rally .rally-buttons{margin-left:auto}.rally .rally-button{font:inherit;font-size:12px;color:inherit;"
+    "background:var(--r-soft);border:1px solid var(--r-line);border-radius:4px;padding:0 8px;margin-left:6px;"
+    "cursor:pointer}"
+    ".rally .rally-danger{color:var(--r-bad);border-color:var(--r-bad)}.rally .rally-ask:not(:empty){padding:4px 0}"
+    ".rally .rally-kill{padding:0 6px;opacity:.55}.rally tr:hover .rally-kill{opacity:1}"
     ".rally svg .rally-from_above,.rally svg .rally-from_below{fill:var(--r-dim);font-size:11px}"
 )
 
@@ -91,9 +96,14 @@ def card(*parts: str) -> str:
     return f'<div class="rally"><style>{STYLE}</style>{"".join(parts)}</div>'
 
 
+def look_of(state: str) -> tuple[str, str]:
+    """Class and sign of a state."""
+    return _LOOKS.get(state, ("", "·"))
+
+
 def badge(state: str) -> str:
     """A state with its sign."""
-    look, sign = _LOOKS.get(state, ("", "·"))
+    look, sign = look_of(state)
     return f'<span class="rally-state {look}">{sign} {text(state)}</span>'
 
 

@@ -78,6 +78,7 @@ class Job(Watched):
         self._returns = returns or (path / LAUNCH_FOLDER / "call.pickle").exists()
         self._controller = RunController(path)
         self._ending = Ending()
+        self._over = False
         #: called in the watching thread when something is new, and when it is over
         self._watchers: list[Callable[[bool], None]] = []
         self._thread = WatchThread(self._look, f"rally-job-{run_id}")
@@ -88,7 +89,7 @@ class Job(Watched):
         with self._lock:
             gone = self._process is None or self._process.exit_code() is not None
             new = self._session.tick(0.0)
-            over = gone and not new and self._is_over()
+            self._over = over = gone and not new and self._is_over()
             watchers = list(self._watchers)
         for tell in watchers:
             tell(over)
@@ -102,16 +103,16 @@ class Job(Watched):
             return True
         return self._session.mode != "LIVE"
 
-    def watch(self, tell: Callable[[bool], None]) -> None:
+    def subscribe(self, tell: Callable[[bool], None]) -> None:
         """Have `tell` called in the watching thread again and again, the last time with True: it is over."""
         with self._lock:
-            over = self._ending.come
+            over = self._over
             if not over:
                 self._watchers.append(tell)
         if over:
             tell(True)
 
-    def unwatch(self, tell: Callable[[bool], None]) -> None:
+    def unsubscribe(self, tell: Callable[[bool], None]) -> None:
         """Call it no more."""
         with self._lock:
             if tell in self._watchers:
@@ -120,7 +121,7 @@ class Job(Watched):
     @property
     def over(self) -> bool:
         """Whether it has ended, and all that it said is here."""
-        return self._ending.come
+        return self._over
 
     @property
     def state(self) -> str:
@@ -129,6 +130,11 @@ class Job(Watched):
         if self.over and not known.result and not self._session.simulated:
             return "error"
         return "starting" if known.state == "unknown" else known.state
+
+    @property
+    def mode(self) -> str:
+        """LIVE while it runs; REPLAY for what was recorded; nothing for a job of this process that has ended."""
+        return "" if self._process is not None and self.over else super().mode
 
     @property
     def exit_code(self) -> int | None:
@@ -190,7 +196,12 @@ class Job(Watched):
             for each in self.failures:
                 if each.round == last:
                     failed[each.global_rank] = ProcessFailure(
-                        each.local_rank, each.pid, each.exit_code or -_number(each.signal), each.error_file
+                        each.local_rank,
+                        each.pid,
+                        each.exit_code or -_number(each.signal),
+                        each.error_file,
+                        message=each.message,
+                        timestamp=each.at.wall_ns // 1_000_000_000,
                     )
         values = self._returned() if state == WorkerState.SUCCEEDED else {}
         return RunResult(state, values, failed)
@@ -283,13 +294,21 @@ class Job(Watched):
         """SIGKILL to workers, by global rank; see `signal`."""
         self.signal("SIGKILL", rank, why=why)
 
-    def signal(self, signal: str | Signals, rank: int | Iterable[int], *, why: str = "") -> None:
+    def signal(
+        self,
+        signal: str | Signals,
+        rank: int | Iterable[int],
+        *,
+        why: str = "",
+        incarnation: int | None = None,
+    ) -> None:
         """A signal to workers and what they have started.
 
         Args:
             signal: "SIGUSR1", ...
             rank: global rank, or several.
             why: goes into the record.
+            incarnation: that is meant; with another one nothing is done. None is the one that runs now.
 
         Raises:
             ConfigurationError: no such rank or signal.
@@ -302,9 +321,8 @@ class Job(Watched):
             by_node.setdefault(row.key[0], []).append(row)
         for node, rows in by_node.items():
             local = tuple(row.key[1] for row in rows)
-            action = Action(
-                action="signal", signal=name, local_ranks=local, incarnation=rows[0].now.number, why=why
-            )
+            meant = rows[0].now.number if incarnation is None else incarnation
+            action = Action(action="signal", signal=name, local_ranks=local, incarnation=meant, why=why)
             self._tell(node, action)
 
     def restart(self, *, why: str = "") -> None:

@@ -49,6 +49,12 @@ class Watched:
             return f"SIM {simulated}" if simulated else self._session.mode
 
     @property
+    def now_ns(self) -> int:
+        """Wall time of the moment that is shown, in nanoseconds; that of the simulated world in a simulation."""
+        with self._lock:
+            return self._session.now_ns
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since the first event; virtual ones in a simulation."""
         with self._lock:
@@ -119,8 +125,8 @@ class Watched:
     def __repr__(self) -> str:
         with self._lock:
             words = ", ".join(html.job_facts(self._session.film.latest, self._session.now_ns))
-        notes = "".join(f"\n  {note}" for note in self.notes())
-        return f"{type(self).__name__} {self.name}: {self.state}{', ' if words else ''}{words} ({self.mode}){notes}"
+        said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
+        return "\n  ".join((f"{type(self).__name__} {self.name}: {said}", *self.notes()))
 
 
 class TimelinePicture:
