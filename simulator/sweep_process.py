@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -26,6 +26,8 @@ _AHEAD = 2
 _START = "import sys; sys.path[:] = {paths!r}; from simulator.sweep_process import serve; serve({descriptor})"
 
 
+#: the number of what a process says when it has what it needs
+_READY = -1
 #: its number, a point, a seed
 Task = tuple[int, int, int]
 
@@ -36,7 +38,7 @@ class _Worker:
     pipe: Connection
     #: tasks that it has, in order
     has: deque[Task] = field(default_factory=deque)
-    answered: bool = False
+    ready: bool = False
 
 
 class Crew:
@@ -84,7 +86,7 @@ class Crew:
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
-        ours.send_bytes(self._packed)
+        _send(lambda: ours.send_bytes(self._packed))
         return worker
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Measured | None]]:
@@ -113,23 +115,21 @@ class Crew:
                     continue
                 if error is not None:
                     raise error
-                worker.answered = True
+                if number == _READY:
+                    worker.ready = True
+                    continue
                 worker.has.popleft()
                 yield number, found
 
     def _give(self, worker: _Worker, task: Task) -> None:
         worker.has.append(task)
-        try:
-            worker.pipe.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            # It has died; its end of the pipe says so, too.
-            pass
+        _send(lambda: worker.pipe.send(task))
 
     def _died(self, worker: _Worker, left: deque[Task]) -> Iterator[tuple[int, None]]:
         self._workers.remove(worker)
         code = worker.process.wait()
         worker.pipe.close()
-        if not worker.answered:
+        if not worker.ready:
             raise RallyError(
                 f"a process of the sweep ended with code {code} before it ran anything; "
                 "what it said is on stderr; jobs=1 runs the sweep in this process"
@@ -138,6 +138,13 @@ class Crew:
         self._started()
         # It has one at least: without any it waits, and does nothing that could end it.
         yield from ((task[0], None) for task in list(worker.has)[:1])
+
+
+def _send(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it has died, which is seen when its end of the pipe is read
 
 
 def packed(value: Any) -> bytes:
@@ -165,13 +172,22 @@ def serve(descriptor: int) -> None:
     """What a process of the crew does: run what it is told until nobody tells it anything more."""
     pipe = Connection(descriptor)
     try:
-        work = pickle.loads(pipe.recv_bytes())
+        work, error = _unpacked(pipe.recv_bytes())
+        pipe.send((_READY, None, error))
         while True:
             number, point, seed = pipe.recv()
             scenario, subject = work[point]
             pipe.send(_answer(number, scenario, subject, seed))
     except (EOFError, OSError):
         return  # whoever started this has what it wants, or is gone
+
+
+def _unpacked(data: bytes) -> tuple[Any, Exception | None]:
+    try:
+        return pickle.loads(data), None
+    except Exception as error:  # noqa: BLE001 - a module that only the caller finds, and whatever it raises
+        why = f"a process of the sweep can't read the scenario: {type(error).__name__}: {error}; give jobs=1"
+        return [], ConfigurationError(why)
 
 
 def _answer(
