@@ -248,7 +248,7 @@ def _axis(
 
 
 def _can_be_ticks(values: Sequence[float], place: Callable[[float], float]) -> bool:
-    if not 2 <= len(values) <= 9 or any(float(f"{value:.2g}") != value for value in values):
+    if not 2 <= len(values) <= 9 or any(float(f"{value:.3g}") != value for value in values):
         return False
     widest = max(len(_tick(value)) for value in values) * _CHARACTER + 8
     return all(abs(place(after) - place(before)) >= widest for before, after in pairwise(values))
