@@ -51,8 +51,12 @@ class Kernel:
         return str(answer["data"]["text/plain"])
 
     def begin(self, code: str) -> str:
-        """Run code, not waiting for its end."""
-        return str(self.client.execute(code))
+        """Run code, waiting for its first word and not for its end."""
+        message_id = str(self.client.execute(code))
+        while True:
+            said = self.client.get_iopub_msg(timeout=PATIENCE_S)
+            if said["parent_header"].get("msg_id") == message_id and said["msg_type"] == "stream":
+                return message_id
 
     def answer(self, message_id: str) -> dict[str, Any]:
         """How what was begun has ended."""

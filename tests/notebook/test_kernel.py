@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebook.kernels import executed, kernel
-from tests.notebook.waiting import alive, attached, pids, until, until_running
+from tests.notebook.waiting import alive, attached, pids, until_running
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -47,7 +47,8 @@ def test_it_is_live_while_it_runs() -> None:
 
 
 def test_an_exception_shows_the_line_of_the_cell() -> None:
-    cell = "def bad():\n    values = {}\n    return values['loss']\n\njob = launch(bad, nproc=2)\njob.wait()\njob.check()"
+    bad = "def bad():\n    values = {}\n    return values['loss']\n\n"
+    cell = f"{bad}job = launch(bad, nproc=2)\njob.wait()\njob.check()"
     outputs = executed("from toolkit import launch", cell, allow_errors=True)
     (error,) = outputs[1]
     assert error.ename == "JobFailedError"
@@ -121,8 +122,7 @@ def test_interrupting_a_cell_leaves_the_workers_alive(state: Path) -> None:
         assert one.run(TRAIN + "\njob = launch(train, 100000, nproc=2, run_id='kept')")["status"] == "ok"
         job = attached("kept")
         until_running(job, 2)
-        waiting = one.begin("job.wait()")
-        until(lambda: one.manager.is_alive(), "the kernel")
+        waiting = one.begin("print('waits', flush=True); job.wait()")
         one.manager.interrupt_kernel()
         answer = one.answer(waiting)
         assert answer["status"] == "error" and answer["ename"] == "KeyboardInterrupt"
