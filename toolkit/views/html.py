@@ -110,7 +110,7 @@ def badge(state: str) -> str:
 def head(state: str, name: str, *more: str) -> str:
     """The first line of a card."""
     rest = f'<span class="rally-facts">{text(" · ".join(filter(None, more)))}</span>'
-    return f'<div class="rally-head">{badge(state)}<span class="rally-name">{text(name)}</span>{rest}</div>'
+    return f'<div class="rally-head">{badge(state)} <span class="rally-name">{text(name)}</span> {rest}</div>'
 
 
 def facts(*words: str) -> str:
