@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 SEEDS ?= 20000
 FIRST ?= 0
 
-.PHONY: help demo test check bench soak format clean
+.PHONY: help demo test check bench soak notebooks format clean
 
 help:
 	@echo "make demo    set up .venv and train a small network that loses a worker and comes back"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   set up .venv and print the benchmark table, ours beside torchrun"
 	@echo "make soak    simulate 20,000 jobs under faults, over all cores, and fail if a promise breaks;"
 	@echo "             SEEDS=N and FIRST=N choose the seeds; takes some 10 minutes on two cores"
+	@echo "make notebooks  execute the notebooks and write what they show"
 	@echo "make check   the part of 'make test' that runs no test"
 	@echo "make format  format the code"
 	@echo "make clean   remove .venv and caches"
@@ -53,6 +54,10 @@ bench: $(INSTALLED)
 soak: $(INSTALLED)
 	@echo "==> $(SEEDS) simulated jobs from seed $(FIRST) on, then a fault at each store operation of each node"
 	@$(RUN)/python -m simulator.explore --seeds $(SEEDS) --first $(FIRST)
+
+notebooks: $(INSTALLED)
+	@echo "==> executing notebooks/*.py (some minutes)"
+	@$(RUN)/python -m notebooks.render
 
 format: $(INSTALLED)
 	@$(RUN)/ruff format .

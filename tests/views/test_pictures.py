@@ -72,7 +72,8 @@ def test_hostile_words_do_nothing(runs: Runs) -> None:
     hostile = '<script>alert("1")</script>\x1b[31m&"\'>'
     timeline = timeline_of(runs("worker-crash"))
     nodes = {
-        hostile: msgspec.structs.replace(node, name=hostile, host=hostile) for node in timeline.nodes.values()
+        f"{hostile}{place}": msgspec.structs.replace(node, name=f"{hostile}{place}", host=hostile)
+        for place, node in enumerate(timeline.nodes.values())
     }
     failures = {
         key: msgspec.structs.replace(each, message=hostile, traceback=hostile, node=hostile)
