@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simulator import checkers, faults, scenarios
     from simulator.report import Report, simulate
     from simulator.scenario import NodePlan, Scenario
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.workloads import Fail, Workload
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "NodePlan": "scenario",
     "Report": "report",
     "Scenario": "scenario",
-    "Simulation": "simulation",
+    "ScenarioRun": "simulation",
     "Workload": "workloads",
     "simulate": "report",
 }
@@ -36,7 +36,7 @@ __all__ = [
     "NodePlan",
     "Report",
     "Scenario",
-    "Simulation",
+    "ScenarioRun",
     "Workload",
     "checkers",
     "faults",

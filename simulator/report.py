@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from simulator.rng import Choice
-    from simulator.simulation import Outcome, Simulation
+    from simulator.simulation import Outcome, ScenarioRun
     from simulator.subject import Subject
 
 Verdict = Literal["held", "broken", "undetermined"]
@@ -188,7 +188,7 @@ def simulate(
     *,
     stopwatch: Callable[[], float] | None = None,
     command: str = "",
-    started: Callable[[Simulation], None] | None = None,
+    started: Callable[[ScenarioRun], None] | None = None,
 ) -> Report:
     """Run a scenario to its end and judge it.
 
@@ -209,12 +209,12 @@ def simulate(
         TapeMismatch: the tape was recorded with another scenario or version.
     """
     # Late: importing this module needs neither greenlet nor the agent.
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
 
     checkers_named(scenario.checkers)
     chosen = _subject(subject)
     began_s = stopwatch() if stopwatch is not None else 0.0
-    simulation = Simulation(scenario, chosen, seed, tuple(recorded))
+    simulation = ScenarioRun(scenario, chosen, seed, tuple(recorded))
     if started is not None:
         started(simulation)
     try:
@@ -237,7 +237,7 @@ def _subject(subject: str | Subject) -> Subject:
     return subject_named(subject)
 
 
-def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
+def facts_of(simulation: ScenarioRun, outcome: Outcome) -> Facts:
     """What the simulator knows of a run beside its events."""
     from simulator.simulation import store_host_of
 

@@ -247,7 +247,7 @@ class Outcome:
     hits: list[Struck] = field(default_factory=list)
 
 
-class Simulation:
+class ScenarioRun:
     """One run of a scenario; can be taken step by step.
 
     Args:

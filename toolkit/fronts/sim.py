@@ -19,7 +19,7 @@ from toolkit.views.wording import visible
 if TYPE_CHECKING:
     from simulator.report import Report
     from simulator.scenario import Scenario
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.tape_file import Recorded
     from simulator.verify import Trace
 
@@ -241,7 +241,7 @@ def _versions(scenario: Scenario, subject: str) -> dict[str, str]:
 @contextmanager
 def _stopped_by_interrupt() -> Iterator[Any]:
     """Within it, Ctrl-C stops the simulation that was handed to what this yields, and leaves what was reached."""
-    running: list[Simulation] = []
+    running: list[ScenarioRun] = []
 
     def stop(signum: int, frame: object) -> None:
         if not running:
