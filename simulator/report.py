@@ -276,7 +276,8 @@ def facts_of(simulation: ScenarioRun, outcome: Outcome) -> Facts:
 def _too_late(outcome: Outcome) -> list[str]:
     """Faults planned for later than the job's end: without a word a reader would think that they were borne."""
     late = [fault for fault in outcome.scenario.faults if fault.at_s > outcome.virtual_s]
-    return [f"{fault.words()}: struck nothing, the run had ended" for fault in late]
+    why = "the run went no further" if outcome.finding else "the run had ended"
+    return [f"{fault.words()}: struck nothing, {why}" for fault in late]
 
 
 def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: str = "") -> Report:
