@@ -29,7 +29,7 @@ COMMANDS = [line for text in blocks("console") for line in text.splitlines()]
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("text", blocks("python"), ids=["scenario", "checker"])
+@pytest.mark.parametrize("text", blocks("python"), ids=["steps", "scenario", "checker"])
 def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
@@ -38,7 +38,7 @@ def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_python_and_toml_say_the_same() -> None:
     (text,) = blocks("toml")
     names: dict[str, object] = {}
-    code = blocks("python")[0].split("report = ")[0]
+    code = blocks("python")[1].split("report = ")[0]
     exec(compile(code, "README.md", "exec"), names)
     in_python, in_toml = names["mine"], toml_file.loads(text)
     for name in ("name", "nodes", "min_nodes", "max_restarts", "workload", "plans", "faults"):
