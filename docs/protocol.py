@@ -13,7 +13,7 @@ from pathlib import Path
 from simulator.faults import KillWorker
 from simulator.kernel import TraceEntry
 from simulator.scenario import Scenario
-from simulator.simulation import Simulation
+from simulator.simulation import ScenarioRun
 from simulator.subjects import subject_named
 from simulator.workloads import Workload
 from toolkit.core.rounds import STEPS
@@ -52,7 +52,7 @@ def phases() -> str:
 
 def restart() -> str:
     """What goes over the wire in one restart."""
-    simulation = Simulation(replace(SCENARIO), subject_named("rally"), seed=1)
+    simulation = ScenarioRun(replace(SCENARIO), subject_named("rally"), seed=1)
     simulation.kernel.keep_trace(100_000)
     simulation.run(until_s=12)
     trace = simulation.kernel.trace

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simulator import checkers, faults, planning, scenarios
     from simulator.report import Report, simulate
     from simulator.scenario import NodePlan, Scenario
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.sweeps import sweep
     from simulator.workloads import Fail, Workload
 
@@ -26,7 +26,7 @@ _HOMES = {
     "NodePlan": "scenario",
     "Report": "report",
     "Scenario": "scenario",
-    "Simulation": "simulation",
+    "ScenarioRun": "simulation",
     "Workload": "workloads",
     "simulate": "report",
     "sweep": "sweeps",
@@ -38,7 +38,7 @@ __all__ = [
     "NodePlan",
     "Report",
     "Scenario",
-    "Simulation",
+    "ScenarioRun",
     "Workload",
     "checkers",
     "faults",

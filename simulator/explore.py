@@ -161,10 +161,10 @@ def named(name: str) -> Scenario:
 
 def _operations(cluster: Scenario, node: str) -> int:
     """How many store operations the agent of a node does when nothing strikes."""
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.subjects import subject_named
 
-    simulation = Simulation(cluster, subject_named("rally"), seed=1)
+    simulation = ScenarioRun(cluster, subject_named("rally"), seed=1)
     simulation.run()
     done = simulation.agents[node].operations
     simulation.close()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from simulator.rng import Choice
-    from simulator.simulation import Outcome, Simulation
+    from simulator.simulation import Outcome, ScenarioRun
     from simulator.subject import Subject
 
 Verdict = Literal["held", "broken", "undetermined"]
@@ -197,7 +197,7 @@ def simulate(
     *,
     stopwatch: Callable[[], float] | None = None,
     command: str = "",
-    started: Callable[[Simulation], None] | None = None,
+    started: Callable[[ScenarioRun], None] | None = None,
 ) -> Report:
     """Run a scenario to its end and judge it.
 
@@ -218,12 +218,12 @@ def simulate(
         TapeMismatch: the tape was recorded with another scenario or version.
     """
     # Late: importing this module needs neither greenlet nor the agent.
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
 
     checkers_named(scenario.checkers)
     chosen = _subject(subject)
     began_s = stopwatch() if stopwatch is not None else 0.0
-    simulation = Simulation(scenario, chosen, seed, tuple(recorded))
+    simulation = ScenarioRun(scenario, chosen, seed, tuple(recorded))
     if started is not None:
         started(simulation)
     try:
@@ -246,7 +246,7 @@ def _subject(subject: str | Subject) -> Subject:
     return subject_named(subject)
 
 
-def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
+def facts_of(simulation: ScenarioRun, outcome: Outcome) -> Facts:
     """What the simulator knows of a run beside its events."""
     from simulator.simulation import store_host_of
 
@@ -296,7 +296,8 @@ def _notice_s(scenario: Scenario) -> float:
 def _too_late(outcome: Outcome) -> list[str]:
     """Faults planned for later than the job's end: without a word a reader would think that they were borne."""
     late = [fault for fault in outcome.scenario.faults if fault.at_s > outcome.virtual_s]
-    return [f"{fault.words()}: struck nothing, the run had ended" for fault in late]
+    why = "the run went no further" if outcome.finding else "the run had ended"
+    return [f"{fault.words()}: struck nothing, {why}" for fault in late]
 
 
 def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: str = "") -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simulator import wear
@@ -24,7 +24,7 @@ from simulator.adapters.sink import NoTelemetry, WorldSink
 from simulator.adapters.store import StoreServer
 from simulator.adapters.stores import SimStores
 from simulator.adapters.tasks import ProcessTasks
-from simulator.faults import FlappingJoiner, quiet_at_s
+from simulator.faults import Fault, FlappingJoiner, quiet_at_s
 from simulator.kernel import SECOND, Kernel, LimitReached, Limits
 from simulator.rng import Choice, Tape
 from simulator.scenario import Scenario
@@ -36,7 +36,7 @@ from simulator.world import Process, Said, World
 from toolkit.agent.launched import LaunchedAgent
 from toolkit.agent.rendezvous import Offer, RallyRendezvous
 from toolkit.agent.solo import SoloRendezvous
-from toolkit.core.errors import SignalException
+from toolkit.core.errors import ConfigurationError, SignalException
 from toolkit.core.events import Event
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import LogLayout
@@ -225,7 +225,7 @@ class Outcome:
     """Everything that a run left: what checkers and reports work on.
 
     Args:
-        scenario: what was run.
+        scenario: what was run, with the faults that struck it besides.
         subject: with whom.
         seed: and how.
         events: what the agents said, in the order of the world.
@@ -257,7 +257,7 @@ class Outcome:
     hits: list[Struck] = field(default_factory=list)
 
 
-class Simulation:
+class ScenarioRun:
     """One run of a scenario; can be taken step by step.
 
     Args:
@@ -292,6 +292,8 @@ class Simulation:
         self._tripwire = Tripwire() if tripwire else nullcontext()
         self.agents: dict[str, Process] = {}
         self._unended = 0
+        #: whether a limit was reached, after which nothing can go on
+        self._cut_off = False
         flapping = [fault.target for fault in scenario.faults if isinstance(fault, FlappingJoiner)]
         for name in scenario.node_names:
             self.outcome.nodes[name] = NodeOutcome()
@@ -299,8 +301,8 @@ class Simulation:
                 self.start_agent(name, scenario.plan(name).start_s)
         planned = (*scenario.faults, *wear.drawn(scenario, seed))
         self.outcome.quiet_at_s = quiet_at_s(planned)
-        strikes = Strikes(self, planned)
-        self.outcome.struck, self.outcome.hits = strikes.words, strikes.hits
+        self._strikes = Strikes(self, planned)
+        self.outcome.struck, self.outcome.hits = self._strikes.words, self._strikes.hits
 
     def start_agent(self, name: str, after_s: float = 0.0, *, boot: bool = False) -> None:
         """Start an agent on a node, now or later; with `boot` a node without power gets it first."""
@@ -359,18 +361,58 @@ class Simulation:
         """Whether no agent runs or is still to come."""
         return self._unended <= 0
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing more happens: the job is over, or the run is stuck or at a limit, which is its finding."""
+        return self.over or bool(self.outcome.finding)
+
     def run(self, until_s: float | None = None) -> Outcome:
         """Run to the end, or to a moment of virtual time."""
+        self.go_on(None if until_s is None else int(until_s * SECOND))
+        return self._collected()
+
+    def go_on(self, until_ns: int | None = None, pause: Callable[[], bool] | None = None) -> bool:
+        """Run to the end, to a moment of virtual time, or until `pause` says so, which is asked before each step.
+
+        Returns:
+            Whether that ended it that nothing was left to happen by `until_ns`, or at all.
+        """
+
+        def ended() -> bool:
+            return self._unended <= 0
+
+        def reached() -> bool:
+            return self._unended <= 0 or (pause is not None and pause())
+
         try:
             with self._surroundings, self._tripwire:
-                finished = self.kernel.run(
-                    lambda: self._unended <= 0, None if until_s is None else int(until_s * SECOND)
-                )
-            if not finished and until_s is None:
-                self.outcome.finding = self._stuck()
+                stopped = self.kernel.run(ended if pause is None else reached, until_ns)
         except LimitReached as error:
-            self.outcome.finding = str(error)
-        return self._collected()
+            self.outcome.finding, self._cut_off = str(error), True
+            return False
+        if not stopped and until_ns is None:
+            self.outcome.finding = self._stuck()
+        return not stopped
+
+    def strike(self, fault: Fault) -> None:
+        """Let a fault strike that no plan knew: now, or `at_s` from now on.
+
+        Raises:
+            ConfigurationError: the run is over, its target isn't there, or it would strike after the run's limit.
+        """
+        if self.over or self._cut_off:
+            raise ConfigurationError(
+                f"the run is over since {self.kernel.now_ns / SECOND:g} s, and can't be struck any more; "
+                "go back to an earlier moment"
+            )
+        planned = replace(fault, at_s=self.kernel.now_ns / SECOND + fault.at_s)
+        outcome = self.outcome
+        outcome.scenario = replace(outcome.scenario, faults=(*outcome.scenario.faults, planned))
+        outcome.quiet_at_s = max(outcome.quiet_at_s, quiet_at_s((planned,)))
+        # Who waited for what never came may go on now.
+        outcome.finding = ""
+        with self._surroundings, self._tripwire:
+            self._strikes.add(planned, int(fault.at_s * SECOND))
 
     def _stuck(self) -> str:
         waiting = [task for task in self.kernel.waiting() if task.owner is not None]
@@ -383,6 +425,14 @@ class Simulation:
         self.outcome.finding = self.outcome.finding or why
         return self._collected()
 
+    def so_far(self) -> Outcome:
+        """What was reached by now; the run can go on after that. Not a copy, save for the finding."""
+        finding = self.outcome.finding
+        try:
+            return replace(self._collected())
+        finally:
+            self.outcome.finding = finding
+
     def _collected(self) -> Outcome:
         outcome = self.outcome
         outcome.events, outcome.said = self.world.events, self.world.said
@@ -393,9 +443,8 @@ class Simulation:
         for task, error in self.kernel.crashes:
             outcome.finding = outcome.finding or f"{task.name} crashed: {type(error).__name__}: {error}"
         for name, process in self.agents.items():
-            if process.alive:
-                main = next((task for task in process.tasks if not task.done), None)
-                outcome.nodes[name].waits_for = "" if main is None else main.waits_for
+            main = next((task for task in process.tasks if not task.done), None) if process.alive else None
+            outcome.nodes[name].waits_for = "" if main is None else main.waits_for
         return outcome
 
     def close(self) -> None:

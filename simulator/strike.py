@@ -5,6 +5,7 @@ What several faults do to one thing is what is in force of all of them together:
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 from collections.abc import Callable, Mapping
@@ -87,8 +88,18 @@ class Strikes:
         self._nodes = cluster.world.nodes
         self._forces = {name: _Force() for name in self._nodes}
         self._stops: dict[int, Process] = {}
-        for number, fault in enumerate(planned):
-            self._plan(number, fault)
+        self._numbers = itertools.count()
+        for fault in planned:
+            self._plan(next(self._numbers), fault)
+
+    def add(self, fault: Fault, after_ns: int) -> None:
+        """One more, that strikes now or later."""
+        number = next(self._numbers)
+        if after_ns > 0:
+            what = f"fault: {fault.what()}"
+            self._kernel.call_after(after_ns, what, partial(self._strike, number, fault))
+        else:
+            self._strike(number, fault)
 
     def _plan(self, number: int, fault: Fault) -> None:
         if fault.at_s == 0:

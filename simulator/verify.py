@@ -13,7 +13,7 @@ from pathlib import Path
 
 from simulator.rng import Choice
 from simulator.scenario import Scenario
-from simulator.simulation import Outcome, Simulation
+from simulator.simulation import Outcome, ScenarioRun
 from simulator.subject import Subject
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import encode
@@ -44,7 +44,7 @@ def traced(
     subject: Subject,
     seed: int,
     recorded: tuple[Choice, ...] = (),
-    started: Callable[[Simulation], None] = lambda simulation: None,
+    started: Callable[[ScenarioRun], None] = lambda simulation: None,
 ) -> Trace:
     """Run a scenario and keep all of it.
 
@@ -55,7 +55,7 @@ def traced(
         recorded: a tape to repeat instead.
         started: given the simulation before it runs.
     """
-    simulation = Simulation(scenario, subject, seed, recorded)
+    simulation = ScenarioRun(scenario, subject, seed, recorded)
     simulation.kernel.keep_trace(STEPS_MAX)
     started(simulation)
     try:

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     )
     from toolkit.fronts.notebook.job import Job
     from toolkit.fronts.notebook.launching import attach, launch
+    from toolkit.fronts.notebook.simulation import Simulation
 
 __version__ = "0.1.0"
 
 #: those that are not in `toolkit.api`, and where they are
 _HOMES = {
     "Job": "toolkit.fronts.notebook.job",
+    "Simulation": "toolkit.fronts.notebook.simulation",
     "attach": "toolkit.fronts.notebook.launching",
     "launch": "toolkit.fronts.notebook.launching",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "RestartPolicy",
     "RunResult",
     "SimpleElasticAgent",
+    "Simulation",
     "SoloRendezvous",
     "Worker",
     "WorkerGroup",

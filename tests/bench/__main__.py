@@ -19,14 +19,18 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import measures, nodes, sim, top
+from . import measures, nodes, notebook, sim, top
 from .job import RALLY, TORCHRUN, BenchError, Launcher
 from .measures import Figures, Measure, Scenario
 
 #: tables, by what asks for all of their rows in `--only`
 TABLES = {"agent": measures.SCENARIOS, "nodes": nodes.SCENARIOS}
 #: tables of what is held against fixed goals, by the module that takes the samples
-FIXED = {sim.ALL: ("sim: the simulator", sim.MEASURES), top.ALL: ("top: the live view", top.MEASURES)}
+FIXED = {
+    sim.ALL: ("sim: the simulator", sim.MEASURES),
+    notebook.ALL: ("notebook: simulations that are held", notebook.MEASURES),
+    top.ALL: ("top: the live view", top.MEASURES),
+}
 SCENARIOS = tuple(scenario for table in TABLES.values() for scenario in table)
 
 

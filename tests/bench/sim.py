@@ -194,11 +194,11 @@ def operations_of(nodes: int) -> Callable[[], float]:
 
     def operations() -> float:
         from simulator import Fail, Scenario, Workload
-        from simulator.simulation import Simulation
+        from simulator.simulation import ScenarioRun
         from simulator.subjects import subject_named
 
         workload = Workload(steps=2, step_s=1.0, start_s=1.0, term_s=0.0, failures=(Fail(1, at_step=1),))
-        simulation = Simulation(
+        simulation = ScenarioRun(
             Scenario("crash", nodes=nodes, workload=workload), subject_named("rally"), seed=1
         )
         outcome = simulation.run()
@@ -222,13 +222,13 @@ def _three_rounds(subject: str, count: int) -> float:
 def _cpu_s(scenario: object, subject: str, *, restarts: int, virtual_s: float = 0.0, runs: int = 2) -> float:
     """CPU seconds of the second run, since the first one imports; where that is nothing, of the only one."""
     from simulator import Scenario
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.subjects import subject_named
 
     assert isinstance(scenario, Scenario), "it is one"
     took_s = 0.0
     for _ in range(runs):
-        simulation = Simulation(scenario, subject_named(subject), seed=1)
+        simulation = ScenarioRun(scenario, subject_named(subject), seed=1)
         began_s = time.process_time()
         outcome = simulation.run()
         took_s = time.process_time() - began_s

@@ -22,7 +22,7 @@ pytest.importorskip("greenlet")
 from simulator import faults, scenarios
 from simulator.report import simulate
 from simulator.scenario import Scenario
-from simulator.simulation import Simulation
+from simulator.simulation import ScenarioRun
 from simulator.workloads import Workload
 from toolkit.fronts import sim
 from toolkit.fronts.show import show_command
@@ -344,7 +344,7 @@ def test_ctrl_c_leaves_a_report_of_what_was_reached() -> None:
     before = signal.getsignal(signal.SIGINT)
     with sim._stopped_by_interrupt() as started:
 
-        def begin(simulation: Simulation) -> None:
+        def begin(simulation: ScenarioRun) -> None:
             started(simulation)
             simulation.kernel.call_at(100 * 10**9, "Ctrl-C", lambda: signal.raise_signal(signal.SIGINT))
 

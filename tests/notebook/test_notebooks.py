@@ -30,5 +30,10 @@ def test_what_is_rendered_is_of_this_text(source: Path) -> None:
         (cell.cell_type, cell.source) for cell in read(source).cells
     ], f"{source.name} has changed; run: make notebooks"
     assert all(cell.execution_count for cell in rendered.cells if cell.cell_type == "code")
-    assert not [output for cell in rendered.cells for output in cell.get("outputs", ()) if output.output_type == "error"]
+    assert not [
+        output
+        for cell in rendered.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == "error"
+    ]
     assert source.with_suffix(".ipynb").stat().st_size < 600_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from simulator.scenario import NodePlan, Scenario
-from simulator.simulation import Simulation
+from simulator.simulation import ScenarioRun
 from simulator.subject import Subject
 from simulator.subjects import subject_named
 from simulator.torch_subject import FRESH_WORKER_STORE, TorchSubject
@@ -57,7 +57,7 @@ def small_scenario(number: int) -> Scenario:
 
 
 def what_happened(scenario: Scenario, subject: Subject, seed: int) -> dict[str, Any]:
-    simulation = Simulation(scenario, subject, seed)
+    simulation = ScenarioRun(scenario, subject, seed)
     outcome = simulation.run()
     simulation.close()
     assert outcome.finding == ""

@@ -11,7 +11,7 @@ from simulator.faults import CrashNode, Fault
 from simulator.kernel import SECOND
 from simulator.scenario import NodePlan, Scenario
 from simulator.simulation import Outcome as Ended
-from simulator.simulation import RallySubject, Simulation
+from simulator.simulation import RallySubject, ScenarioRun
 from simulator.workloads import Workload
 from toolkit.core import events
 from toolkit.core.actions import Action
@@ -31,7 +31,7 @@ class Told:
 
     def __init__(self, scenario: Scenario, *orders: tuple[float, str, Action], seed: int = 1) -> None:
         self.given: list[Any] = []
-        simulation = Simulation(scenario, RallySubject(), seed)
+        simulation = ScenarioRun(scenario, RallySubject(), seed)
         for at_s, node, action in orders:
             simulation.kernel.call_at(
                 int(at_s * SECOND), f"{node} is told", lambda n=node, a=action: self._give(simulation, n, a)
@@ -43,7 +43,7 @@ class Told:
         assert not self.ended.finding, self.ended.finding
         assert not self.broken()
 
-    def _give(self, simulation: Simulation, node: str, action: Action) -> None:
+    def _give(self, simulation: ScenarioRun, node: str, action: Action) -> None:
         control = simulation.agents[node].control
         assert control is not None
         self.given.append(control.put(action))

@@ -20,7 +20,7 @@ from simulator.adapters.store import StoreLost, StoreServer, connect
 from simulator.faults import Fault
 from simulator.kernel import SECOND
 from simulator.scenario import NodePlan, Scenario
-from simulator.simulation import Outcome, RallySubject, Simulation
+from simulator.simulation import Outcome, RallySubject, ScenarioRun
 from simulator.strike import store_host
 from simulator.subject import Ended
 from simulator.workloads import Jobs, Workload
@@ -88,9 +88,9 @@ class Counting:
 
 def ran(
     *planned: Fault, subject: Counting | None = None, nodes: int = 3
-) -> tuple[Simulation, Counting, Outcome]:
+) -> tuple[ScenarioRun, Counting, Outcome]:
     subject = subject or Counting()
-    simulation = Simulation(Scenario(nodes=nodes, faults=planned), subject, seed=1)
+    simulation = ScenarioRun(Scenario(nodes=nodes, faults=planned), subject, seed=1)
     outcome = simulation.run()
     simulation.close()
     return simulation, subject, outcome
@@ -104,7 +104,7 @@ def solo(*planned: Fault, workload: Workload | None = None) -> Outcome:
     scenario = Scenario(
         local_world_size=2, solo=True, workload=workload or Workload(), faults=planned, name="solo"
     )
-    simulation = Simulation(scenario, RallySubject(), seed=3)
+    simulation = ScenarioRun(scenario, RallySubject(), seed=3)
     outcome = simulation.run()
     simulation.close()
     return outcome
@@ -258,7 +258,7 @@ class TestNetwork:
         assert subject.troubles["node1"][0] == (pytest.approx(11 + 924, abs=0.2), "StoreLost")
 
     def test_one_way_loses_only_what_the_node_sends(self) -> None:
-        simulation = Simulation(
+        simulation = ScenarioRun(
             Scenario(nodes=2, faults=(faults.Partition("node1", at_s=1, one_way=True),)), Counting()
         )
         simulation.run(until_s=2)
@@ -272,7 +272,7 @@ class TestNetwork:
             faults.Partition("node1", at_s=1, for_s=10, one_way=True),
             faults.Partition("node1", at_s=2, for_s=4),
         )
-        simulation = Simulation(Scenario(nodes=2, faults=planned), Counting())
+        simulation = ScenarioRun(Scenario(nodes=2, faults=planned), Counting())
         nodes, network = simulation.world.nodes, simulation.world.network
         ways = [(nodes["node1"], nodes["node0"]), (nodes["node0"], nodes["node1"])]
         seen = []
@@ -321,7 +321,7 @@ class TestNetwork:
 class TestClocksAndDisks:
     def walls(self, *planned: Fault) -> dict[str, float]:
         """How far the wall clock of each node is ahead after 40 s."""
-        simulation = Simulation(Scenario(nodes=2, faults=planned), Counting())
+        simulation = ScenarioRun(Scenario(nodes=2, faults=planned), Counting())
         simulation.run(until_s=40)
         clocks = {name: NodeClock(node) for name, node in simulation.world.nodes.items()}
         true_ns = clocks["node0"].wall_ns()
@@ -346,7 +346,7 @@ class TestClocksAndDisks:
             faults.ClockDrift("node1", at_s=10, share=0.5),
             faults.ClockDrift("node1", at_s=20, share=-0.5),
         )
-        simulation = Simulation(Scenario(nodes=2, faults=planned), Counting())
+        simulation = ScenarioRun(Scenario(nodes=2, faults=planned), Counting())
         clock, seen = NodeClock(simulation.world.nodes["node1"]), []
         for until_s in range(1, 40):
             simulation.run(until_s=until_s)
@@ -376,14 +376,14 @@ class TestTargets:
             plans={"node1": NodePlan(start_s=5)},
             faults=(faults.KillAgent("last-joiner", at_s=10), faults.KillAgent("last-joiner", at_s=11)),
         )
-        simulation = Simulation(scenario, Counting())
+        simulation = ScenarioRun(scenario, Counting())
         outcome = simulation.run()
         simulation.close()
         assert outcome.struck[0] == "at 10 s the agent on node1 is killed (last-joiner)"
         assert "node1" not in outcome.struck[1]
 
     def test_the_store_host(self) -> None:
-        simulation = Simulation(Scenario(nodes=2), Counting())
+        simulation = ScenarioRun(Scenario(nodes=2), Counting())
         assert store_host(simulation.world) is None
         simulation.run(until_s=5)
         found = store_host(simulation.world)

@@ -29,7 +29,7 @@ COMMANDS = [line for text in blocks("console") for line in text.splitlines()]
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("text", blocks("python"), ids=["sweep", "scenario", "checker"])
+@pytest.mark.parametrize("text", blocks("python"), ids=["steps", "sweep", "scenario", "checker"])
 def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     exec(compile(text, "README.md", "exec"), {"__name__": "readme"})

@@ -23,7 +23,7 @@ from simulator.faults import (
 )
 from simulator.report import Report, simulate
 from simulator.scenario import NodePlan, Scenario
-from simulator.simulation import STORE_PORT, Simulation
+from simulator.simulation import STORE_PORT, ScenarioRun
 from simulator.subjects import subject_named
 from simulator.workloads import Fail, Workload
 from toolkit.agent.rendezvous.keys import Keys
@@ -177,7 +177,7 @@ def test_a_card_of_another_version_is_answered() -> None:
 def with_card(card: bytes) -> Report:
     """A job of two nodes, while a stranger writes a card into its store."""
 
-    def invite(simulation: Simulation) -> None:
+    def invite(simulation: ScenarioRun) -> None:
         stranger = simulation.world.nodes["node1"].start_process("stranger")
 
         def write() -> None:
@@ -306,7 +306,7 @@ def keys_left(restarts: int) -> int:
     """How many keys the store holds after so many rounds, while the next one runs."""
     failures = (Fail(rank=0, at_s=20.0, incarnations=restarts),)
     scenario = job(4, workload=replace(FREE, steps=1000, failures=failures), max_restarts=100)
-    simulation = Simulation(scenario, subject_named("rally"), 1)
+    simulation = ScenarioRun(scenario, subject_named("rally"), 1)
     simulation.run(until_s=restarts * 25.0 + 60)
     server: StoreServer = simulation.world.listeners[simulation.world.nodes["node0"].address, STORE_PORT]
     left = server.data.num_keys()
@@ -320,7 +320,7 @@ def test_what_old_rounds_leave_in_the_store_is_removed() -> None:
 
 def test_the_loop_of_an_agent_rests_while_its_heart_watches_the_store() -> None:
     scenario = job(2, workload=Workload(steps=100, step_s=1.0))
-    simulation = Simulation(scenario, subject_named("rally"), seed=1)
+    simulation = ScenarioRun(scenario, subject_named("rally"), seed=1)
     simulation.kernel.keep_trace(1_000_000)
     simulation.run()
     steps = [entry.what for entry in simulation.kernel.trace]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import simulator
-from simulator import Fail, NodePlan, Scenario, Simulation, Workload, faults, scenarios, simulate
+from simulator import Fail, NodePlan, Scenario, ScenarioRun, Workload, faults, scenarios, simulate
 from simulator.checkers import Broken, Facts, Hit, NodeEnd
 from simulator.checkers.record import record_of
 from simulator.excuses import EXCUSES, excused
@@ -96,7 +96,7 @@ def test_a_subject_that_is_not_there_is_refused() -> None:
 
 
 def test_a_deadlock_is_a_finding_with_who_waits_for_what() -> None:
-    simulation = Simulation(CRASH, RallySubject(), 1)
+    simulation = ScenarioRun(CRASH, RallySubject(), 1)
     outcome = simulation.run(until_s=5.0)
     outcome.finding = "nothing is left to happen, and these still wait: node0/agent for the bell"
     report = report_of(outcome, facts_of(simulation, outcome))

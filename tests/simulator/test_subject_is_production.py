@@ -16,7 +16,7 @@ import toolkit
 from simulator.report import simulate
 from simulator.scenario import Scenario
 from simulator.scenarios import named
-from simulator.simulation import RallySubject, Simulation
+from simulator.simulation import RallySubject, ScenarioRun
 from simulator.workloads import Workload
 from toolkit import api, wiring
 from toolkit.agent import base, launched
@@ -40,7 +40,7 @@ class Watching(RallySubject):
 
 def simulated_agents() -> list[LaunchedAgent]:
     subject = Watching()
-    simulation = Simulation(Scenario(solo=True, workload=Workload(steps=3)), subject, seed=1)
+    simulation = ScenarioRun(Scenario(solo=True, workload=Workload(steps=3)), subject, seed=1)
     simulation.run()
     simulation.close()
     return subject.agents
@@ -103,7 +103,7 @@ def test_a_run_patches_nothing_in_the_agent_neither_during_nor_after_it(scenario
     before = names_of_the_agent()
     during: list[dict[str, dict[str, object]]] = []
 
-    def look(simulation: Simulation) -> None:
+    def look(simulation: ScenarioRun) -> None:
         at_ns = 20 * 10**9
         simulation.kernel.call_at(at_ns, "a look", lambda: during.append(names_of_the_agent()))
 

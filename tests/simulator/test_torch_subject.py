@@ -14,7 +14,7 @@ import pytest
 
 from simulator.faults import CrashNode, KillAgent, SignalAgent
 from simulator.scenario import NodePlan, Scenario
-from simulator.simulation import Outcome, Simulation
+from simulator.simulation import Outcome, ScenarioRun
 from simulator.subjects import subject_named
 from simulator.torch_agent import speaking_agent
 from simulator.torch_surroundings import TorchSurroundings, torch_module
@@ -32,7 +32,7 @@ TWO_CRASHES = Workload(steps=5, failures=(Fail(rank=0, at_step=3, incarnations=2
 
 
 def ran(scenario: Scenario, subject: str, seed: int = 1) -> Outcome:
-    simulation = Simulation(scenario, subject_named(subject), seed)
+    simulation = ScenarioRun(scenario, subject_named(subject), seed)
     try:
         return simulation.run()
     finally:
@@ -121,7 +121,7 @@ class TestBoth:
 
     def test_also_when_the_run_breaks_off(self, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
         before = names_of_torch()
-        simulation = Simulation(Scenario(nodes=2, workload=SHORT), subject_named(subject))
+        simulation = ScenarioRun(Scenario(nodes=2, workload=SHORT), subject_named(subject))
 
         def break_off() -> None:
             raise ZeroDivisionError
@@ -134,7 +134,7 @@ class TestBoth:
 
     def test_it_can_be_taken_step_by_step(self, subject: str) -> None:
         scenario = Scenario(nodes=2, workload=SHORT)
-        simulation, other = (Simulation(scenario, subject_named(subject), 1) for _ in range(2))
+        simulation, other = (ScenarioRun(scenario, subject_named(subject), 1) for _ in range(2))
         for until_s in (0.2, 0.25, 3, 8, 1000):
             simulation.run(until_s)
             other.run(until_s)
@@ -144,7 +144,7 @@ class TestBoth:
 
 
 def names_of_torch() -> list[tuple[str, str, int]]:
-    swaps = TorchSurroundings(Simulation(Scenario(), subject_named("rally")).world)._swaps
+    swaps = TorchSurroundings(ScenarioRun(Scenario(), subject_named("rally")).world)._swaps
     return [(owner.__name__, name, id(getattr(owner, name))) for owner, name, _ in swaps]
 
 
@@ -227,7 +227,7 @@ class TestSignals:
 
     def test_the_third_aborts_the_clean_up_and_the_worker_lives_on(self) -> None:
         fault = SignalAgent("node0", at_s=10, times=3, every_s=1)
-        simulation = Simulation(Scenario(workload=self.STUBBORN, faults=(fault,)), subject_named("torch"))
+        simulation = ScenarioRun(Scenario(workload=self.STUBBORN, faults=(fault,)), subject_named("torch"))
         outcome = simulation.run()
         left = [process.label for process in simulation.world.nodes["node0"].processes.values()]
         simulation.close()
@@ -251,7 +251,7 @@ class TestSignals:
 @pytest.mark.parametrize(("subject", "left"), [("torch", ["rank0"]), ("rally", [])])
 def test_whether_workers_outlive_a_killed_agent(subject: str, left: list[str]) -> None:
     scenario = Scenario(workload=Workload(steps=100), faults=(KillAgent("node0", at_s=10),))
-    simulation = Simulation(scenario, subject_named(subject))
+    simulation = ScenarioRun(scenario, subject_named(subject))
     simulation.run()
     assert [process.label for process in simulation.world.nodes["node0"].processes.values()] == left
     simulation.close()
@@ -277,14 +277,14 @@ def test_where_torch_is_missing_it_says_so() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from simulator.subjects import subject_named\n"
-        "from simulator.simulation import Scenario, Simulation\n"
+        "from simulator.simulation import Scenario, ScenarioRun\n"
         "for subject in ('torch', 'rally-over-c10d'):\n"
         "    try:\n"
-        "        Simulation(Scenario(nodes=2), subject_named(subject))\n"
+        "        ScenarioRun(Scenario(nodes=2), subject_named(subject))\n"
         "    except Exception as error:\n"
         "        print(type(error).__name__, 'pip install torch' in str(error))\n"
         "for scenario in (Scenario(solo=True), Scenario(nodes=2)):\n"
-        "    one = Simulation(scenario, subject_named('rally'))\n"
+        "    one = ScenarioRun(scenario, subject_named('rally'))\n"
         "    print(one.run().nodes['node0'].result); one.close()\n"
     )
     done = subprocess.run(

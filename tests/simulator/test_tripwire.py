@@ -17,7 +17,7 @@ import pytest
 
 from simulator import tripwire
 from simulator.scenario import Scenario
-from simulator.simulation import RallySubject, Simulation
+from simulator.simulation import RallySubject, ScenarioRun
 from simulator.subject import Ended
 from simulator.tripwire import RealWorldTouched, Tripwire
 from simulator.workloads import Jobs, Workload
@@ -127,14 +127,14 @@ class Sinner:
 
 
 def test_a_touch_that_was_swallowed_is_a_finding() -> None:
-    simulation = Simulation(Scenario(), Sinner())
+    simulation = ScenarioRun(Scenario(), Sinner())
     outcome = simulation.run()
     simulation.close()
     assert "time.monotonic" in outcome.finding
 
 
 def test_a_run_without_it_may_touch() -> None:
-    simulation = Simulation(Scenario(), Sinner(), tripwire=False)
+    simulation = ScenarioRun(Scenario(), Sinner(), tripwire=False)
     outcome = simulation.run()
     simulation.close()
     assert outcome.finding == ""
@@ -142,7 +142,7 @@ def test_a_run_without_it_may_touch() -> None:
 
 def test_our_agent_touches_nothing() -> None:
     scenario = Scenario(solo=True, local_world_size=2, workload=Workload(steps=3))
-    simulation = Simulation(scenario, RallySubject())
+    simulation = ScenarioRun(scenario, RallySubject())
     outcome = simulation.run()
     simulation.close()
     assert (outcome.finding, outcome.nodes["node0"].result) == ("", "SUCCEEDED")

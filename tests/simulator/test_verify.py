@@ -16,7 +16,7 @@ pytest.importorskip("greenlet")
 
 from simulator import scenarios, verify
 from simulator.scenario import Scenario
-from simulator.simulation import RallySubject, Simulation
+from simulator.simulation import RallySubject, ScenarioRun
 from simulator.subject import Ended
 from simulator.verify import Trace, difference, traced
 from simulator.workloads import Jobs, Workload
@@ -76,7 +76,7 @@ def test_a_run_does_not_depend_on_those_before_it() -> None:
 
 def test_a_recorded_tape_gives_the_same_run_whatever_the_seed() -> None:
     scenario = scenarios.named("solo-crash")
-    simulation = Simulation(scenario, RallySubject(), seed=5)
+    simulation = ScenarioRun(scenario, RallySubject(), seed=5)
     first = simulation.run()
     simulation.close()
     again = traced(scenario, RallySubject(), 99, tuple(first.choices))

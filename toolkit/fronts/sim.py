@@ -19,7 +19,7 @@ from toolkit.views.wording import visible
 if TYPE_CHECKING:
     from simulator.report import Report
     from simulator.scenario import Scenario
-    from simulator.simulation import Simulation
+    from simulator.simulation import ScenarioRun
     from simulator.tape_file import Recorded
     from simulator.verify import Trace
 
@@ -241,7 +241,7 @@ def _versions(scenario: Scenario, subject: str) -> dict[str, str]:
 @contextmanager
 def _stopped_by_interrupt() -> Iterator[Any]:
     """Within it, Ctrl-C stops the simulation that was handed to what this yields, and leaves what was reached."""
-    running: list[Simulation] = []
+    running: list[ScenarioRun] = []
 
     def stop(signum: int, frame: object) -> None:
         if not running:
@@ -264,14 +264,14 @@ def _keep(args: argparse.Namespace, scenario: Scenario, seed: int, report: Repor
         tape = tape_file.recorded(scenario, args.subject, seed, versions, report.choices)
         tape_file.save(args.save_tape, tape)
     if args.run_dir is not None:
-        _record(args.run_dir, scenario, args.subject, seed, report)
+        record(args.run_dir, scenario, args.subject, seed, report)
     if args.trace is not None:
         from simulator import verify
 
         verify.write(args.trace, _traced(scenario, args.subject, seed, tuple(report.choices)))
 
 
-def _record(path: Path, scenario: Scenario, subject: str, seed: int, report: Report) -> None:
+def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Report) -> None:
     """The run directory, as agents write it: an events file for each."""
     from simulator.subject import RUN_ID
     from simulator.world import WALL_START_NS
@@ -312,7 +312,7 @@ def _open(
     with tempfile.TemporaryDirectory(prefix="rally-sim-") as folder:
         shown = path or Path(folder, scenario.name)
         if path is None:
-            _record(shown, scenario, subject, seed, report)
+            record(shown, scenario, subject, seed, report)
         top_command([str(shown)], state_dir=Path(folder), stdout=stdout, stderr=stderr)
 
 

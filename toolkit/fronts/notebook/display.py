@@ -36,14 +36,19 @@ def bundle(watched: Watched) -> dict[str, Any]:
     return {"text/plain": repr(watched), "text/html": watched.html()}
 
 
-def show(watched: Any) -> None:
-    """Display it: in a notebook live if it goes on, else as it stands."""
+def show(watched: Any, *, widget: bool = True) -> None:
+    """Display it: in a notebook live if it goes on, else as it stands.
+
+    Args:
+        widget: whether by a widget, where there are any; else the picture is replaced by a new one. A simulation moves
+            only while a cell tells it to, and its picture is to be whole whenever the notebook is saved.
+    """
     from IPython.display import display
 
     if watched.over or not _in_notebook():
         display(bundle(watched), raw=True)
         return
-    View(watched).show()
+    View(watched, widget=widget).show()
 
 
 def _shell() -> Any:
@@ -82,8 +87,9 @@ class _Cells:
 class View:
     """One place in a notebook where a run is shown."""
 
-    def __init__(self, watched: Any) -> None:
+    def __init__(self, watched: Any, *, widget: bool = True) -> None:
         self._watched = watched
+        self._by_widget = widget and find_spec("anywidget") is not None
         self._cells = _Cells.of(_shell())
         self._place = f"rally-{wiring.fresh_run_id()}"
         self._deltas = Deltas(watched.name, acts=hasattr(watched, "kill"))
@@ -98,7 +104,7 @@ class View:
         from IPython.display import display
 
         data = bundle(self._watched)
-        if find_spec("anywidget") is not None:
+        if self._by_widget:
             from toolkit.fronts.notebook.live import LiveWidget
 
             self._widget = LiveWidget(self._all(), self._told)
@@ -106,18 +112,18 @@ class View:
         display(data, raw=True, display_id=self._place)
         self._watched.subscribe(self._tell)
 
-    def _tell(self, over: bool) -> None:
-        """The run has been looked at. In the watching thread."""
+    def _tell(self, over: bool, *, settled: bool = False) -> None:
+        """The run has been looked at, in the watching thread; or what moved it has ended."""
         if over:
             self._freeze()
             return
         apart_ns = APART_NS if self._widget is not None else _PICTURES_APART_NS
         now_ns = wiring.clock().now_ns()
-        if now_ns - self._said_ns < apart_ns:
+        if now_ns - self._said_ns < apart_ns and not settled:
             return
         if self._widget is None:
-            seen = self._watched.now
-            if seen is not self._seen:
+            seen = (self._watched.now, self._watched.now_ns if settled else 0)
+            if seen != self._seen:
                 self._seen, self._said_ns = seen, now_ns
                 self._replace(bundle(self._watched))
             return

@@ -141,10 +141,20 @@ def report_html(report: Any) -> str:
     )
 
 
+def words_html(value: Any) -> str:
+    """A value that says it all in lines of text."""
+    return html.card(f"<pre>{html.text_block(str(value))}</pre>")
+
+
 _SHOWN: dict[tuple[str, str], Callable[[Any], str]] = {
     ("toolkit.core.history", "Timeline"): timeline_html,
     ("toolkit.core.model", "RunResult"): result_html,
     ("toolkit.core.model", "WorkerGroup"): group_html,
     ("simulator.scenario", "Scenario"): scenario_html,
     ("simulator.report", "Report"): report_html,
+    ("simulator.interactive.comparison", "Comparison"): words_html,
+    ("simulator.interactive.node_view", "NodeView"): words_html,
+    ("simulator.interactive.node_view", "WaitingStacks"): words_html,
 }
+#: those whose `str` is a screen of text
+_SAY_MORE = (report_html, words_html)

@@ -1,0 +1,292 @@
+"""A simulated cluster as an object: looked at as a job is, and besides stepped, struck, branched and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.adapters.watch_thread import WatchThread
+from toolkit.core.errors import ConfigurationError
+from toolkit.core.events import AnyEvent
+from toolkit.core.history import Timeline
+from toolkit.fronts.notebook.watched import Watched
+from toolkit.views import html
+from toolkit.views.lanes import since
+from toolkit.views.session import Session
+from toolkit.views.telling import told
+
+if TYPE_CHECKING:
+    from simulator.faults import Fault
+    from simulator.interactive.comparison import Comparison
+    from simulator.interactive.hosted import HostedRun
+    from simulator.interactive.node_view import NodeView
+    from simulator.report import Report
+    from simulator.scenario import Scenario
+
+#: how often a view is brought up to date while a call goes on, in seconds
+_LOOK_S = 0.25
+_TONES = {"bad": "rally-bad", "warn": "rally-warn", "good": "rally-good"}
+
+
+class _Said:
+    """A source of events: what the agents of a held run have said."""
+
+    problem = ""
+
+    def __init__(self, held: HostedRun) -> None:
+        self._held = held
+        self._count = 0
+
+    def read_new(self, events_max: int) -> list[AnyEvent]:
+        new = self._held.events_since(self._count)[:events_max]
+        self._count += len(new)
+        return new
+
+    def is_live(self, timeline: Timeline) -> bool | None:
+        return None
+
+
+class Simulation(Watched):
+    """A simulated job that goes on only when it is told to. Shows itself as a real one does.
+
+    Args:
+        scenario: a `simulator.Scenario`, the name of one that comes with the simulator, or a TOML file.
+        seed: draws whatever the scenario leaves open; the same seed gives the same run.
+        subject: whose agent: "rally" (ours), "torch" (torch's), or "rally-over-c10d".
+
+    Raises:
+        ConfigurationError: no such scenario or subject, or the simulator can't run here.
+    """
+
+    def __init__(self, scenario: Scenario | str | Path, seed: int = 0, subject: str = "rally") -> None:
+        try:
+            from simulator.interactive.hosted import HostedRun
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"the simulator needs {error.name}: pip install 'rallypoint[sim]'"
+            ) from error
+
+        self._begin(HostedRun(_scenario(scenario), seed, subject))
+
+    def _begin(self, held: HostedRun) -> None:
+        self._held = held
+        self._watchers: list[Callable[..., None]] = []
+        self._thread: WatchThread | None = None
+        super().__init__(self._new_session(), held.scenario.name)
+        self._tick()
+
+    def _new_session(self) -> Session:
+        held = self._held
+        with_whom = "" if held.subject == "rally" else f" with {held.subject}"
+        return Session(_Said(held), f"seed {held.seed}{with_whom}", lambda: 0)
+
+    # -- where it stands ------------------------------------------------------------------------------------
+
+    @property
+    def scenario(self) -> Scenario:
+        """What is run."""
+        return self._held.scenario
+
+    @property
+    def now_s(self) -> float:
+        """Virtual time, in seconds from the start."""
+        return self._held.now_s
+
+    @property
+    def now_ns(self) -> int:
+        """Wall time in the simulated world, in nanoseconds."""
+        from simulator.world import WALL_START_NS
+
+        return WALL_START_NS + int(self._held.now_s * 1e9)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens."""
+        return self._held.over
+
+    @property
+    def digest(self) -> str:
+        """Of everything that has happened: equal for equal runs."""
+        return self._held.digest
+
+    def notes(self) -> Sequence[str]:
+        """What stands below the head of its picture."""
+        struck = [f"⚡ {fault.words()}" for fault in self._held.injected]
+        return [*struck[-8:], *([self._held.finding] if self._held.finding else [])]
+
+    def node(self, name: str) -> NodeView:
+        """A node at this moment: its processes and what they wait for; `stack()` shows where in the code.
+
+        Raises:
+            ConfigurationError: no such node.
+        """
+        return self._held.node(name)
+
+    # -- on, and back ---------------------------------------------------------------------------------------
+
+    def step(self, count: int = 1) -> Happened:
+        """On to the next event that an agent says, or the next `count` of them; returns them."""
+        with self._moves():
+            return Happened(self._held.step(count), self._held)
+
+    def run(self, until: float | Callable[[Timeline], bool] | None = None) -> Simulation:
+        """On to the end of the job; to a moment, in seconds; or until something holds of the timeline. Ctrl-C pauses.
+
+        Raises:
+            ConfigurationError: that moment has been.
+        """
+        with self._moves():
+            self._held.run(until)
+        return self
+
+    def inject(self, fault: Fault) -> Simulation:
+        """A fault strikes, now or `at_s` seconds from now.
+
+        Raises:
+            ConfigurationError: the cluster has no such node or worker, or the job is over.
+        """
+        with self._moves():
+            self._held.inject(fault)
+        return self
+
+    def branch(self) -> Simulation:
+        """Another one that stands at this moment and goes its own way."""
+        other = Simulation.__new__(Simulation)
+        other._begin(self._held.branch())
+        return other
+
+    def rewind(self, to_s: float) -> Simulation:
+        """Back to a moment, in seconds from the start; what came after it is gone, injected faults, too.
+
+        Raises:
+            ConfigurationError: that moment is still to come.
+        """
+        self._held.rewind(to_s)
+        with self._lock:
+            self._session = self._new_session()
+        with self._moves():
+            return self
+
+    def compare(self, other: Simulation | Report) -> Comparison:
+        """Where two runs part, and what came of each."""
+        return self._held.compare(other._held if isinstance(other, Simulation) else other)
+
+    def report(self) -> Report:
+        """All promises held against it, so far as it went."""
+        return self._held.report()
+
+    def save(self, path: str | Path) -> Path:
+        """Write a recording that `rally top`, `rally show` and `attach` read.
+
+        Raises:
+            ConfigurationError: there is a recording already, or it can't be written.
+        """
+        from toolkit.fronts.sim import record
+
+        held = self._held
+        record(Path(path), held.scenario, held.subject, held.seed, held.report())
+        return Path(path)
+
+    def close(self) -> None:
+        """End its process. What is known stays."""
+        self._held.close()
+
+    # -- for those that show it -----------------------------------------------------------------------------
+
+    def _moves(self) -> _Move:
+        return _Move(self._tell)
+
+    def _tick(self) -> None:
+        with self._lock:
+            while self._session.tick(0.0):
+                pass
+
+    def _tell(self, settled: bool) -> None:
+        self._tick()
+        with self._lock:
+            watchers = list(self._watchers)
+        for tell in watchers:
+            tell(self.over and settled, settled=settled)
+
+    def subscribe(self, tell: Callable[..., None]) -> None:
+        """Have `tell(over, settled=...)` called while a call goes on, and when it has ended."""
+        with self._lock:
+            self._watchers.append(tell)
+            if self._thread is None:
+                self._thread = WatchThread(self._look, f"rally-sim-{self.name}")
+
+    def _look(self) -> float | None:
+        if self._held.over:
+            self._thread = None
+            return None
+        self._tell(settled=False)
+        return _LOOK_S
+
+    def unsubscribe(self, tell: Callable[..., None]) -> None:
+        """Call it no more."""
+        with self._lock:
+            if tell in self._watchers:
+                self._watchers.remove(tell)
+
+    def _ipython_display_(self) -> None:
+        from toolkit.fronts.notebook.display import show
+
+        show(self, widget=False)
+
+
+class _Move:
+    """A call that moves it: whoever shows it is told when it has ended, also by an error or an interrupt."""
+
+    def __init__(self, tell: Callable[[bool], None]) -> None:
+        self._tell = tell
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._tell(True)
+
+
+class Happened(Sequence[AnyEvent]):
+    """Events, in words when they are shown."""
+
+    def __init__(self, of: Sequence[AnyEvent], held: HostedRun) -> None:
+        self._all = tuple(of)
+        self._said_s = held.said_s[len(held.said_s) - len(self._all) :]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._all[place]
+
+    def _lines(self) -> list[tuple[str, str, str, str]]:
+        lines = []
+        for event, at_s in zip(self._all, self._said_s, strict=True):
+            words = told(event)
+            if words is not None:
+                lines.append((since(at_s, 3), event.node, words.words, _TONES.get(words.tone, "")))
+        return lines
+
+    def __repr__(self) -> str:
+        return (
+            "\n".join(f"{at:>10}  {node}  {words}" for at, node, words, _ in self._lines())
+            or "nothing is said"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        rows = [
+            (at, node, html.Markup(f'<span class="{look}">{html.text(words)}</span>'))
+            for at, node, words, look in self._lines()
+        ]
+        page = html.card(html.table(("", "", ""), rows) if rows else html.facts("nothing is said"))
+        return {"text/plain": repr(self), "text/html": page}
+
+
+def _scenario(given: Scenario | str | Path) -> Scenario:
+    from simulator import scenarios, toml_file
+
+    if isinstance(given, Path) or (isinstance(given, str) and given.endswith(".toml")):
+        return toml_file.load(given)
+    return scenarios.named(given) if isinstance(given, str) else given
