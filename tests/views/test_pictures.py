@@ -181,4 +181,4 @@ def test_no_more_lanes_than_have_room(runs: Runs) -> None:
     many = {f"x{n}": node for n in range(5) for node in timeline.nodes.values()} | dict(timeline.nodes)
     large = msgspec.structs.replace(timeline, nodes=many)
     message = Deltas("job", acts=False).all(large, ended_ns(timeline), "SIM")
-    assert len(message["lanes"]) == LANES_MAX and message["more"] == "and 5 more nodes"
+    assert len(message["lanes"]) == LANES_MAX and message["more"] == "and 29 more nodes"

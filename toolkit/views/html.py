@@ -47,7 +47,8 @@ STYLE = (
     "background:none;white-space:nowrap;max-width:420px;overflow:hidden;text-overflow:ellipsis;color:inherit}"
     ".rally table.rally-table th{color:var(--r-dim);font-weight:400}"
     ".rally table.rally-table td.rally-number{text-align:right}"
-    ".rally pre{background:var(--r-soft);color:inherit;padding:6px 8px;margin:4px 0;border-radius:4px;font-size:12px;"
+    ".rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
+    "background:var(--r-soft);color:inherit;padding:6px 8px;margin:4px 0;border-radius:4px;font-size:12px;"
     "overflow-x:auto;white-space:pre-wrap}.rally summary{cursor:pointer;color:var(--r-dim)}"
     ".rally svg.rally-timeline{display:block;margin:6px 0}"
     ".rally svg text{font:11px system-ui,sans-serif;fill:var(--r-fg)}.rally svg .rally-dim{fill:var(--r-dim)}"
@@ -60,6 +61,8 @@ STYLE = (
     ".rally svg .rally-succeeds{stroke:var(--r-good);stroke-width:10}"
     ".rally svg .rally-fails{stroke:var(--r-bad);stroke-width:10;opacity:.75}"
     ".rally svg .rally-mark{font-size:13px;font-weight:700;paint-order:stroke;stroke:var(--r-bg);stroke-width:2.5px}"
+    ".rally svg.rally-thin .rally-runs,.rally svg.rally-thin .rally-succeeds,.rally svg.rally-thin .rally-fails"
+    "{stroke-width:7}.rally svg.rally-thin .rally-label{font-size:9px}.rally svg.rally-thin .rally-mark{font-size:9px}"
     ".rally svg .rally-failure,.rally svg .rally-lost{fill:var(--r-bad)}"
     ".rally svg .rally-bell{fill:var(--r-moves)}"
     ".rally .rally-buttons{margin-left:auto}.rally .rally-button{font:inherit;font-size:12px;color:inherit;"
@@ -121,8 +124,9 @@ def facts(*words: str) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; numbers stand to the right, and what is HTML already is marked by `Markup`."""
     heads = "".join(f"<th>{text(column)}</th>" for column in columns)
+    head = f"<thead><tr>{heads}</tr></thead>" if any(columns) else ""
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<table class="rally-table"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table class="rally-table">{head}<tbody>{lines}</tbody></table>'
 
 
 class Markup(str):

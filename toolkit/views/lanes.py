@@ -9,6 +9,7 @@ from typing import Literal
 
 from toolkit.core.history import Incarnation, Node, Timeline
 from toolkit.core.moment import Moment
+from toolkit.views.rows import lost_nodes
 
 #: what a node or rank does in a cell: nothing yet, waits for its round, starts or stops workers, its workers run (and
 #: how that ended), or it is there and does none of this
@@ -106,34 +107,45 @@ class Stretch:
     phase: Phase
 
 
-def node_stretches(node: Node) -> list[Stretch]:
-    """What a node did, by the beginnings; a later one hides what it overlaps. The first is its whole life."""
+def node_stretches(node: Node, timeline: Timeline) -> list[Stretch]:
+    """What a node did, by the beginnings; a later one hides what it overlaps. The first is its whole life.
+
+    Of a node that was lost nobody knows what it does; all that it did ends there.
+    """
     times = _Times(node)
-    return _ordered(node, times, _runs_of_node(node, times))
+    return _ordered(node, times, _runs_of_node(node, times), timeline)
 
 
-def rank_stretches(node: Node, local_rank: int) -> list[Stretch]:
+def rank_stretches(node: Node, local_rank: int, timeline: Timeline) -> list[Stretch]:
     """What one rank did, in the same way."""
     times, rank = _Times(node), node.ranks[local_rank]
     runs = (_run(each, times) for each in (*rank.past, rank.now) if each.started is not None)
-    return _ordered(node, times, runs)
+    return _ordered(node, times, runs, timeline)
 
 
-def _ordered(node: Node, times: _Times, runs: Iterable[Stretch]) -> list[Stretch]:
+def _ordered(node: Node, times: _Times, runs: Iterable[Stretch], timeline: Timeline) -> list[Stretch]:
     life = Stretch(*_alive(node, times), "done")
     parts = (*_waits(node, times), *_moves(node, times), *runs)
-    return [life, *sorted(parts, key=lambda each: each.start_ns)]
+    whole = [life, *sorted(parts, key=lambda each: each.start_ns)]
+    lost = next((lost for lost in reversed(timeline.job.lost) if lost.node == node.name), None)
+    if lost is None or node.name not in lost_nodes(timeline):
+        return whole
+    lost_ns = lost.at.wall_ns
+    return [
+        Stretch(min(each.start_ns, lost_ns), min(each.end_ns or lost_ns, lost_ns), each.phase)
+        for each in whole
+    ]
 
 
 def node_lane(node: Node, timeline: Timeline, span: Span, now_ns: int) -> Lane:
     """What a node did."""
-    phases = _phases(node_stretches(node), span, now_ns)
+    phases = _phases(node_stretches(node, timeline), span, now_ns)
     return Lane(node.name, _label(node), phases, node_marks(node, timeline, span))
 
 
 def rank_lane(node: Node, local_rank: int, timeline: Timeline, span: Span, now_ns: int) -> Lane:
     """What one rank did, incarnation by incarnation."""
-    phases = _phases(rank_stretches(node, local_rank), span, now_ns)
+    phases = _phases(rank_stretches(node, local_rank, timeline), span, now_ns)
     label = f"rank {node.ranks[local_rank].now.global_rank}"
     return Lane(f"{node.name}/{local_rank}", label, phases, rank_marks(node, local_rank, timeline, span))
 
@@ -155,7 +167,11 @@ def rank_marks(node: Node, local_rank: int, timeline: Timeline, span: Span) -> t
     """The causes on a rank's lane, the weightiest of each cell."""
     times = _Times(node)
     return _one_each(
-        [*_failures(node, timeline, span, times, local_rank), *_arrows(node, timeline, span, times)]
+        [
+            *_failures(node, timeline, span, times, local_rank),
+            *_losses(node, timeline, span),
+            *_arrows(node, timeline, span, times),
+        ]
     )
 
 

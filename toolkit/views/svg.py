@@ -30,11 +30,13 @@ from toolkit.views.rows import RowMaker
 from toolkit.views.wording import harmless
 
 #: lanes that are drawn; the rest is counted
-LANES_MAX = 64
+LANES_MAX = 40
 #: up to so many ranks have a lane each, if nobody says what is wanted
 RANKS_MAX = 16
 WIDTH = 860
-_LABEL, _RIGHT, _TOP, _LANE, _AXIS = 104, 12, 22, 18, 20
+_LABEL, _RIGHT, _TOP, _AXIS = 104, 12, 22, 20
+#: height of a lane: of a few, and of many
+_LANE, _THIN = 18, 12
 _LABEL_LETTERS = 15
 _Key = TypeVar("_Key")
 
@@ -77,12 +79,13 @@ def timeline_svg(
         *picture.axis(start_ns),
         *picture.lanes(rows),
     ]
-    height = _TOP + _LANE * len(rows) + _AXIS
+    height = picture.bottom + _AXIS
     if more:
         parts.append(f'<text class="rally-dim" x="{_LABEL}" y="{height + 10}">{escape(more)}</text>')
         height += 16
+    thin = " rally-thin" if picture.lane == _THIN else ""
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="rally-timeline" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="rally-timeline{thin}" viewBox="0 0 {WIDTH} {height}" '
         f'width="100%" style="max-width:{WIDTH}px" role="img" aria-label="{escape(_in_words(timeline))}">'
     )
     return "".join((head, *parts, "</svg>"))
@@ -111,7 +114,9 @@ def _node_rows(timeline: Timeline, span: Span, lanes_max: int) -> Iterable[_Row]
     }
     for name in _chosen(names, struck, lanes_max):
         node = timeline.nodes[name]
-        yield _Row(node.host or name, _about(node), node_stretches(node), node_marks(node, timeline, span))
+        yield _Row(
+            node.host or name, _about(node), node_stretches(node, timeline), node_marks(node, timeline, span)
+        )
 
 
 def _rank_rows(timeline: Timeline, span: Span, lanes_max: int) -> Iterable[_Row]:
@@ -123,13 +128,15 @@ def _rank_rows(timeline: Timeline, span: Span, lanes_max: int) -> Iterable[_Row]
             f"rank {row.now.global_rank}" if len(timeline.nodes) == 1 else f"{row.now.global_rank} {row.host}"
         )
         about = f"{_about(node)}, local rank {key[1]}, {row.state}"
-        yield _Row(label, about, rank_stretches(node, key[1]), rank_marks(node, key[1], timeline, span))
+        yield _Row(
+            label, about, rank_stretches(node, key[1], timeline), rank_marks(node, key[1], timeline, span)
+        )
 
 
 def _chosen(keys: list[_Key], struck: set[_Key], most: int) -> list[_Key]:
     if len(keys) <= most:
         return keys
-    kept = set([*(key for key in keys if key in struck), *keys][:most])
+    kept = set(list(dict.fromkeys((*(key for key in keys if key in struck), *keys)))[:most])
     return [key for key in keys if key in kept]
 
 
@@ -141,7 +148,9 @@ class _Picture:
     """Turns moments into places."""
 
     def __init__(self, span: Span, now_ns: int, count: int) -> None:
-        self._span, self._now_ns, self._count = span, now_ns, count
+        self._span, self._now_ns = span, now_ns
+        self.lane = _LANE if count <= RANKS_MAX else _THIN
+        self.bottom = _TOP + self.lane * count
         self._scale = (WIDTH - _LABEL - _RIGHT) / (span.end_ns - span.start_ns)
 
     def _x(self, time_ns: int) -> float:
@@ -152,7 +161,7 @@ class _Picture:
         return _LABEL + cell * (WIDTH - _LABEL - _RIGHT) / self._span.width
 
     def bands(self, timeline: Timeline) -> Iterable[str]:
-        height = _LANE * self._count
+        height = self.bottom - _TOP
         for band in bands(timeline, self._span, self._now_ns):
             x, end = self._x_of_cell(band.first), self._x_of_cell(band.last + 1)
             shade = "rally-odd" if band.number % 2 else "rally-even"
@@ -162,7 +171,7 @@ class _Picture:
                 yield f'<text class="rally-dim" x="{x + 3:.1f}" y="{_TOP - 7}">{words}</text>'
 
     def axis(self, origin_ns: int) -> Iterable[str]:
-        bottom = _TOP + _LANE * self._count
+        bottom = self.bottom
         for cell, words in ticks(self._span, origin_ns, every=self._span.width // 9):
             x = self._x_of_cell(cell)
             yield f'<path class="rally-grid" d="M{x:.1f} {_TOP}V{bottom + 3}"/>'
@@ -172,7 +181,7 @@ class _Picture:
         paths: dict[Phase, list[str]] = {phase: [] for phase in _ORDER}
         labels, marks = [], []
         for place, row in enumerate(rows):
-            middle = _TOP + place * _LANE + _LANE // 2
+            middle = _TOP + place * self.lane + self.lane // 2
             labels.append(_label(row, middle))
             for stretch in row.stretches:
                 x, end = self._x(stretch.start_ns), self._x(stretch.end_ns or self._now_ns)

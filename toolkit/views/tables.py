@@ -90,6 +90,7 @@ def restart_rows(timeline: Timeline) -> list[Row]:
     """One for each restart of each node, with what its phases took in seconds."""
     return [
         {
+            "node": each.node,
             "reason": each.reason,
             "round": each.round,
             "detect_s": each.detect_s,

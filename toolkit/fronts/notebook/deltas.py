@@ -200,7 +200,7 @@ def _lane(timeline: Timeline, key: str | RankKey, now_ns: int) -> Lane:
         return [
             node.host or key,
             f"{key}, group rank {node.group_rank}",
-            _stretches(node_stretches(node), start_ns),
+            _stretches(node_stretches(node, timeline), start_ns),
             _marks(node_marks(node, timeline, span)),
         ]
     node = timeline.nodes[key[0]]
@@ -208,7 +208,7 @@ def _lane(timeline: Timeline, key: str | RankKey, now_ns: int) -> Lane:
     return [
         f"rank {rank}" if len(timeline.nodes) == 1 else f"{rank} {node.host}",
         f"{node.name}, local rank {key[1]}",
-        _stretches(rank_stretches(node, key[1]), start_ns),
+        _stretches(rank_stretches(node, key[1], timeline), start_ns),
         _marks(rank_marks(node, key[1], timeline, span)),
     ]
 

@@ -1,7 +1,7 @@
 // The live view of a job. Python sends all that there is once, and then what has changed; this draws it. What has ended
 // is drawn by Python (views/html.py), and shown here as it came.
 
-const WIDTH = 860, LABEL = 104, RIGHT = 12, TOP = 22, LANE = 18, AXIS = 20;
+const WIDTH = 860, LABEL = 104, RIGHT = 12, TOP = 22, AXIS = 20;
 const ORDER = ["done", "waits", "moves", "runs", "succeeds", "fails"];
 const SIGNS = { failure: "✗", bell: "◆", lost: "☠", signal: "!", from_above: "↓", from_below: "↑" };
 const COLUMNS = ["rank", "host", "state", "incarnation", "pid", "CPU", "memory", "last"];
@@ -63,10 +63,10 @@ class Known {
 }
 
 function timeline(all, now) {
-  const lanes = all.lanes, bottom = TOP + LANE * lanes.length, width = WIDTH - LABEL - RIGHT;
+  const lanes = all.lanes, LANE = lanes.length > 16 ? 12 : 18, bottom = TOP + LANE * lanes.length, width = WIDTH - LABEL - RIGHT;
   const length = Math.max(now, 1), x = (ms) => LABEL + (Math.min(Math.max(ms, 0), length) / length) * width;
   const height = bottom + AXIS + (all.more ? 16 : 0);
-  const picture = drawn("svg", { class: "rally-timeline", viewBox: `0 0 ${WIDTH} ${height}`, width: "100%", role: "img",
+  const picture = drawn("svg", { class: LANE === 12 ? "rally-timeline rally-thin" : "rally-timeline", viewBox: `0 0 ${WIDTH} ${height}`, width: "100%", role: "img",
     style: `max-width:${WIDTH}px`, "aria-label": `timeline of ${all.name}` });
   for (const [number, first, last] of all.bands) {
     const left = x(first), right = x(last === null ? now : last);

@@ -130,7 +130,7 @@ class Simulation(Watched):
         with self._moves():
             return Happened(self._held.step(count), self._held)
 
-    def run(self, until: float | Callable[[Timeline], bool] | None = None) -> Simulation:
+    def run(self, until: float | Callable[[Timeline], bool] | None = None) -> None:
         """On to the end of the job; to a moment, in seconds; or until something holds of the timeline. Ctrl-C pauses.
 
         Raises:
@@ -138,9 +138,8 @@ class Simulation(Watched):
         """
         with self._moves():
             self._held.run(until)
-        return self
 
-    def inject(self, fault: Fault) -> Simulation:
+    def inject(self, fault: Fault) -> None:
         """A fault strikes, now or `at_s` seconds from now.
 
         Raises:
@@ -148,7 +147,6 @@ class Simulation(Watched):
         """
         with self._moves():
             self._held.inject(fault)
-        return self
 
     def branch(self) -> Simulation:
         """Another one that stands at this moment and goes its own way."""
@@ -156,7 +154,7 @@ class Simulation(Watched):
         other._begin(self._held.branch())
         return other
 
-    def rewind(self, to_s: float) -> Simulation:
+    def rewind(self, to_s: float) -> None:
         """Back to a moment, in seconds from the start; what came after it is gone, injected faults, too.
 
         Raises:
@@ -165,8 +163,7 @@ class Simulation(Watched):
         self._held.rewind(to_s)
         with self._lock:
             self._session = self._new_session()
-        with self._moves():
-            return self
+        self._tell(settled=True)
 
     def compare(self, other: Simulation | Report) -> Comparison:
         """Where two runs part, and what came of each."""

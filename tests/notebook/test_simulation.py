@@ -1,0 +1,124 @@
+"""A simulated cluster as an object, in a plain process and in a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.notebook.kernels import executed
+from toolkit import Simulation, attach
+from toolkit.core.errors import ConfigurationError
+
+pytest.importorskip("greenlet")
+from simulator import faults, scenarios
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulation]:
+    made = Simulation("worker-crash", seed=3)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_it_is_looked_at_as_a_job_is(sim: Simulation) -> None:
+    assert sim.state == "unknown" and sim.now_s == 0
+    happened = sim.step(2)
+    assert len(happened) >= 2 and "agent starts" in repr(happened)
+    sim.run(until=lambda timeline: sum(len(node.ranks) for node in timeline.nodes.values()) == 8)
+    assert len(sim.ranks()) == 8 and sim.mode == "SIM seed 3"
+    sim.run(until=21.0)
+    assert sim.now_s == 21.0 and sim.elapsed_s == 21.0
+    assert [failure.global_rank for failure in sim.failures] == [3]
+    assert sim.timeline(between_s=(19, 21)).svg.count("rally-failure") == 1
+    sim.run()
+    assert sim.over and sim.state == "succeeded"
+    assert sim.report().verdict == "held"
+
+
+def test_what_is_rewound_is_gone_from_the_view_too(sim: Simulation) -> None:
+    sim.run()
+    digest, events = sim.digest, len(sim.raw_events())
+    sim.rewind(10.0)
+    assert sim.now_s == 10.0 and not sim.over and not sim.failures
+    assert len(sim.raw_events()) < events
+    sim.inject(faults.CrashNode("node2"))
+    assert "node2 loses power" in repr(sim)
+    sim.rewind(10.0)
+    assert "loses power" not in repr(sim)
+    sim.run()
+    assert sim.digest == digest and len(sim.raw_events()) == events
+
+
+def test_branches_go_their_own_ways(sim: Simulation) -> None:
+    sim.run(until=5.0)
+    other = sim.branch()
+    other.inject(faults.KillAgent("node1"))
+    for each in (sim, other):
+        each.run()
+    comparison = sim.compare(other)
+    assert not comparison.same and "node1" in str(comparison)
+    assert sim.compare(sim).same
+    other.close()
+
+
+def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
+    sim.run()
+    again = attach(sim.save(tmp_path / "saved"))
+    again.wait(20)
+    assert again.mode == "SIM worker-crash seed 3" and again.state == "succeeded"
+    assert len(again.raw_events()) == len(sim.raw_events())
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        (lambda sim: Simulation("worker-cash"), "worker-crash"),
+        (lambda sim: Simulation(7), "7 is no scenario"),
+        (lambda sim: Simulation("worker-crash", subject="tourch"), "torch"),
+        (lambda sim: sim.run(until=-1), "-1"),
+        (lambda sim: sim.rewind(50), "rewind|to come|forward|run"),
+        (lambda sim: sim.inject(faults.CrashNode("node9")), "node9"),
+        (lambda sim: sim.node("nodeX"), "nodeX"),
+        (lambda sim: sim.timeline(by="hosts"), "give nodes, ranks or auto"),
+        (lambda sim: sim.timeline(between_s=(3, 2)), "give the earlier moment first"),
+    ],
+)
+def test_bad_input(sim: Simulation, do: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        do(sim)
+
+
+def test_its_picture_moves_with_later_cells_and_is_whole_when_saved() -> None:
+    shown = executed(
+        "from toolkit import Simulation\nfrom simulator import faults\nsim = Simulation('worker-crash', seed=3)\nsim",
+        "sim.run(until=21)",
+        "sim.inject(faults.CrashNode('node2'))\nsim.run(until=30)",
+    )
+    ((picture,), *others) = shown
+    assert others == [[], []]
+    assert "node2 loses power" in picture.data["text/html"] and "SIM seed 3" in picture.data["text/html"]
+    assert set(picture.data) == {"text/plain", "text/html"}
+
+
+def test_classes_of_a_cell_go_to_its_process() -> None:
+    shown = executed(
+        "from dataclasses import dataclass, replace\nfrom toolkit import Simulation\n"
+        "from simulator import scenarios, faults",
+        "@dataclass(frozen=True, slots=True)\nclass Late(faults.KillWorker):\n"
+        "    def what(self):\n        return f'{self.target} has bad luck'\n"
+        "sim = Simulation(replace(scenarios.happy_4, faults=(Late('node1', at_s=5),)), seed=1)\n"
+        "sim.run()\nsim.now.restarts_used",
+    )
+    assert shown[1][0].data["text/plain"] == "1"
+
+
+def test_every_named_scenario_can_be_held() -> None:
+    sim = Simulation(scenarios.named("solo-crash"))
+    sim.run()
+    assert sim.over
+    sim.close()
