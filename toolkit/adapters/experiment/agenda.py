@@ -30,11 +30,6 @@ class Agenda:
         """Whether the clock runs."""
         return self._started is not None
 
-    @property
-    def wall_ns(self) -> int:
-        """The wall clock of this machine, nanoseconds since the Unix epoch."""
-        return time.time_ns()
-
     def start_clock(self) -> None:
         """Now is 0."""
         self._started = time.monotonic()

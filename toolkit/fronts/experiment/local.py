@@ -35,7 +35,7 @@ from toolkit.adapters.recording.reader import read_run
 from toolkit.core import rally_conf
 from toolkit.core.errors import LaunchError, RecordingError
 from toolkit.core.events import AgentFinished, Event
-from toolkit.core.words import plural
+from toolkit.core.experiment import NodeEnd
 from toolkit.fronts.experiment.supported import HOST, check_local, store_is_a_process
 
 if TYPE_CHECKING:
@@ -93,19 +93,6 @@ class LocalNode:
         return self.agent if self.agent is not None and self.agent.exit_code() is None else None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeEnding:
-    """How the last agent of a node ended.
-
-    Args:
-        result: a WorkerState, "SIGNAL", "ERROR", "KILLED", "LOST", "RUNNING" or "WAITING" (it never started).
-        exit_code: None where it has none.
-    """
-
-    result: str
-    exit_code: int | None
-
-
 class LocalWorld:
     """One run of a scenario on this machine. Everything that it starts ends with it.
 
@@ -130,6 +117,9 @@ class LocalWorld:
         self.agenda = Agenda()
         self._run_id, self._environ, self._executable = run_id, environ, executable
         self._token = wiring.fresh_run_id()
+        #: how each node ended, and the start of the clock; known after the run
+        self.ends: dict[str, NodeEnd] = {}
+        self.began_wall_ns = 0
         self._unended = 0
         self._opened: list[HeldProcess] = []
         self._port = free_port()
@@ -175,6 +165,7 @@ class LocalWorld:
             if not self.agenda.run(lambda: all(_is_ready(node) for node in early), _LOAD_S):
                 raise LaunchError(f"the agents have not loaded within {_LOAD_S:g} s; is the machine busy?")
             self.agenda.start_clock()
+            self.began_wall_ns = wiring.wall_ns()
             if not self._hosted:
                 self._serve(self.nodes[self.store_node])
             begin()
@@ -194,24 +185,24 @@ class LocalWorld:
         self.agenda.close()
         self.links.close()
         if left:
-            raise LaunchError(f"{plural(len(left), 'process', 'processes')} of the experiment can't be killed: {left}")
+            raise LaunchError(f"processes of the experiment can't be killed: {', '.join(map(str, left))}")
 
-    def _endings(self) -> dict[str, NodeEnding]:
+    def _endings(self) -> dict[str, NodeEnd]:
         finished = {event.node: event.result for event in self.events() if isinstance(event, AgentFinished)}
         ends = {}
         for name in self.scenario.node_names:
             node = self.nodes[name]
             if node.agent is None:
-                ends[name] = NodeEnding("WAITING", None)
+                ends[name] = NodeEnd("WAITING", None)
                 continue
             code = node.agent.exit_code()
             said = finished.get(f"{name}_{node.agent.pid}")
             if node.lost:
-                ends[name] = NodeEnding(said or "LOST", None if said is None else code)
+                ends[name] = NodeEnd(said or "LOST", None if said is None else code)
             elif code is None:
-                ends[name] = NodeEnding("RUNNING", None)
+                ends[name] = NodeEnd("RUNNING", None)
             else:
-                ends[name] = NodeEnding(said or ("KILLED" if code < 0 else "ERROR"), code)
+                ends[name] = NodeEnd(said or ("KILLED" if code < 0 else "ERROR"), code)
         return ends
 
     def events(self) -> list[Event]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from toolkit.adapters.experiment.processes import HeldProcess
 from toolkit.adapters.experiment.worker import GPU_ERROR_SIGNAL
+from toolkit.core.experiment import Strike
 from toolkit.core.events import RendezvousCompleted, WorkerExited, WorkerStarted
 from toolkit.fronts.experiment.local import LocalNode, LocalWorld
 
 if TYPE_CHECKING:
     from simulator import faults
-    from simulator.strike import Struck
 
 _T = TypeVar("_T")
 
@@ -53,7 +53,7 @@ class LocalStrikes:
         #: what has struck whom, and what found nobody, in words
         self.words: list[str] = []
         #: what has struck whom
-        self.hits: list[Struck] = []
+        self.hits: list[Strike] = []
         self._forces = {name: _Force() for name in world.nodes}
         self._stops: dict[int, HeldProcess] = {}
 
@@ -84,11 +84,9 @@ class LocalStrikes:
             self._hit(found, f"{found.what()}{role}")
 
     def _hit(self, fault: faults.Fault, words: str) -> None:
-        from simulator.strike import Struck
-
         at_s = self._world.agenda.now_s
-        until_s = math.inf if fault.stays() else at_s + fault.lasts_s()
-        self.hits.append(Struck(type(fault).__name__, fault.target, at_s, until_s, words))
+        until_s = None if fault.stays() else at_s + fault.lasts_s()
+        self.hits.append(Strike(type(fault).__name__, fault.target, at_s, until_s, words))
 
     # -- who ----------------------------------------------------------------------------------------------------
 
