@@ -327,7 +327,9 @@ def noted(scenario: Scenario, seed: int, report: Report) -> NotedExperiment:
         seed=seed,
         began_wall_ns=WALL_START_NS,
         strikes=[
-            Strike(hit.kind, hit.node, hit.at_s, hit.until_s if math.isfinite(hit.until_s) else None, hit.words)
+            Strike(
+                hit.kind, hit.node, hit.at_s, hit.until_s if math.isfinite(hit.until_s) else None, hit.words
+            )
             for hit in facts.hits
         ],
         words=list(report.struck),

@@ -1,4 +1,4 @@
-"""Two recordings of one job held against each other, phase by phase: what differs in words, and how long each took. Pure.
+"""Two recordings of one job held against each other, phase by phase: what differs, and how long each took. Pure.
 
 The events of one node have an order, those of two nodes have none that counts. So each node's steps are compared in
 their order; what belongs to no node alone (who failed first in a round, who was lost, how it ended) is compared by
@@ -21,7 +21,7 @@ from toolkit.core.history import Restart
 from toolkit.core.timeline import Timeline, fold_all
 from toolkit.core.words import plural
 
-Kind = Literal["ranks", "order", "cause", "lost", "restarts", "outcome"]
+Kind = Literal["ranks", "order", "silence", "cause", "lost", "restarts", "outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ def compare(first: Side, second: Side) -> Comparison:
     names = list(dict.fromkeys([*mine.steps, *theirs.steps]))
     found = [
         *(each for name in names for each in _step_differences(name, mine, theirs)),
+        *_silence_differences(mine, theirs),
         *_cause_differences(mine, theirs),
         *_job_differences(mine, theirs),
         *_end_differences(first, second),
@@ -144,6 +145,8 @@ class _Told:
         self.timeline: Timeline = fold_all(side.events)
         self.steps: dict[str, list[_Step]] = {}
         self.lost: dict[str, None] = {}
+        #: how often a node heard nothing from the store; another task than its loop says so, so it is no step
+        self.silences: dict[str, int] = {}
         #: by round: failures in the order of the wall clocks, and all workers that ended badly
         self.failures: dict[int, list[str]] = {}
         self.bad_exits: dict[int, dict[str, None]] = {}
@@ -161,6 +164,8 @@ class _Told:
                     self.failures.setdefault(event.round, [])
                 case ev.WorkerExited() if event.exit_code != 0:
                     self.bad_exits.setdefault(event.round, {})[_worker_end(node, event)] = None
+                case ev.StoreSilent():
+                    self.silences[node] = self.silences.get(node, 0) + 1
                 case ev.LeaseLost() if event.lost.rpartition("_")[0] not in finished:
                     self.lost[side.node(event.lost.rpartition("_")[0])] = None
         firsts = (e for e in side.events if isinstance(e, ev.FailureRecorded) and e.first)
@@ -192,10 +197,6 @@ def _step(event: ev.Event, restarting: bool) -> _Step | None:
             return _Step(("decision", event.action), f"decides to {event.action}")
         case ev.WorkersStopped() if restarting:
             return _Step(("stopped",), "its workers are stopped")
-        case ev.StoreSilent():
-            return _Step(("silent",), "hears nothing from the store")
-        case ev.StoreAnswers():
-            return _Step(("answers",), "hears from the store again")
         case ev.SignalReceived():
             return _Step(("signal", event.signal), f"gets {event.signal}")
         case ev.JobEnded():
@@ -234,7 +235,9 @@ def _step_differences(name: str, mine: _Told, theirs: _Told) -> Iterator[Differe
             yield from _seat_differences(name, a, b, here, there)
         else:
             after = f" after it {ours[a_from - 1].words}" if a_from else " first"
-            yield Difference("order", name, f"{name}:{after}, {here} has {_listed(a)}; {there} has {_listed(b)}")
+            yield Difference(
+                "order", name, f"{name}:{after}, {here} has {_listed(a)}; {there} has {_listed(b)}"
+            )
 
 
 def _seat_differences(
@@ -242,11 +245,21 @@ def _seat_differences(
 ) -> Iterator[Difference]:
     for mine, theirs in zip(ours, others, strict=True):
         if mine.seat != theirs.seat:
-            yield Difference("ranks", name, f"{name} is {mine.words} in {here}, and {theirs.words} in {there}")
+            yield Difference(
+                "ranks", name, f"{name} is {mine.words} in {here}, and {theirs.words} in {there}"
+            )
 
 
 def _listed(steps: Sequence[_Step]) -> str:
     return ", then ".join(f"“{step.words}”" for step in steps) or "nothing"
+
+
+def _silence_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
+    for name in dict.fromkeys([*mine.silences, *theirs.silences]):
+        ours, others = (plural(told.silences.get(name, 0), "time") for told in (mine, theirs))
+        if ours != others:
+            words = f"{name} missed the store {ours} in {mine.side.name}, and {others} in {theirs.side.name}"
+            yield Difference("silence", name, words)
 
 
 def _cause_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
@@ -255,7 +268,10 @@ def _cause_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
         ours, others = mine.failures.get(number, []), theirs.failures.get(number, [])
         if ours and others and _same_cause(ours[0], others[0], number, mine, theirs):
             continue
-        said = [f"{side} {found[0] if found else 'nobody'}" for side, found in ((f"in {here}", ours), (f"in {there}", others))]
+        said = [
+            f"{side} {found[0] if found else 'nobody'}"
+            for side, found in ((f"in {here}", ours), (f"in {there}", others))
+        ]
         yield Difference("cause", "", f"who failed first in round {number}: {said[0]}; {said[1]}")
 
 
@@ -273,12 +289,16 @@ def _job_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
         yield Difference("lost", "", f"taken for lost: {said[0]} in {here}, {said[1]} in {there}")
     totals = [told.timeline.restarts_total for told in (mine, theirs)]
     if totals[0] != totals[1]:
-        yield Difference("restarts", "", f"{plural(totals[0], 'restart')} in {here}, and {totals[1]} in {there}")
+        yield Difference(
+            "restarts", "", f"{plural(totals[0], 'restart')} in {here}, and {totals[1]} in {there}"
+        )
     spent = [told.timeline.restarts_used for told in (mine, theirs)]
     if spent[0] != spent[1]:
         words = f"{plural(spent[0], 'restart')} spent of the budget in {here}, and {spent[1]} in {there}"
         yield Difference("restarts", "", words)
-    outcomes = [told.timeline.job.outcome.outcome if told.timeline.job.outcome else "" for told in (mine, theirs)]
+    outcomes = [
+        told.timeline.job.outcome.outcome if told.timeline.job.outcome else "" for told in (mine, theirs)
+    ]
     if outcomes[0] != outcomes[1]:
         said = [outcome or "has no outcome" for outcome in outcomes]
         yield Difference("outcome", "", f"the job {said[0]} in {here}, and {said[1]} in {there}")
@@ -292,7 +312,9 @@ def _end_differences(first: Side, second: Side) -> Iterator[Difference]:
         codes = None in (mine.exit_code, theirs.exit_code) or mine.exit_code == theirs.exit_code
         if mine.result != theirs.result or not codes:
             yield Difference(
-                "outcome", name, f"{name} ends as {_end_words(mine)} in {first.name}, and as {_end_words(theirs)} in {second.name}"
+                "outcome",
+                name,
+                f"{name} ends as {_end_words(mine)} in {first.name}, and as {_end_words(theirs)} in {second.name}",
             )
 
 
@@ -315,7 +337,11 @@ def _duration(phase: str, first_s: float | None, second_s: float | None) -> Dura
 
 def _phases(told: _Told) -> Iterator[tuple[str, float]]:
     timeline = told.timeline
-    rounds = (node.rounds[0].took_s for node in timeline.nodes.values() if node.rounds and node.rounds[0].number == 1)
+    rounds = (
+        node.rounds[0].took_s
+        for node in timeline.nodes.values()
+        if node.rounds and node.rounds[0].number == 1
+    )
     yield from _longest("the first round forms", rounds)
     for number, strike in enumerate(told.side.strikes, 1):
         noticed_s = _noticed_s(told.side, strike)

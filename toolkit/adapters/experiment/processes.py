@@ -48,7 +48,7 @@ class HeldProcess:
             with os.fdopen(os.open(output, _NEW_FILE, 0o600), "wb") as file, theirs:
                 self._process = subprocess.Popen(
                     argv,
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=dict(environ),

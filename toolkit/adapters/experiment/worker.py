@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ def main(folder: str, node: str) -> None:
     due = [f for f in workload["failures"] if f["rank"] == around.rank and _happens(f, around.starts)]
     for failure in due:
         if failure["at_s"] is not None:
-            alarms.after(failure["at_s"], lambda code=failure["exit_code"]: end(code))
+            alarms.after(failure["at_s"], partial(end, failure["exit_code"]))
     fails_at = {f["at_step"]: f["exit_code"] for f in reversed(due) if f["at_step"] is not None}
     _train(around, fails_at)
 

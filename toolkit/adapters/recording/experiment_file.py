@@ -1,4 +1,4 @@
-"""`experiment.json` in a run directory: what was tried in the experiment that is recorded there, and what struck whom."""
+"""`experiment.json` in a run directory: the scenario that is recorded there, and what struck whom."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def note_experiment(run_dir: Path, noted: NotedExperiment) -> None:
         part.write_bytes(msgspec.json.format(msgspec.json.encode(noted), indent=2) + b"\n")
         part.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"{path} can't be written: {error.strerror}; give another --run-dir") from error
+        raise ConfigurationError(
+            f"{path} can't be written: {error.strerror}; give another --run-dir"
+        ) from error
 
 
 def read_experiment(run_dir: Path) -> NotedExperiment | None:

@@ -21,7 +21,7 @@ from toolkit.views.comparison import Comparison
 from toolkit.views.wording import visible
 
 if TYPE_CHECKING:
-    from simulator.scenario import Scenario
+    pass
 
 BAD_INPUT, DIFFER, BROKEN_OFF = 2, 1, 3
 SEED = 0
@@ -165,7 +165,12 @@ def _check_free(path: Path) -> None:
 
 def _run(experiment: Experiment, stderr: TextIO) -> ExperimentResult:
     if experiment.world == "local":
-        print(visible(f"rally: runs on {NAMES['local']}; watch it with `rally top {experiment.run_dir}`", stderr), file=stderr)
+        print(
+            visible(
+                f"rally: runs on {NAMES['local']}; watch it with `rally top {experiment.run_dir}`", stderr
+            ),
+            file=stderr,
+        )
     return experiment.run()
 
 
@@ -206,7 +211,9 @@ def _tell(results: Sequence[ExperimentResult], comparison: Comparison | None, st
         _print(page, of_result(results[0], unicode=page.unicode))
         return
     first = results[0]
-    _print(page, of_comparison(first.scenario, first.seed, comparison, first.noted.words, unicode=page.unicode))
+    _print(
+        page, of_comparison(first.scenario, first.seed, comparison, first.noted.words, unicode=page.unicode)
+    )
     for result in results:
         for found in result.judgement.broken:
             page.line(f"broken, in {NAMES[result.world]}: {found.promise}: {found.detail}", indent=2)

@@ -110,7 +110,12 @@ class Experiment:
         scenario, now_ns = self._scenario, wiring.wall_ns()
         low, high = scenario.bounds
         run_id = path_safe(scenario.name)
-        said = {"entrypoint": scenario.name, "min_nodes": low, "max_nodes": high, "max_restarts": scenario.max_restarts}
+        said = {
+            "entrypoint": scenario.name,
+            "min_nodes": low,
+            "max_nodes": high,
+            "max_restarts": scenario.max_restarts,
+        }
         directory = open_for_writing(path, run_id, said, started_wall_ns=now_ns)
         note_elsewhere(state_directory(), directory, started_wall_ns=now_ns)
         world = LocalWorld(scenario, path, run_id, usual_environment(environment()), sys.executable)
@@ -125,7 +130,9 @@ class Experiment:
             strikes=strikes.hits,
             words=[*strikes.words, *strikes.not_struck()],
             ends=world.ends,
-            finding="" if over else f"it was stopped after {world.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran",
+            finding=""
+            if over
+            else f"it was stopped after {world.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran",
         )
         note_experiment(path, known)
         events = tuple(world.events())
@@ -224,5 +231,3 @@ def restarts_in_words(timeline: Timeline) -> str:
         return "no restart"
     spent = "" if used == total else f", {used or 'none'} of them at the cost of the budget"
     return plural(total, "restart") + spent
-
-

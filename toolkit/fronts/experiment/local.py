@@ -286,7 +286,9 @@ class LocalWorld:
         def ready() -> None:
             self.agenda.unwatch(fd)
             if not process.take_word() and process.exit_code() != -signal.SIGKILL:
-                raise LaunchError(f"an agent on {node.name} did not load: {process.said() or 'it said nothing'}")
+                raise LaunchError(
+                    f"an agent on {node.name} did not load: {process.said() or 'it said nothing'}"
+                )
             when_ready()
 
         self.agenda.watch(fd, ready)
@@ -361,7 +363,11 @@ class LocalWorld:
         if agent is None:
             return False
         agent.send(signum)
-        if node.store is not None and node.name != HOST and signum in (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL):
+        if (
+            node.store is not None
+            and node.name != HOST
+            and signum in (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL)
+        ):
             node.store.send(signum)
         return True
 

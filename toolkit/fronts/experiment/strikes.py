@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from toolkit.adapters.experiment.processes import HeldProcess
 from toolkit.adapters.experiment.worker import GPU_ERROR_SIGNAL
-from toolkit.core.experiment import Strike
 from toolkit.core.events import RendezvousCompleted, WorkerExited, WorkerStarted
+from toolkit.core.experiment import Strike
 from toolkit.fronts.experiment.local import LocalNode, LocalWorld
 
 if TYPE_CHECKING:
@@ -194,8 +194,14 @@ class LocalStrikes:
     ) -> None:
         kind[number] = value
         self._settle(node)
+
+        def passed() -> None:
+            # A crash may have ended it before.
+            kind.pop(number, None)
+            self._settle(node)
+
         if for_s is not None:
-            self._later(for_s, lambda: (kind.pop(number, None), self._settle(node)))
+            self._later(for_s, passed)
 
     def _later(self, after_s: float, action: Callable[[], object]) -> None:
         self._world.agenda.at(self._world.agenda.now_s + after_s, action)

@@ -40,7 +40,9 @@ def check_local(scenario: Scenario) -> None:
     if problem:
         raise ConfigurationError(f"scenario {scenario.name!r} can't run on real processes: {problem}")
     if sys.platform != "linux":
-        raise ConfigurationError(f"experiments on real processes need Linux, and this is {sys.platform}; --world sim runs")
+        raise ConfigurationError(
+            f"experiments on real processes need Linux, and this is {sys.platform}; --world sim runs"
+        )
     if not scenario.solo and importlib.util.find_spec("torch") is None:
         raise ConfigurationError(
             "agents of several nodes meet in a store of torch, and torch is not installed; install rallypoint[torch], "

@@ -40,7 +40,11 @@ def of_result(result: ExperimentResult, *, unicode: bool) -> Iterator[Line]:
     took = duration_in_words(timeline.duration_s)
     where = "simulated" if result.world == "sim" else "on real processes"
     ended = f"{state} in {took}" if timeline.duration_s is not None else state
-    yield [(f"{sign} ", f"bold {colour}"), (result.scenario.name, "bold"), (f" {where}: {ended}, {restarts_in_words(timeline)}", colour)]
+    yield [
+        (f"{sign} ", f"bold {colour}"),
+        (result.scenario.name, "bold"),
+        (f" {where}: {ended}, {restarts_in_words(timeline)}", colour),
+    ]
     yield [(f"  {result.scenario.about}" if result.scenario.about else "", "dim")]
     if result.noted.finding:
         yield [(f"  {result.noted.finding}", "")]
@@ -65,11 +69,11 @@ def _struck(words: list[str], unicode: bool) -> Iterator[Line]:
 def of_comparison(
     scenario: Scenario, seed: int, comparison: Comparison, words: list[str], *, unicode: bool
 ) -> Iterator[Line]:
-    """Two runs: whether they agree, in what they differ, what each node went through, how long it took on either side."""
+    """Two runs: whether they agree, in what they differ, what each node went through, how long it took on each side."""
     colour, sign = look_of("succeeded" if comparison.agree else "failed", unicode=unicode)
     agree = "agree" if comparison.agree else f"differ in {plural(len(comparison.differences), 'thing')}"
     sides = f"{comparison.first} and {comparison.second} {agree}"
-    yield [(f"{sign} ", f"bold {colour}"), (scenario.name, "bold"), (f" seed {seed}: {sides}", colour)]
+    yield [(f"{sign} ", f"bold {colour}"), (scenario.name, "bold"), (f" with seed {seed}: {sides}", colour)]
     if scenario.about:
         yield [(f"  {scenario.about}", "dim")]
     yield from _struck(words, unicode)
@@ -80,7 +84,9 @@ def of_comparison(
         yield [(f"    and {len(comparison.differences) - _DIFFERENCES_MAX} more; --json has all", "dim")]
     if comparison.differences:
         yield []
-    yield from _steps(comparison.steps, {found.node for found in comparison.differences if found.kind in ("order", "ranks")})
+    yield from _steps(
+        comparison.steps, {found.node for found in comparison.differences if found.kind in ("order", "ranks")}
+    )
     yield []
     yield from _durations(comparison)
 
@@ -112,7 +118,8 @@ def _durations(comparison: Comparison) -> Iterator[Line]:
     if comparison.durations:
         yield [(f"  {'longest of all nodes':<{width}}  {first:>14}  {second:>14}  ratio", "dim")]
     for each in comparison.durations:
-        yield [(f"  {each.phase:<{width}}  {duration_in_words(each.first_s):>14}  {duration_in_words(each.second_s):>14}  {_ratio(each)}", "")]
+        took = "  ".join(f"{duration_in_words(seconds):>14}" for seconds in (each.first_s, each.second_s))
+        yield [(f"  {each.phase:<{width}}  {took}  {_ratio(each)}", "")]
 
 
 def _ratio(duration: Duration) -> str:
