@@ -23,11 +23,14 @@ if TYPE_CHECKING:
         WorkerSpec,
         WorkerState,
     )
+    from toolkit.fronts.experiment.experiment import Experiment, ExperimentResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ElasticAgent",
+    "Experiment",
+    "ExperimentResult",
     "LocalElasticAgent",
     "LogLayout",
     "RallyRendezvous",
@@ -44,6 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("Experiment", "ExperimentResult"):
+        return getattr(importlib.import_module("toolkit.fronts.experiment.experiment"), name)
     if name in __all__:
         return getattr(importlib.import_module("toolkit.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

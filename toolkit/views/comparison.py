@@ -114,6 +114,7 @@ def compare(first: Side, second: Side) -> Comparison:
     found = [
         *(each for name in names for each in _step_differences(name, mine, theirs)),
         *_silence_differences(mine, theirs),
+        *_round_differences(mine, theirs),
         *_cause_differences(mine, theirs),
         *_job_differences(mine, theirs),
         *_end_differences(first, second),
@@ -147,6 +148,9 @@ class _Told:
         self.lost: dict[str, None] = {}
         #: how often a node heard nothing from the store; another task than its loop says so, so it is no step
         self.silences: dict[str, int] = {}
+        #: by round: why it ended before its time, in words, and whether for a failure
+        self.ended: dict[int, str] = {}
+        self.restarted: dict[int, bool] = {}
         #: by round: failures in the order of the wall clocks, and all workers that ended badly
         self.failures: dict[int, list[str]] = {}
         self.bad_exits: dict[int, dict[str, None]] = {}
@@ -160,6 +164,11 @@ class _Told:
             if told is not None:
                 self.steps.setdefault(node, []).append(told)
             match event:
+                case ev.RoundEnded():
+                    cost = "at the cost of the budget" if event.spends_budget else "for free"
+                    why = "for a failure" if event.action == "restart" else "for nodes that come or go"
+                    self.ended.setdefault(event.ended, f"{why}, {cost}")
+                    self.restarted.setdefault(event.ended, event.action == "restart")
                 case ev.FailureRecorded(first=True):
                     self.failures.setdefault(event.round, [])
                 case ev.WorkerExited() if event.exit_code != 0:
@@ -187,12 +196,10 @@ def _step(event: ev.Event, restarting: bool) -> _Step | None:
         case ev.WorkersStarted():
             return _Step(("workers run",), "its workers run")
         case ev.RoundEnded():
-            cost = ", which spends the budget" if event.spends_budget else ""
-            why = "of a failure" if event.action == "restart" else "nodes come or go"
-            key = ("ended", event.ended, event.action, event.spends_budget)
-            return _Step(key, f"round {event.ended} is over because {why}{cost}")
+            return _Step(("over", event.ended), f"round {event.ended} is over")
         case ev.Evicted():
-            return _Step(("evicted", event.left), f"learns that round {event.left} went on without it")
+            # Which of the two an agent says that comes back depends on what it reads first.
+            return _Step(("over", event.left), f"round {event.left} went on without it")
         case ev.DecisionMade() if event.action != "restart":
             return _Step(("decision", event.action), f"decides to {event.action}")
         case ev.WorkersStopped() if restarting:
@@ -234,7 +241,7 @@ def _step_differences(name: str, mine: _Told, theirs: _Told) -> Iterator[Differe
         if tag == "equal":
             yield from _seat_differences(name, a, b, here, there)
         else:
-            after = f" after it {ours[a_from - 1].words}" if a_from else " first"
+            after = f" after “{ours[a_from - 1].words}”" if a_from else " first"
             yield Difference(
                 "order", name, f"{name}:{after}, {here} has {_listed(a)}; {there} has {_listed(b)}"
             )
@@ -262,9 +269,19 @@ def _silence_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
             yield Difference("silence", name, words)
 
 
+def _round_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
+    for number in sorted({*mine.ended, *theirs.ended}):
+        ours, others = (told.ended.get(number, "not before its time") for told in (mine, theirs))
+        if ours != others:
+            words = f"round {number} ended {ours} in {mine.side.name}, and {others} in {theirs.side.name}"
+            yield Difference("restarts", "", words)
+
+
 def _cause_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
     here, there = mine.side.name, theirs.side.name
     for number in sorted({*mine.failures, *theirs.failures}):
+        if not (mine.restarted.get(number, True) or theirs.restarted.get(number, True)):
+            continue  # it ended for nodes that came or went; who fails while he is left behind caused nothing
         ours, others = mine.failures.get(number, []), theirs.failures.get(number, [])
         if ours and others and _same_cause(ours[0], others[0], number, mine, theirs):
             continue

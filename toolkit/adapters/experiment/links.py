@@ -1,7 +1,7 @@
 """Connections between the nodes of an experiment, all on this machine, that can be cut, slowed, reset and lost.
 
 Each node reaches the others by gates of its own, ports on the loopback address: one leads to the store of the job, at
-the other a worker says first whom it wants (`HOST PORT` and a newline). What is carried from one node to another passes,
+the other a worker says first whom it wants (`HOST PORT` and a newline). What is carried from node to node passes,
 waits or is late as the link between the two says. Bytes wait here as they would in TCP: nobody is told of a cut, and
 what waited arrives when it has passed.
 """
