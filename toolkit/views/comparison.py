@@ -110,7 +110,8 @@ class Comparison(msgspec.Struct, frozen=True):
 def compare(first: Side, second: Side) -> Comparison:
     """Hold two recordings of one job against each other."""
     mine, theirs = _Told(first), _Told(second)
-    names = list(dict.fromkeys([*mine.steps, *theirs.steps]))
+    there = {**mine.steps, **theirs.steps}
+    names = [name for name in dict.fromkeys([*first.ends, *second.ends, *there]) if name in there]
     found = [
         *(each for name in names for each in _step_differences(name, mine, theirs)),
         *_silence_differences(mine, theirs),

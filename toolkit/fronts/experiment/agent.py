@@ -20,7 +20,7 @@ def main() -> None:
     """Take the name of the node off the words, load, wait, and be `rally`."""
     stand_for(sys.argv.pop(1))
     run.interrupt_kills()
-    if "--standalone" not in sys.argv:
+    if "--rdzv-endpoint" in sys.argv:  # one node alone needs no torch
         wiring.load_torch_quietly()
     if wait_to_be_let_go():
         entry()

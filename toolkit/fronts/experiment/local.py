@@ -302,7 +302,7 @@ class LocalWorld:
         words += ["--max-restarts", scenario.max_restarts]
         words += ["--shutdown-timeout", ceil(scenario.shutdown_timeout_s), "--rdzv-id", self._run_id]
         if scenario.solo:
-            words += ["--standalone", "--exit-barrier-timeout", scenario.exit_barrier_timeout_s]
+            words += ["--exit-barrier-timeout", scenario.exit_barrier_timeout_s]
         else:
             low, high = scenario.bounds
             hosts = self._hosted and node.name == self.store_node
