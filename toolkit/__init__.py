@@ -24,13 +24,25 @@ if TYPE_CHECKING:
         WorkerState,
     )
     from toolkit.fronts.experiment.experiment import Experiment, ExperimentResult
+    from toolkit.fronts.notebook.job import Job
+    from toolkit.fronts.notebook.launching import attach, launch
 
 __version__ = "0.1.0"
+
+#: those that are not in `toolkit.api`, and where they are
+_HOMES = {
+    "Experiment": "toolkit.fronts.experiment.experiment",
+    "ExperimentResult": "toolkit.fronts.experiment.experiment",
+    "Job": "toolkit.fronts.notebook.job",
+    "attach": "toolkit.fronts.notebook.launching",
+    "launch": "toolkit.fronts.notebook.launching",
+}
 
 __all__ = [
     "ElasticAgent",
     "Experiment",
     "ExperimentResult",
+    "Job",
     "LocalElasticAgent",
     "LogLayout",
     "RallyRendezvous",
@@ -42,15 +54,15 @@ __all__ = [
     "WorkerGroup",
     "WorkerSpec",
     "WorkerState",
+    "attach",
+    "launch",
     "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Experiment", "ExperimentResult"):
-        return getattr(importlib.import_module("toolkit.fronts.experiment.experiment"), name)
     if name in __all__:
-        return getattr(importlib.import_module("toolkit.api"), name)
+        return getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

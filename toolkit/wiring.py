@@ -15,6 +15,7 @@ from signal import SIGTERM, Signals
 from typing import Any
 
 from toolkit import surroundings
+from toolkit.adapters import watch_thread as threads
 from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.control.orders import Orders
 from toolkit.adapters.control.server import ControlServer, TcpAddress
@@ -65,6 +66,11 @@ def clock() -> SystemClock:
 def wall_ns() -> int:
     """Nanoseconds since the Unix epoch."""
     return SystemClock().wall_ns()
+
+
+def aside(do: Callable[[], None], name: str) -> None:
+    """Have something done in a thread of its own, which keeps no process from ending."""
+    threads.run_aside(do, name)
 
 
 def fresh_log_directory(base: Path, run_name: str) -> Path:

@@ -44,7 +44,7 @@ class AgentProcess:
         self.output = output
         self._lifeline = Lifeline() if tied else None
         theirs = [] if self._lifeline is None else [self._lifeline.theirs]
-        module = ["-m", "toolkit.fronts.tied", str(theirs[0])] if theirs else ["-m", "toolkit.fronts.cli"]
+        module = ["-m", "toolkit.fronts.tied", str(theirs[0])] if theirs else ["-m", "toolkit"]
         try:
             with os.fdopen(os.open(output, _NEW_FILE, 0o600), "wb") as file:
                 self._process = subprocess.Popen(

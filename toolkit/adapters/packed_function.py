@@ -9,11 +9,13 @@ import linecache
 import os
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapters.processes import error_file
 from toolkit.core.errors import ConfigurationError, RallyError
 
 #: how deep what can't be packed is looked for
@@ -28,15 +30,25 @@ class Packed:
         call: function, positional and named arguments, pickled by value.
         search: where modules are looked for.
         sources: the text of files that are none, such as cells, by the name that tracebacks give them.
+        labels: what people call some of them: "Cell In[5]".
     """
 
     call: bytes
     search: tuple[str, ...]
     sources: Mapping[str, str]
+    labels: Mapping[str, str]
 
 
-def pack(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+def pack(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    label_of: Callable[[str], str] = str,
+) -> bytes:
     """The function and its arguments, to be written into a file.
+
+    Args:
+        label_of: what people call a file that is none; the same name if nothing else.
 
     Raises:
         ConfigurationError: cloudpickle is missing, or something can't be sent to another process; it is named.
@@ -51,8 +63,9 @@ def pack(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         call = cloudpickle.dumps((function, args, dict(kwargs)))
     except Exception as error:
         raise ConfigurationError(_unpackable(cloudpickle.dumps, function, args, kwargs, error)) from error
-    packed = Packed(call, tuple(os.path.abspath(place) for place in sys.path), _sources_of(function))
-    return pickle.dumps(packed)
+    sources = _sources_of(function)
+    search = tuple(str(Path(place).absolute()) for place in sys.path)
+    return pickle.dumps(Packed(call, search, sources, {name: label_of(name) for name in sources}))
 
 
 def _unpackable(
@@ -132,21 +145,34 @@ def call(packed_file: str, returned_folder: str) -> None:
     for name, text in packed.sources.items():
         # Without a time it is not looked for on the disk.
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
-    _show_cells(packed.sources)
+    told = _Tracebacks(packed.labels)
+    sys.excepthook = told.show
     function, args, kwargs = pickle.loads(packed.call)
-    _leave(function(*args, **kwargs), function, Path(returned_folder))
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        error_file.write_own(error, os.environ.get("TORCHELASTIC_ERROR_FILE", ""), told.text(error))
+        raise
+    _leave(value, function, Path(returned_folder))
 
 
-def _show_cells(sources: Mapping[str, str]) -> None:
-    """An exception's traceback begins in the user's function, not in what called it."""
-    shown = sys.excepthook
+class _Tracebacks:
+    """Tracebacks that begin in the user's function, and name a cell as the notebook does."""
 
-    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = labels
+
+    def text(self, error: BaseException) -> str:
+        trace = error.__traceback__
         while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
             trace = trace.tb_next
-        shown(kind, error.with_traceback(trace), trace)
+        text = "".join(traceback.format_exception(type(error), error, trace))
+        for name, label in self._labels.items():
+            text = text.replace(f'File "{name}"', label if label != name else f'File "{name}"')
+        return text
 
-    sys.excepthook = hook
+    def show(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        sys.stderr.write(self.text(error))
 
 
 def _is_ours(file: str) -> bool:
@@ -154,6 +180,8 @@ def _is_ours(file: str) -> bool:
 
 
 def _leave(value: Any, function: Any, folder: Path) -> None:
+    path = folder / f"{os.environ['RANK']}.pickle"
+    path.unlink(missing_ok=True)  # of an incarnation before this
     if value is None:
         return
     import cloudpickle
@@ -167,7 +195,6 @@ def _leave(value: Any, function: Any, folder: Path) -> None:
             "return plain data instead"
         ) from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{os.environ['RANK']}.pickle"
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)
     partial.rename(path)
@@ -181,14 +208,14 @@ class ReturnedUnreadable(RallyError):
     """What a worker returned can't be read here."""
 
 
-def returned(run_directory: Path, ranks: int) -> dict[int, Any]:
+def returned(run_directory: Path, ranks: Iterable[int]) -> dict[int, Any]:
     """What the functions of the workers have returned, by global rank; None where nothing was.
 
     Raises:
         ReturnedUnreadable: a value needs what this process does not have.
     """
     values: dict[int, Any] = {}
-    for rank in range(ranks):
+    for rank in ranks:
         path = run_directory / LAUNCH_FOLDER / RETURNED_FOLDER / f"{rank}.pickle"
         try:
             values[rank] = pickle.loads(path.read_bytes())

@@ -17,6 +17,7 @@ RallyError
 ├── RecordingError                       a run directory that can't be read or written
 ├── ControlError                         a running agent that can't be asked or told something
 │   └── AgentGoneError                   nobody listens there any more: the run has ended, or the agent died
+├── JobFailedError                       a job that somebody waited for has failed; says who failed first, and where
 ├── UnknownGroupState                    the worker group is in a state from which no decision follows
 └── SignalException                      the agent was told to end; carries `sigval`
 
@@ -94,6 +95,10 @@ class ControlError(RallyError):
 
 class AgentGoneError(ControlError):
     """Nobody listens where the agent should: the run has ended, or the agent has died."""
+
+
+class JobFailedError(RallyError):
+    """A job that somebody waited for has failed. Names the rank that failed first, with its traceback."""
 
 
 class UnknownGroupState(RallyError):

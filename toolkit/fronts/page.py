@@ -20,7 +20,9 @@ class Page:
 
         self.stdout = stdout
         self.unicode = shows_unicode(stdout)
-        self._console: Console = Console(file=stdout, highlight=False, markup=False, emoji=False)
+        self._console: Console = Console(
+            force_jupyter=False, file=stdout, highlight=False, markup=False, emoji=False
+        )
 
     def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
         """One line of parts with their styles. Wrapped on terminals only: pipes get each line whole."""

@@ -13,7 +13,7 @@ from toolkit.adapters.recording.catalog import find_run
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.adapters.web.gate import address_of
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.tui.command import run_of_now
+from toolkit.fronts.watching import run_of_now
 from toolkit.views.wording import visible
 
 #: the port unless another one is asked for

@@ -92,38 +92,71 @@ class _Times:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class Stretch:
+    """A part of a lane, however many cells that takes.
+
+    Args:
+        start_ns: wall time.
+        end_ns: None while it goes on.
+        phase: what is done.
+    """
+
     start_ns: int
     end_ns: int | None
     phase: Phase
 
 
+def node_stretches(node: Node) -> list[Stretch]:
+    """What a node did, by the beginnings; a later one hides what it overlaps. The first is its whole life."""
+    times = _Times(node)
+    return _ordered(node, times, _runs_of_node(node, times))
+
+
+def rank_stretches(node: Node, local_rank: int) -> list[Stretch]:
+    """What one rank did, in the same way."""
+    times, rank = _Times(node), node.ranks[local_rank]
+    runs = (_run(each, times) for each in (*rank.past, rank.now) if each.started is not None)
+    return _ordered(node, times, runs)
+
+
+def _ordered(node: Node, times: _Times, runs: Iterable[Stretch]) -> list[Stretch]:
+    life = Stretch(*_alive(node, times), "done")
+    parts = (*_waits(node, times), *_moves(node, times), *runs)
+    return [life, *sorted(parts, key=lambda each: each.start_ns)]
+
+
 def node_lane(node: Node, timeline: Timeline, span: Span, now_ns: int) -> Lane:
     """What a node did."""
-    times = _Times(node)
-    stretches = [*_waits(node, times), *_moves(node, times), *_runs_of_node(node, times)]
-    phases = _phases(stretches, span, _alive(node, times), now_ns)
-    marks = [
-        *_failures(node, timeline, span, times),
-        *_losses(node, timeline, span),
-        *_bells(node, timeline, span),
-        *_arrows(node, timeline, span, times),
-    ]
-    return Lane(node.name, _label(node), phases, _one_each(marks, span))
+    phases = _phases(node_stretches(node), span, now_ns)
+    return Lane(node.name, _label(node), phases, node_marks(node, timeline, span))
 
 
 def rank_lane(node: Node, local_rank: int, timeline: Timeline, span: Span, now_ns: int) -> Lane:
     """What one rank did, incarnation by incarnation."""
-    times, rank = _Times(node), node.ranks[local_rank]
-    stretches = [*_waits(node, times), *_moves(node, times)]
-    stretches += [_run(each, times) for each in (*rank.past, rank.now) if each.started is not None]
-    marks = [
-        *_failures(node, timeline, span, times, local_rank),
-        *_arrows(node, timeline, span, times),
-    ]
-    label = f"rank {rank.now.global_rank}"
-    key = f"{node.name}/{local_rank}"
-    return Lane(key, label, _phases(stretches, span, _alive(node, times), now_ns), _one_each(marks, span))
+    phases = _phases(rank_stretches(node, local_rank), span, now_ns)
+    label = f"rank {node.ranks[local_rank].now.global_rank}"
+    return Lane(f"{node.name}/{local_rank}", label, phases, rank_marks(node, local_rank, timeline, span))
+
+
+def node_marks(node: Node, timeline: Timeline, span: Span) -> tuple[Mark, ...]:
+    """The causes on a node's lane, the weightiest of each cell."""
+    times = _Times(node)
+    return _one_each(
+        [
+            *_failures(node, timeline, span, times),
+            *_losses(node, timeline, span),
+            *_bells(node, timeline, span),
+            *_arrows(node, timeline, span, times),
+        ]
+    )
+
+
+def rank_marks(node: Node, local_rank: int, timeline: Timeline, span: Span) -> tuple[Mark, ...]:
+    """The causes on a rank's lane, the weightiest of each cell."""
+    times = _Times(node)
+    return _one_each(
+        [*_failures(node, timeline, span, times, local_rank), *_arrows(node, timeline, span, times)]
+    )
 
 
 def bands(timeline: Timeline, span: Span, now_ns: int) -> list[Band]:
@@ -155,25 +188,25 @@ def _alive(node: Node, times: _Times) -> tuple[int, int | None]:
     return (times.of(first) if first else 0), (times.of(node.ended) if node.ended else None)
 
 
-def _waits(node: Node, times: _Times) -> Iterable[_Stretch]:
+def _waits(node: Node, times: _Times) -> Iterable[Stretch]:
     for each in node.rounds:
         if each.started is not None:
             end = times.of(each.completed) if each.completed is not None else None
-            yield _Stretch(times.of(each.started), end, "waits")
+            yield Stretch(times.of(each.started), end, "waits")
 
 
-def _moves(node: Node, times: _Times) -> Iterable[_Stretch]:
+def _moves(node: Node, times: _Times) -> Iterable[Stretch]:
     for restart in node.restarts:
         if restart.stopped is not None:
-            yield _Stretch(times.of(restart.decided), times.of(restart.stopped), "moves")
+            yield Stretch(times.of(restart.decided), times.of(restart.stopped), "moves")
         if restart.starting is not None:
             end = times.of(restart.started) if restart.started is not None else None
-            yield _Stretch(times.of(restart.starting), end, "moves")
+            yield Stretch(times.of(restart.starting), end, "moves")
 
 
-def _runs_of_node(node: Node, times: _Times) -> Iterable[_Stretch]:
+def _runs_of_node(node: Node, times: _Times) -> Iterable[Stretch]:
     """An incarnation of a node runs while one of its ranks does, and is what the worst of them is."""
-    by_number: dict[int, list[_Stretch]] = {}
+    by_number: dict[int, list[Stretch]] = {}
     for rank in node.ranks.values():
         for each in (*rank.past, rank.now):
             if each.started is not None:
@@ -182,31 +215,27 @@ def _runs_of_node(node: Node, times: _Times) -> Iterable[_Stretch]:
         ends = [run.end_ns for run in runs]
         end = None if None in ends else max(end for end in ends if end is not None)
         phase = next((p for p in _WORST if any(run.phase == p for run in runs)), runs[0].phase)
-        yield _Stretch(min(run.start_ns for run in runs), end, phase)
+        yield Stretch(min(run.start_ns for run in runs), end, phase)
 
 
 _WORST: tuple[Phase, ...] = ("fails", "runs", "succeeds")
 
 
-def _run(each: Incarnation, times: _Times) -> _Stretch:
+def _run(each: Incarnation, times: _Times) -> Stretch:
     assert each.started is not None, "asked by the callers"
     phase: Phase = "fails" if each.state == "failed" else "succeeds" if each.state == "succeeded" else "runs"
-    return _Stretch(times.of(each.started), times.of(each.ended) if each.ended else None, phase)
+    return Stretch(times.of(each.started), times.of(each.ended) if each.ended else None, phase)
 
 
-def _phases(
-    stretches: Sequence[_Stretch], span: Span, alive: tuple[int, int | None], now_ns: int
-) -> tuple[Phase, ...]:
-    first = max(span.cell_of(alive[0]), 0)
-    end_ns = alive[1] if alive[1] is not None else now_ns
+def _phases(stretches: Sequence[Stretch], span: Span, now_ns: int) -> tuple[Phase, ...]:
+    life = stretches[0]
+    end_ns = now_ns if life.end_ns is None else life.end_ns
     last = min(span.cell_of(end_ns), span.width - 1)
     cells: list[Phase] = ["none"] * span.width
-    for cell in range(first, last + 1):
-        cells[cell] = "done"
-    for stretch in sorted(stretches, key=lambda each: each.start_ns):
-        stop = stretch.end_ns if stretch.end_ns is not None else end_ns
+    for stretch in stretches:
+        stop = end_ns if stretch.end_ns is None else stretch.end_ns
         low, high = span.cell_of(stretch.start_ns), span.cell_of(max(stop, stretch.start_ns))
-        for cell in range(max(low, 0), min(high, last, span.width - 1) + 1):
+        for cell in range(max(low, 0), min(high, last) + 1):
             cells[cell] = stretch.phase
     return tuple(cells)
 
@@ -257,7 +286,7 @@ def _arrows(node: Node, timeline: Timeline, span: Span, times: _Times) -> Iterab
 _WEIGHT = {"failure": 0, "lost": 1, "bell": 2, "signal": 3, "from_above": 4, "from_below": 4}
 
 
-def _one_each(marks: Sequence[Mark], span: Span) -> tuple[Mark, ...]:
+def _one_each(marks: Sequence[Mark]) -> tuple[Mark, ...]:
     """The weightiest mark of each cell."""
     best: dict[int, Mark] = {}
     for mark in marks:

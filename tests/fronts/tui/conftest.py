@@ -13,7 +13,7 @@ from toolkit.adapters.recording.catalog import wall_clock_ns
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.core.actions import Action, Outcome
 from toolkit.fronts.tui.app import TopApp
-from toolkit.fronts.tui.command import read_all, simulated
+from toolkit.fronts.watching import read_all, simulated
 from toolkit.views.session import Session
 
 

@@ -1,10 +1,12 @@
-"""Reading torch's error file (`TORCHELASTIC_ERROR_FILE`). Written by a dying process, it may be anything."""
+"""torch's error file (`TORCHELASTIC_ERROR_FILE`), read and written. Written by a dying process, it may be anything."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
+import time
+from pathlib import Path
 from typing import Any
 
 #: a larger file is not read; torch's own are a few kB
@@ -54,3 +56,15 @@ def write(path: str, data: dict[str, Any], exit_code: int) -> None:
             json.dump(data, file)
     except OSError:
         return
+
+
+def write_own(error: Exception, path: str, traceback: str) -> None:
+    """Tell the agent about the `error` of this worker, in the form of torch's `@record`, unless that has done so."""
+    if not path or Path(path).exists():
+        return
+    extra = {"py_callstack": traceback, "timestamp": str(int(time.time()))}
+    data = {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}}
+    try:
+        Path(path).write_text(json.dumps(data), encoding="utf-8")
+    except OSError:
+        pass  # the traceback still goes to stderr

@@ -7,11 +7,9 @@ while it writes, can't hold up the agent.
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import pickle
 import signal
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
-from toolkit.adapters.processes import numa
+from toolkit.adapters.processes import error_file, numa
 from toolkit.adapters.processes.parent_death import die_after, die_with
 
 
@@ -117,7 +115,7 @@ def _enable_faulthandler() -> None:
         pass  # no stderr to write to
 
 
-def _call(function: Callable[..., Any], args: tuple[Any, ...], error_file: str) -> Any:
+def _call(function: Callable[..., Any], args: tuple[Any, ...], path: str) -> Any:
     try:
         return function(*args)
     except SystemExit as leaving:
@@ -125,20 +123,8 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], error_file: str) 
             return None
         raise
     except Exception as error:
-        _write_error_file(error, error_file)
+        error_file.write_own(error, path, traceback.format_exc())
         raise
-
-
-def _write_error_file(error: Exception, path: str) -> None:
-    """Tell the agent about `error`, in the form of torch's `@record`, unless that has done so already."""
-    if not path or Path(path).exists():
-        return
-    extra = {"py_callstack": traceback.format_exc(), "timestamp": str(int(time.time()))}
-    data = {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}}
-    try:
-        Path(path).write_text(json.dumps(data), encoding="utf-8")
-    except OSError:
-        pass  # the traceback still goes to stderr
 
 
 def _save(value: Any, assignment: Assignment) -> None:
@@ -150,7 +136,8 @@ def _save(value: Any, assignment: Assignment) -> None:
             f"the return value of {name} can't be sent to the agent: {type(value).__name__} object can't be pickled "
             f"({cause}); return plain data instead"
         )
-        _write_error_file(error, assignment.env.get("TORCHELASTIC_ERROR_FILE", ""))
+        path = assignment.env.get("TORCHELASTIC_ERROR_FILE", "")
+        error_file.write_own(error, path, "".join(traceback.format_exception(error)))
         raise error from cause
     temporary = Path(assignment.return_path + ".partial")
     temporary.write_bytes(pickled)

@@ -7,7 +7,7 @@ import gc
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.control.place import is_socket_name
@@ -15,13 +15,13 @@ from toolkit.adapters.control.url import is_url
 from toolkit.adapters.recording.catalog import (
     RunSummaryEntry,
     find_run,
-    is_live,
+    latest_run,
     list_runs,
     wall_clock_ns,
 )
 from toolkit.adapters.recording.follow import FollowedRun
-from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import ConfigurationError, ControlError, RallyError
+from toolkit.fronts.watching import OFFERED_MAX, RunController, read_all, running, simulated
 from toolkit.views.lanes import since
 from toolkit.views.session import Session
 from toolkit.views.telling import told
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from toolkit.fronts.tui.stacks import Dumper
 
 BAD_INPUT = 2
-#: runs that are offered where none was named
-_OFFERED_MAX = 50
 #: how long `--plain` waits between two looks, in seconds
 _LOOK_S = 0.2
 
@@ -118,16 +116,16 @@ def _top(
             )
     if args.run is not None and is_socket_name(Path(args.run).name):
         args.run = str(Path(args.run).parent)  # its agent may be gone; the recording beside it is not
-    runs = list_runs(state_dir, _OFFERED_MAX) if args.run is None else []
-    path = find_run(state_dir, args.run) if args.run is not None else _running(runs)
+    runs = list_runs(state_dir, OFFERED_MAX) if args.run is None else []
+    path = find_run(state_dir, args.run) if args.run is not None else running(runs)
     if args.plain:
-        return _plain(_session(path or _latest(state_dir)), args.at, stdout, stderr)
+        return _plain(_session(path or latest_run(state_dir)), args.at, stdout, stderr)
     _need_textual()
     if path is None and args.screenshot is None:
         path = _picked(runs, state_dir)
         if path is None:
             return 0
-    run = FollowedRun(path or _latest(state_dir))
+    run = FollowedRun(path or latest_run(state_dir))
     return _show(_app(run, None if args.read_only else RunController(run.path)), args, size, stdout)
 
 
@@ -173,15 +171,6 @@ def collect_rarely() -> None:
     gc.set_threshold(20_000, 10, 100)
 
 
-def run_of_now(state_dir: Path) -> Path:
-    """The newest run of which an agent lives, or else the latest one.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    return _running(list_runs(state_dir, _OFFERED_MAX)) or _latest(state_dir)
-
-
 def _drawn_elsewhere() -> bool:
     """Whether textual hands the screen to another program: textual-serve tells it so, for `rally web`."""
     from textual.constants import DRIVER
@@ -198,17 +187,6 @@ def _need_textual() -> None:
         ) from error
 
 
-def _running(runs: Sequence[RunSummaryEntry]) -> Path | None:
-    """The newest run of which an agent lives."""
-    return next((entry.path for entry in runs if is_live(entry.timeline)), None)
-
-
-def _latest(state_dir: Path) -> Path:
-    from toolkit.adapters.recording.catalog import latest_run
-
-    return latest_run(state_dir)
-
-
 def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path) -> Path | None:
     from textual.app import App
 
@@ -216,7 +194,7 @@ def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path) -> Path | None:
 
     rows = _offered(runs)
     if not rows:
-        _latest(state_dir)  # says that there is none, and what to do
+        latest_run(state_dir)  # says that there is none, and what to do
 
     class Pick(App[Path]):
         CSS_PATH = str(Path(__file__).with_name("top.tcss"))
@@ -242,34 +220,9 @@ def _offered(runs: Sequence[RunSummaryEntry]) -> list[RunRow]:
     return rows
 
 
-def simulated(run: FollowedRun) -> str:
-    """What a run simulates, such as "moved-rank-0 seed 1"; empty for real runs."""
-    said: Any = run.run.get("simulated")
-    if not isinstance(said, dict):
-        return ""
-    return f"{said.get('scenario', '')} seed {said.get('seed', 0)}".strip()
-
-
 def _session(path: Path) -> Session:
     run = FollowedRun(path)
     return Session(run, simulated(run), wall_clock_ns)
-
-
-class RunController:
-    """Implements Controller: over the control sockets in the run directory.
-
-    Args:
-        path: of the directory.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def act(self, node: str, action: Action) -> Outcome:
-        """Tell the agent of that node."""
-        from toolkit.adapters.control.client import ControlClient
-
-        return ControlClient(self._path, node).act(action)
 
 
 def _app(run: FollowedRun, controller: Controller | None) -> TopApp:
@@ -311,14 +264,6 @@ def _prepare(app: TopApp, args: argparse.Namespace) -> None:
     if args.at is not None:
         read_all(app.session)
         app.session.seek(moment(args.at, app.session))
-
-
-def read_all(session: Session) -> None:
-    """Read all that is there now."""
-    before = -1
-    while before != len(session.film):
-        before = len(session.film)
-        session.tick(0.0)
 
 
 _TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")

@@ -1,0 +1,240 @@
+"""What a live view is told: all once, then what has changed. Pure.
+
+A rank is a short list of values, and a change of it names its place and the columns that are new, so that a hundred
+ranks that change are less than three kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.core.history import Timeline
+from toolkit.core.words import plural
+from toolkit.views import html
+from toolkit.views.lanes import (
+    Mark,
+    Span,
+    Stretch,
+    bands,
+    node_marks,
+    node_stretches,
+    rank_marks,
+    rank_stretches,
+)
+from toolkit.views.rows import RANK_STATES, RankKey, RankRow, RowMaker, size_in_words
+from toolkit.views.svg import LANES_MAX, RANKS_MAX
+
+Message = dict[str, Any]
+Lane = list[Any]
+
+
+class Deltas:
+    """Turns one moment after the other into messages.
+
+    Args:
+        name: of the job.
+        acts: whether it can be told what to do.
+    """
+
+    def __init__(self, name: str, *, acts: bool) -> None:
+        self._name, self._acts = name, acts
+        self._maker = RowMaker()
+        self._shape: tuple[Any, ...] | None = None
+        self._rows: list[list[Any]] = []
+        self._ranked: list[RankRow] = []
+        self._lanes: list[Lane] = []
+        self._lane_of: list[tuple[Any, ...]] = []
+        self._rest: Message = {}
+
+    def all(self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()) -> Message:
+        """Everything."""
+        self._ranked = self._maker.ranks(timeline)
+        self._rows = [_values(row) for row in self._ranked]
+        keys = _lane_keys(timeline, self._ranked)
+        self._shape = self._shape_of(timeline, self._ranked, keys, mode)
+        self._lane_of = [_of_lane(timeline, key) for key in keys]
+        self._lanes = [_lane(timeline, key, now_ns) for key in keys]
+        self._rest = self._others(timeline, now_ns, notes)
+        more = max(len(timeline.nodes) - LANES_MAX, 0) if keys and isinstance(keys[0], str) else 0
+        return {
+            "kind": "all",
+            "name": self._name,
+            "mode": mode,
+            "acts": self._acts,
+            "runs": mode == "LIVE" and not timeline.result,
+            "states": [_look(state) for state in RANK_STATES],
+            "rows_max": html.ROWS_MAX,
+            "rows": [list(row) for row in self._rows],
+            "lanes": list(self._lanes),
+            "more": f"and {plural(more, 'more node')}" if more else "",
+            "now": _ms(now_ns, timeline),
+            **self._rest,
+        }
+
+    def changes(
+        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()
+    ) -> Message | None:
+        """What is new since the last message; everything where ranks came, went or moved; None where nothing is."""
+        ranked = self._maker.ranks(timeline)
+        keys = _lane_keys(timeline, ranked)
+        if self._shape != self._shape_of(timeline, ranked, keys, mode):
+            return self.all(timeline, now_ns, mode, notes)
+        message: Message = {}
+        rows = self._changed_rows(ranked)
+        if rows:
+            message["rows"] = rows
+        lanes = []
+        for place, key in enumerate(keys):
+            made_of = _of_lane(timeline, key)
+            if made_of != self._lane_of[place]:
+                self._lane_of[place] = made_of
+                lane = _lane(timeline, key, now_ns)
+                if lane != self._lanes[place]:
+                    self._lanes[place] = lane
+                    lanes.append([place, lane])
+        if lanes:
+            message["lanes"] = lanes
+        rest = self._others(timeline, now_ns, notes)
+        message |= {name: value for name, value in rest.items() if value != self._rest[name]}
+        self._rest = rest
+        if not message:
+            return None
+        return {"kind": "changes", "now": _ms(now_ns, timeline), **message}
+
+    def _changed_rows(self, ranked: list[RankRow]) -> list[list[Any]]:
+        changed = []
+        for place, (row, before) in enumerate(zip(ranked, self._ranked, strict=True)):
+            if row is before:
+                continue
+            old, new = self._rows[place], _values(row)
+            if old != new:
+                self._rows[place] = new
+                pairs = [
+                    part
+                    for column, value in enumerate(new)
+                    if value != old[column]
+                    for part in (column, value)
+                ]
+                changed.append([place, *pairs])
+        self._ranked = ranked
+        return changed
+
+    def _shape_of(
+        self, timeline: Timeline, ranked: list[RankRow], keys: Sequence[Any], mode: str
+    ) -> tuple[Any, ...]:
+        return (
+            tuple(row.key for row in ranked),
+            tuple(keys),
+            mode,
+            bool(timeline.result),
+            bool(timeline.nodes),
+        )
+
+    def _others(self, timeline: Timeline, now_ns: int, notes: Sequence[str]) -> Message:
+        # What took how long is drawn from "now"; else there would be a message each second that says nothing else.
+        facts = html.job_facts(timeline, now_ns)
+        return {
+            "head": {
+                "badge": _look(timeline.state),
+                "facts": list(facts[:-1] if timeline.started else facts),
+            },
+            "bands": _bands(timeline, now_ns),
+            "failures": html.failures_html(timeline),
+            "notes": list(notes),
+        }
+
+
+def _look(state: str) -> list[str]:
+    look, sign = html.look_of(state)
+    return [state, look, sign]
+
+
+_PLACES = {state: place for place, state in enumerate(RANK_STATES)}
+
+
+def _values(row: RankRow) -> list[Any]:
+    now, usage = row.now, row.usage
+    cpu = "" if usage.cpu_percent is None else f"{usage.cpu_percent:.0f} %"
+    memory = size_in_words(usage.rss_bytes)
+    return [
+        now.global_rank,
+        row.host,
+        _PLACES[row.state],
+        now.number,
+        str(now.pid or ""),
+        cpu,
+        memory,
+        row.last,
+    ]
+
+
+def _ms(time_ns: int, timeline: Timeline) -> int:
+    began = timeline.started
+    return 0 if began is None else max(time_ns - began.wall_ns, 0) // 1_000_000
+
+
+def _lane_keys(timeline: Timeline, ranked: list[RankRow]) -> list[Any]:
+    if 1 < len(ranked) <= RANKS_MAX:
+        return [row.key for row in ranked]
+    return list(timeline.nodes)[:LANES_MAX]
+
+
+def _of_lane(timeline: Timeline, key: str | RankKey) -> tuple[Any, ...]:
+    """What a lane is made of: while that is the same, it is."""
+    node = timeline.nodes[key if isinstance(key, str) else key[0]]
+    # Readings make a new node each second or two, and no new lane.
+    return (
+        *(id(part) for part in (node.rounds, node.restarts, node.ended, timeline.failures, timeline.job)),
+        tuple(id(rank) for rank in node.ranks.values()),
+    )
+
+
+def _lane(timeline: Timeline, key: str | RankKey, now_ns: int) -> Lane:
+    began = timeline.started
+    start_ns = now_ns if began is None else began.wall_ns
+    length = max((now_ns - start_ns) // 1_000_000, 1) + 1
+    span = Span(start_ns, start_ns + length * 1_000_000, length)
+    if isinstance(key, str):
+        node = timeline.nodes[key]
+        return [
+            node.host or key,
+            f"{key}, group rank {node.group_rank}",
+            _stretches(node_stretches(node), start_ns),
+            _marks(node_marks(node, timeline, span)),
+        ]
+    node = timeline.nodes[key[0]]
+    rank = node.ranks[key[1]].now.global_rank
+    return [
+        f"rank {rank}" if len(timeline.nodes) == 1 else f"{rank} {node.host}",
+        f"{node.name}, local rank {key[1]}",
+        _stretches(rank_stretches(node, key[1]), start_ns),
+        _marks(rank_marks(node, key[1], timeline, span)),
+    ]
+
+
+def _stretches(stretches: Sequence[Stretch], start_ns: int) -> list[list[Any]]:
+    return [
+        [
+            (each.start_ns - start_ns) // 1_000_000,
+            None if each.end_ns is None else (each.end_ns - start_ns) // 1_000_000,
+            each.phase,
+        ]
+        for each in stretches
+        if each.phase != "none"
+    ]
+
+
+def _marks(marks: Sequence[Mark]) -> list[list[Any]]:
+    return [[mark.cell, mark.kind, mark.words] for mark in marks]
+
+
+def _bands(timeline: Timeline, now_ns: int) -> list[list[Any]]:
+    began = timeline.started
+    if began is None:
+        return []
+    length = max((now_ns - began.wall_ns) // 1_000_000, 1) + 1
+    span = Span(began.wall_ns, began.wall_ns + length * 1_000_000, length)
+    found = bands(timeline, span, now_ns)
+    open_ended = None if not timeline.ended else found[-1].last if found else None
+    return [[band.number, band.first, open_ended if band is found[-1] else band.last] for band in found]

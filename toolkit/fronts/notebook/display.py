@@ -1,0 +1,174 @@
+"""Shows a job where it was asked for: live while it goes on, frozen into HTML in the same place when it has ended.
+
+A live widget alone is lost with its kernel: a saved notebook says "model not found", an exported one is empty. So
+the output is replaced by HTML without script when the run ends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from toolkit import wiring
+from toolkit.core.errors import RallyError
+from toolkit.core.words import plural
+from toolkit.fronts.notebook.deltas import Deltas
+from toolkit.fronts.notebook.watched import Watched
+
+#: messages of one view are at least so far apart, and pictures where there is no widget, in nanoseconds
+APART_NS, _PICTURES_APART_NS = 200_000_000, 1_000_000_000
+
+
+class Live(Protocol):
+    """What can be shown live."""
+
+    over: bool
+
+    def subscribe(self, tell: Callable[[bool], None]) -> None: ...
+    def unsubscribe(self, tell: Callable[[bool], None]) -> None: ...
+
+
+def bundle(watched: Watched) -> dict[str, Any]:
+    """As it stands now: text, and HTML without script."""
+    return {"text/plain": repr(watched), "text/html": watched.html()}
+
+
+def show(watched: Any) -> None:
+    """Display it: in a notebook live if it goes on, else as it stands."""
+    from IPython.display import display
+
+    if watched.over or not _in_notebook():
+        display(bundle(watched), raw=True)
+        return
+    View(watched).show()
+
+
+def _shell() -> Any:
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
+def _in_notebook() -> bool:
+    return getattr(_shell(), "kernel", None) is not None
+
+
+class _Cells:
+    """The context of the cell that runs now, or ran last: what a thread says is taken for the output of that."""
+
+    _known: _Cells | None = None
+
+    def __init__(self, shell: Any) -> None:
+        self._context = contextvars.copy_context()
+        shell.events.register("pre_run_cell", self._begins)
+
+    @classmethod
+    def of(cls, shell: Any) -> _Cells:
+        if cls._known is None:
+            cls._known = cls(shell)
+        else:
+            cls._known._begins()
+        return cls._known
+
+    def _begins(self, *_: Any) -> None:
+        self._context = contextvars.copy_context()
+
+    def say(self, speak: Callable[..., None], *args: Any, **how: Any) -> None:
+        # A copy, because two threads may speak at one time.
+        self._context.copy().run(speak, *args, **how)
+
+
+class View:
+    """One place in a notebook where a run is shown."""
+
+    def __init__(self, watched: Any) -> None:
+        self._watched = watched
+        self._cells = _Cells.of(_shell())
+        self._place = f"rally-{wiring.fresh_run_id()}"
+        self._deltas = Deltas(watched.name, acts=hasattr(watched, "kill"))
+        self._said_ns = 0
+        self._seen: object = None
+        self._widget: Any = None
+        #: messages that were sent, for whoever measures
+        self.sent = 0
+
+    def show(self) -> None:
+        """Display it, and keep it up to date until the run has ended."""
+        from IPython.display import display
+
+        data = bundle(self._watched)
+        if find_spec("anywidget") is not None:
+            from toolkit.fronts.notebook.live import LiveWidget
+
+            self._widget = LiveWidget(self._all(), self._told)
+            data |= self._widget.reference()
+        display(data, raw=True, display_id=self._place)
+        self._watched.subscribe(self._tell)
+
+    def _tell(self, over: bool) -> None:
+        """The run has been looked at. In the watching thread."""
+        if over:
+            self._freeze()
+            return
+        apart_ns = APART_NS if self._widget is not None else _PICTURES_APART_NS
+        now_ns = wiring.clock().now_ns()
+        if now_ns - self._said_ns < apart_ns:
+            return
+        if self._widget is None:
+            seen = self._watched.now
+            if seen is not self._seen:
+                self._seen, self._said_ns = seen, now_ns
+                self._replace(bundle(self._watched))
+            return
+        message = self._deltas.changes(*self._moment())
+        if message is not None:
+            self._said_ns = now_ns
+            self.sent += 1
+            self._cells.say(self._widget.send, message)
+
+    def _moment(self) -> tuple[Any, ...]:
+        return self._watched.now, self._watched.now_ns, self._watched.mode, self._watched.notes()
+
+    def _all(self) -> dict[str, Any]:
+        return self._deltas.all(*self._moment())
+
+    def _freeze(self) -> None:
+        data = bundle(self._watched)
+        if self._widget is not None:
+            self._cells.say(self._widget.freeze, data["text/html"])
+        self._replace(data)
+
+    def _replace(self, data: dict[str, Any]) -> None:
+        publish = _shell().display_pub.publish
+        self._cells.say(publish, data, {}, transient={"display_id": self._place}, update=True)
+
+    # -- what its buttons ask for ---------------------------------------------------------------------------
+
+    def _told(self, message: dict[str, Any]) -> None:
+        """A message of the front end, in whichever thread the kernel takes it."""
+        match message.get("act"):
+            case "all":
+                if not self._watched.over:
+                    self._cells.say(self._widget.send, self._all())
+            case "kill" | "restart" | "stop" as act:
+                wiring.aside(lambda: self._act(act, message), "rally-button")
+            case _:
+                return
+
+    def _act(self, act: str, message: dict[str, Any]) -> None:
+        why = "by a button of the notebook"
+        try:
+            if act == "kill":
+                rank, incarnation = int(message["rank"]), int(message["incarnation"])
+                self._watched.signal("SIGKILL", rank, why=why, incarnation=incarnation)
+                words = f"SIGKILL went to {plural(1, 'rank')} {rank}".replace("1 rank ", "rank ")
+            elif act == "restart":
+                self._watched.restart(why=why)
+                words = "all workers are started anew"
+            else:
+                self._watched.stop(why=why)
+                words = "the job is being stopped"
+        except (RallyError, ValueError, KeyError, OSError) as error:
+            words = str(error)
+        self._cells.say(self._widget.send, {"kind": "told", "words": words})

@@ -1,0 +1,32 @@
+"""Rows as a pandas DataFrame, or as a list that shows itself as a table where pandas is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from toolkit.views import html
+from toolkit.views.tables import Row
+
+#: rows that a list shows of itself
+_SHOWN_MAX = 60
+
+
+class Rows(list[Row]):
+    """Rows of plain values: a list of dicts with the same keys."""
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(key for row in self for key in row))
+        shown = [[row.get(column) for column in columns] for row in self[:_SHOWN_MAX]]
+        more = f'<div class="rally-note">of {len(self)} rows</div>' if len(self) > _SHOWN_MAX else ""
+        return html.card(html.table(columns, shown), more)
+
+
+def frame(rows: Sequence[Row]) -> Any:
+    """A `pandas.DataFrame` if pandas is installed, else `Rows`."""
+    if find_spec("pandas") is None:
+        return Rows(rows)
+    import pandas
+
+    return pandas.DataFrame(list(rows))

@@ -1,0 +1,393 @@
+"""A job of this machine as an object: watched by a thread, told what to do, waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from toolkit.adapters.agent_process import AgentProcess
+from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
+from toolkit.adapters.recording.catalog import wall_clock_ns
+from toolkit.adapters.recording.follow import FollowedRun
+from toolkit.adapters.recording.log_places import log_path
+from toolkit.adapters.watch_thread import Ending, WatchThread
+from toolkit.core.actions import Action, Outcome
+from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError, JobFailedError
+from toolkit.core.events import AnyEvent
+from toolkit.core.history import Timeline
+from toolkit.core.model import ProcessFailure, RunResult, WorkerState
+from toolkit.core.words import ending
+from toolkit.fronts.notebook.logs import LogText, read_logs
+from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.watching import RunController, simulated
+from toolkit.views.rows import RankRow, RowMaker
+from toolkit.views.session import Session
+
+#: how often what is new is read, in seconds
+_LOOK_S = 0.1
+#: where the end of what an agent said to its console is shown
+_SAID_LINES = 12
+
+
+class _NotYet:
+    """A source of events for a run whose directory its agent has yet to make."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._run: FollowedRun | None = None
+
+    @property
+    def problem(self) -> str:
+        return "" if self._run is None else self._run.problem
+
+    def read_new(self, events_max: int) -> list[AnyEvent]:
+        if self._run is None and (self._path / "run.json").exists():
+            self._run = FollowedRun(self._path)
+        return [] if self._run is None else self._run.read_new(events_max)
+
+    def is_live(self, timeline: Timeline) -> bool | None:
+        return None if self._run is None else self._run.is_live(timeline)
+
+
+class Job(Watched):
+    """A job. Made by `toolkit.launch` and `toolkit.attach`.
+
+    It is watched from a thread of its own: nothing here needs a running event loop, and nothing stops it. An
+    interrupt ends a wait, never the job.
+
+    Args:
+        path: its run directory.
+        run_id: what it is called.
+        process: its agent, if this process started it.
+        returns: whether its workers run a function.
+    """
+
+    def __init__(
+        self, path: Path, run_id: str, process: AgentProcess | None = None, *, returns: bool = False
+    ) -> None:
+        if process is None:
+            run = FollowedRun(path)
+            super().__init__(Session(run, simulated(run), wall_clock_ns), run_id)
+        else:
+            super().__init__(Session(_NotYet(path), "", wall_clock_ns), run_id)
+        self.path = path
+        self._process = process
+        self._returns = returns or (path / LAUNCH_FOLDER / "call.pickle").exists()
+        self._controller = RunController(path)
+        self._ending = Ending()
+        self._over = False
+        #: called in the watching thread when something is new, and when it is over
+        self._watchers: list[Callable[[bool], None]] = []
+        self._thread = WatchThread(self._look, f"rally-job-{run_id}")
+
+    # -- watching -------------------------------------------------------------------------------------------
+
+    def _look(self) -> float | None:
+        with self._lock:
+            gone = self._process is None or self._process.exit_code() is not None
+            new = self._session.tick(0.0)
+            self._over = over = gone and not new and self._is_over()
+            watchers = list(self._watchers)
+        for tell in watchers:
+            tell(over)
+        if over:
+            self._ending.comes()
+            return None
+        return _LOOK_S
+
+    def _is_over(self) -> bool:
+        if self._process is not None:
+            return True
+        return self._session.mode != "LIVE"
+
+    def subscribe(self, tell: Callable[[bool], None]) -> None:
+        """Have `tell` called in the watching thread again and again, the last time with True: it is over."""
+        with self._lock:
+            over = self._over
+            if not over:
+                self._watchers.append(tell)
+        if over:
+            tell(True)
+
+    def unsubscribe(self, tell: Callable[[bool], None]) -> None:
+        """Call it no more."""
+        with self._lock:
+            if tell in self._watchers:
+                self._watchers.remove(tell)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and all that it said is here."""
+        return self._over
+
+    @property
+    def state(self) -> str:
+        """What the job does, or how it ended."""
+        known = self.now
+        if self.over and not known.result and not self._session.simulated:
+            return "error"
+        return "starting" if known.state == "unknown" else known.state
+
+    @property
+    def mode(self) -> str:
+        """LIVE while it runs; REPLAY for what was recorded; nothing for a job of this process that has ended."""
+        return "" if self._process is not None and self.over else super().mode
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its agent, as `rally run` has it; None while that runs, and of jobs that were not launched here."""
+        return None if self._process is None else self._process.exit_code()
+
+    @property
+    def pid(self) -> int:
+        """Of its agent, or 0."""
+        return 0 if self._process is None else self._process.pid
+
+    def wait(self, timeout: float | None = None, *, check: bool = False) -> RunResult | None:
+        """Wait for its end in this thread. An interrupt ends the wait; the job goes on.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+            check: whether a job that failed is an error.
+
+        Returns:
+            How it ended, or None if it still runs.
+
+        Raises:
+            JobFailedError: with `check`, who failed first, and where.
+        """
+        try:
+            if not self._ending.wait(timeout):
+                return None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{self.name} is not watched any more and goes on; wait() watches it again, stop() ends it"
+            ) from None
+        if check:
+            self.check()
+        return self.result
+
+    def __await__(self) -> Generator[Any, None, RunResult]:
+        yield from self._ending.__await__()
+        result = self.result
+        assert result is not None, "it has ended"
+        return result
+
+    # -- how it ended ---------------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> RunResult | None:
+        """How it ended: the state, what functions returned and who failed, by global rank. None while it runs."""
+        if not self.over:
+            return None
+        timeline = self.now
+        words = {
+            "SUCCEEDED": WorkerState.SUCCEEDED,
+            "STOPPED": WorkerState.STOPPED,
+            "SIGNAL": WorkerState.STOPPED,
+        }
+        state = words.get(timeline.result, WorkerState.FAILED)
+        failed = {}
+        if state == WorkerState.FAILED:
+            last = max((failure.round for failure in timeline.failures.values()), default=0)
+            for each in self.failures:
+                if each.round == last:
+                    failed[each.global_rank] = ProcessFailure(
+                        each.local_rank,
+                        each.pid,
+                        each.exit_code or -_number(each.signal),
+                        each.error_file,
+                        message=each.message,
+                        timestamp=each.at.wall_ns // 1_000_000_000,
+                    )
+        values = self._returned() if state == WorkerState.SUCCEEDED else {}
+        return RunResult(state, values, failed)
+
+    @property
+    def returned(self) -> dict[int, Any]:
+        """What the function returned, by global rank.
+
+        Raises:
+            JobFailedError: it has failed, or was stopped.
+            ConfigurationError: it still runs.
+        """
+        if not self.over:
+            raise ConfigurationError(f"{self.name} still runs; await it, or wait() for it")
+        self.check()
+        return self._returned()
+
+    def _returned(self) -> dict[int, Any]:
+        ranks = [row.now.global_rank for row in self._rows(None)]
+        return returned(self.path, ranks) if self._returns else dict.fromkeys(ranks)
+
+    def check(self) -> None:
+        """Nothing, if it has succeeded or still runs.
+
+        Raises:
+            JobFailedError: who failed first, and where.
+        """
+        if not self.over or self.now.result == "SUCCEEDED":
+            return
+        raise JobFailedError(self._failed_in_words())
+
+    def _failed_in_words(self) -> str:
+        first = next((each for each in reversed(self.failures) if each.first), None)
+        if first is None:
+            said = "\n".join(self.notes())
+            return f"{self.name} ended as {self.state}{': ' if said else ''}{said}"
+        how = ending(first.exit_code, first.signal)
+        trace = f"\n{first.traceback}" if first.traceback else ""
+        return f"{self.name} failed: rank {first.global_rank} {how}: {first.message}{trace}"
+
+    def notes(self) -> Sequence[str]:
+        """What stands below the head of its picture."""
+        notes = list(super().notes())
+        if self._process is not None and self.over and not len(self._session.film):
+            notes = self._process.said().splitlines()[-_SAID_LINES:] or notes
+        return notes
+
+    def report(self) -> str:
+        """What happened, in words: as `rally show` tells it."""
+        from toolkit.fronts.show import show_command
+
+        out, err = StringIO(), StringIO()
+        show_command(str(self.path), as_json=False, state_dir=self.path.parent, stdout=out, stderr=err)
+        return out.getvalue() + err.getvalue()
+
+    # -- logs -----------------------------------------------------------------------------------------------
+
+    def logs(
+        self,
+        rank: int | None = None,
+        *,
+        stream: str = "both",
+        last: int | None = None,
+        incarnation: int | None = None,
+    ) -> LogText:
+        """What workers wrote.
+
+        Args:
+            rank: global rank; None is all, merged by the times in their lines.
+            stream: "out", "err" or "both".
+            last: so many lines from the end; None is all that is kept.
+            incarnation: of the rank; None is the latest one.
+
+        Raises:
+            ConfigurationError: no such rank, stream or incarnation.
+        """
+        rows = self._rows([rank] if rank is not None else None)
+        return read_logs(rows, self.now, self.path, stream=stream, last=last, incarnation=incarnation)
+
+    def output(self) -> str:
+        """The end of what its agent wrote to its console."""
+        path = log_path(str(self.path / LAUNCH_FOLDER / "agent.log"), None)
+        if self._process is not None:
+            return self._process.said()
+        return path.read_text(errors="replace") if path is not None and path.exists() else ""
+
+    # -- what it is told ------------------------------------------------------------------------------------
+
+    def kill(self, rank: int | Iterable[int], *, why: str = "") -> None:
+        """SIGKILL to workers, by global rank; see `signal`."""
+        self.signal("SIGKILL", rank, why=why)
+
+    def signal(
+        self,
+        signal: str | Signals,
+        rank: int | Iterable[int],
+        *,
+        why: str = "",
+        incarnation: int | None = None,
+    ) -> None:
+        """A signal to workers and what they have started.
+
+        Args:
+            signal: "SIGUSR1", ...
+            rank: global rank, or several.
+            why: goes into the record.
+            incarnation: that is meant; with another one nothing is done. None is the one that runs now.
+
+        Raises:
+            ConfigurationError: no such rank or signal.
+            ControlError: the agent refuses, or can't be asked.
+        """
+        wanted = [rank] if isinstance(rank, int) else list(rank)
+        name = signal.name if isinstance(signal, Signals) else str(signal)
+        by_node: dict[str, list[RankRow]] = {}
+        for row in self._rows(wanted):
+            by_node.setdefault(row.key[0], []).append(row)
+        for node, rows in by_node.items():
+            local = tuple(row.key[1] for row in rows)
+            meant = rows[0].now.number if incarnation is None else incarnation
+            action = Action(action="signal", signal=name, local_ranks=local, incarnation=meant, why=why)
+            self._tell(node, action)
+
+    def restart(self, *, why: str = "") -> None:
+        """Have all nodes stop their workers and start them anew; the budget is not spent."""
+        self._tell(self._some_node(), Action(action="restart", why=why))
+
+    def drain(self, node: str, *, why: str = "") -> None:
+        """Have one node stop its workers and leave; the others go on.
+
+        Raises:
+            ConfigurationError: no such node.
+        """
+        if node not in self.now.nodes:
+            raise ConfigurationError(
+                f"there is no node {node!r}; there are {', '.join(self.now.nodes) or 'none yet'}"
+            )
+        self._tell(node, Action(action="drain", why=why))
+
+    def stop(self, *, why: str = "") -> None:
+        """End the job on all nodes: SIGTERM to the workers, SIGKILL after the grace. Returns at once."""
+        if self.over:
+            return
+        try:
+            self._tell(self._some_node(), Action(action="stop", why=why))
+        except (ConfigurationError, AgentGoneError):
+            if self._process is None:
+                raise
+            self._process.send(Signals.SIGTERM)  # it has not begun to listen
+
+    def _some_node(self) -> str:
+        found = next((node.name for node in self.now.nodes.values() if not node.result), None)
+        if found is None:
+            raise ConfigurationError(
+                f"no agent of {self.name} {'runs any more' if self.over else 'runs yet'}"
+            )
+        return found
+
+    def _tell(self, node: str, action: Action) -> None:
+        outcome: Outcome = self._controller.act(node, action)
+        if outcome.outcome != "done":
+            raise ControlError(f"{self.name} refuses: {outcome.detail}")
+        self._thread.wake()
+
+    def _rows(self, wanted: Sequence[int] | None) -> list[RankRow]:
+        with self._lock:
+            rows = RowMaker().ranks(self._session.film.latest)
+        if wanted is None:
+            return rows
+        known = {row.now.global_rank: row for row in rows}
+        missing = [rank for rank in wanted if rank not in known]
+        if missing:
+            there = f"there are 0 to {max(known)}" if known else "no worker runs yet"
+            raise ConfigurationError(f"there is no rank {missing[0]}; {there}")
+        return [known[rank] for rank in dict.fromkeys(wanted)]
+
+    # -- how it shows itself --------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        return self.report() if len(self._session.film) else repr(self)
+
+    def _ipython_display_(self) -> None:
+        from toolkit.fronts.notebook.display import show
+
+        show(self)
+
+
+def _number(signal: str) -> int:
+    return int(Signals[signal]) if signal in Signals.__members__ else 0

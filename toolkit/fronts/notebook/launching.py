@@ -1,0 +1,274 @@
+"""`launch` and `attach`: from a function, a script or the text of a cell to a job; and back to one that runs."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit import surroundings, wiring
+from toolkit.adapters.accelerators import count
+from toolkit.adapters.agent_process import AgentProcess
+from toolkit.adapters.packed_function import LAUNCH_FOLDER, RETURNED_FOLDER, pack
+from toolkit.adapters.recording.catalog import find_run, is_live, list_runs
+from toolkit.adapters.recording.directory import stamped_name
+from toolkit.adapters.recording.layout import path_safe
+from toolkit.adapters.recording.reader import read_run
+from toolkit.core.errors import ConfigurationError
+from toolkit.fronts import preflight
+from toolkit.fronts.notebook.job import Job
+from toolkit.fronts.options import RunOptions, parse
+from toolkit.fronts.watching import OFFERED_MAX, run_of_now
+
+#: what a kernel sets for itself, and workers had better not have
+_OF_KERNELS = re.compile(r"JPY_.*|FORCE_COLOR|CLICOLOR(_FORCE)?|PYDEVD_.*|GIT_PAGER|PAGER")
+
+
+def launch(
+    entrypoint: str | Path | Callable[..., Any],
+    *args: Any,
+    nproc: int | str = 1,
+    kwargs: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
+    run_dir: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    gpu: bool = False,
+    detach: bool = False,
+    **options: Any,
+) -> Job:
+    """Start a job and return at once.
+
+    The agent is a process of its own, in a session of its own: an interrupt of this process does not reach it. It
+    ends with this process, however that ends, unless `detach` says otherwise. CUDA is not touched here.
+
+    Args:
+        entrypoint: a function, which may be defined in a cell; or the path of a script.
+        args: its arguments. Those of a script become words.
+        nproc: workers, or "gpu", "cpu", "auto" as in `--nproc-per-node`.
+        kwargs: named arguments of a function.
+        run_id: a name for the job; None makes one.
+        run_dir: where it is recorded; None is a fresh folder in the state directory.
+        env: variables for the workers, besides those of this process.
+        gpu: whether each worker must have a GPU of its own.
+        detach: whether the job outlives this process; `attach(run_id)` finds it again.
+        options: options of `rally run`, with underscores: max_restarts=3, shutdown_timeout=5, nnodes="1:2", ...
+
+    Returns:
+        The job. It can be awaited, waited for, watched, and told what to do.
+
+    Raises:
+        ConfigurationError: what is asked for can't be. Nothing was started.
+        LaunchError: the agent can't be started.
+    """
+    order = _Order(nproc, run_id, run_dir, env, gpu, detach, options)
+    if callable(entrypoint):
+        call = pack(entrypoint, args, kwargs or {}, _cell_name)
+        return order.carried_out(_name_of(entrypoint), call=call)
+    if kwargs:
+        raise ConfigurationError(f"kwargs are for functions; give the words of {entrypoint} as arguments")
+    return order.carried_out(str(entrypoint), words=[str(entrypoint), *map(str, args)])
+
+
+def launch_text(
+    text: str,
+    *args: Any,
+    name: str = "cell",
+    nproc: int | str = 1,
+    run_id: str | None = None,
+    run_dir: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    gpu: bool = False,
+    detach: bool = False,
+    **options: Any,
+) -> Job:
+    """Start a job whose script is this text; see `launch` for the rest."""
+    order = _Order(nproc, run_id, run_dir, env, gpu, detach, options)
+    return order.carried_out(name, words=list(map(str, args)), text=text)
+
+
+class _Order:
+    """A job that can be started."""
+
+    def __init__(
+        self,
+        nproc: int | str,
+        run_id: str | None,
+        run_dir: str | Path | None,
+        env: Mapping[str, str] | None,
+        gpu: bool,
+        detach: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        if isinstance(nproc, bool) or not isinstance(nproc, int | str):
+            raise ConfigurationError(f"nproc is {nproc!r}; give a number of workers, or gpu, cpu or auto")
+        self._nproc, self._gpu, self._detach, self._options = nproc, gpu, detach, options
+        self._environ = _environment(env)
+        _check_place(self._environ)
+        if run_id is not None:
+            _check_unused(run_id)
+        self._run_id = run_id or wiring.fresh_run_id()
+        self._path = _run_directory(self._run_id, run_dir)
+
+    def carried_out(
+        self, name: str, *, words: Sequence[str] = (), text: str | None = None, call: bytes | None = None
+    ) -> Job:
+        """Make all checks, then start it.
+
+        Args:
+            name: of a script that is written here.
+            words: the script, if none is written, and its arguments.
+            text: of the script.
+            call: a packed function, which the script calls.
+        """
+        folder = self._path / LAUNCH_FOLDER
+        packed = folder / "call.pickle"
+        if call is not None:
+            text = (
+                "from toolkit.adapters.packed_function import call\n\n"
+                f"call({str(packed)!r}, {str(folder / RETURNED_FOLDER)!r})\n"
+            )
+        if text is None:
+            self._check(self._argv(words))
+        else:
+            # What we write is a script that can be read; only the rest can be wrong.
+            self._check(self._argv(["-m", "toolkit"]))
+            words = [str(folder / f"{name}.py"), *words]
+        _make(folder)
+        if text is not None:
+            Path(words[0]).write_text(text, encoding="utf-8")
+        if call is not None:
+            packed.write_bytes(call)
+        process = AgentProcess(
+            sys.executable,
+            ["run", *self._argv(words)],
+            environ=self._environ,
+            cwd=Path.cwd(),
+            output=folder / "agent.log",
+            tied=not self._detach,
+        )
+        return Job(self._path, self._run_id, process, returns=call is not None)
+
+    def _argv(self, words: Sequence[str]) -> list[str]:
+        given = {
+            "nproc_per_node": self._nproc,
+            "run_dir": self._path,
+            "rdzv_id": self._run_id,
+            "redirects": "3",
+        }
+        argv: list[str] = []
+        for name, value in {**given, **self._options}.items():
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                argv.append(option)
+            elif value is not None and value is not False:
+                argv += [option, _word(value)]
+        return [*argv, *words]
+
+    def _check(self, argv: Sequence[str]) -> None:
+        options: RunOptions = parse(argv, self._environ)
+        if options.solo:
+            preflight.check(options, self._environ, Path.cwd(), sys.executable, lambda waited_s, why: None)
+        if self._gpu and isinstance(self._nproc, int):
+            there = count("gpu", self._environ, sys.executable)
+            if self._nproc > there:
+                fewer = f"give nproc={there} or less, or " if there else ""
+                raise ConfigurationError(
+                    f"nproc={self._nproc} workers with a GPU each need {self._nproc} GPUs, and this machine has "
+                    f"{there}; {fewer}leave gpu=True out"
+                )
+
+
+def attach(run: str | Path | None = None) -> Job:
+    """A job that was started elsewhere on this machine, or that is over: after a kernel's restart, or from a recording.
+
+    Args:
+        run: a run id, a run directory, or the beginning of either; None is the newest that runs, or the latest.
+
+    Raises:
+        ConfigurationError: there is none, or it runs on another machine.
+    """
+    state = surroundings.state_directory()
+    path = run_of_now(state) if run is None else find_run(state, str(run))
+    recording = read_run(path)
+    host = str(recording.run.get("host", ""))
+    timeline = recording.timeline()
+    if not timeline.result and host and host != platform.node() and is_live(timeline) is None:
+        raise ConfigurationError(
+            f"{recording.run_id} runs on {host}, and this is {platform.node()}; attach there, "
+            "or watch it from here with `rally top http://HOST:PORT --token-file FILE`"
+        )
+    return Job(path.absolute(), recording.run_id or path.name)
+
+
+# -- before anything starts -----------------------------------------------------------------------------------
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    environ = {
+        name: value for name, value in surroundings.environment().items() if not _OF_KERNELS.fullmatch(name)
+    }
+    if "inline" in environ.get("MPLBACKEND", ""):
+        del environ["MPLBACKEND"]
+    for name, value in (env or {}).items():
+        if not isinstance(value, str):
+            raise ConfigurationError(f"env has {name}={value!r}; variables are text, so give {str(value)!r}")
+        environ[name] = value
+    return environ
+
+
+def _check_place(environ: Mapping[str, str]) -> None:
+    if "TORCHELASTIC_RUN_ID" in environ and "RANK" in environ:
+        raise ConfigurationError(
+            f"launch was called inside of worker {environ['RANK']} of job {environ['TORCHELASTIC_RUN_ID']!r}; "
+            "call it in the process that starts the job, behind `if __name__ == '__main__':` in a script"
+        )
+
+
+def _check_unused(run_id: str) -> None:
+    """That no job of that name runs here."""
+    for entry in list_runs(surroundings.state_directory(), OFFERED_MAX):
+        if entry.run_id == run_id and is_live(entry.timeline):
+            raise ConfigurationError(
+                f"a job {run_id!r} runs already, recorded in {entry.path}; give another run_id, or attach({run_id!r})"
+            )
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={each}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return path_safe(getattr(inspect.unwrap(function), "__name__", type(function).__name__).strip("<>"))
+
+
+def _cell_name(file: str) -> str:
+    """What the notebook calls the cell whose text is said to be in this file."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    name = getattr(getattr(shell, "compile", None), "format_code_name", lambda name: None)(file)
+    return " ".join(name) if name else file
+
+
+def _run_directory(run_id: str, run_dir: str | Path | None) -> Path:
+    if run_dir is not None:
+        return Path(run_dir).absolute()
+    return surroundings.state_directory().absolute() / stamped_name(run_id, wiring.wall_ns())
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Whoever could write there could have us run anything.
+        folder.parent.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder} can't be written: {error.strerror}; give another run_dir"
+        ) from error

@@ -1,0 +1,198 @@
+"""A run that is watched from Python: what a launched job, a recorded one and a simulated cluster have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.adapters.watch_thread import lock
+from toolkit.core.events import AnyEvent
+from toolkit.core.history import Failure, Timeline
+from toolkit.core.words import ending, plural
+from toolkit.fronts.notebook.frames import frame
+from toolkit.views import html, tables
+from toolkit.views.session import Session
+from toolkit.views.svg import LANES_MAX, timeline_svg
+
+
+class Watched:
+    """A run, and what is known of it so far. Safe in several threads.
+
+    Args:
+        session: of the run.
+        name: what it is called.
+    """
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._lock = lock()
+        self.name = name
+
+    # -- what is known --------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> Timeline:
+        """All that is known now, as a frozen value: nodes, ranks, rounds, restarts, failures."""
+        with self._lock:
+            return self._session.film.latest
+
+    @property
+    def state(self) -> str:
+        """What the job does, or how it ended: "running", "restarting", "succeeded", "failed", ..."""
+        return self.now.state
+
+    @property
+    def mode(self) -> str:
+        """LIVE, REPLAY, or SIM and of what."""
+        with self._lock:
+            simulated = self._session.simulated
+            return f"SIM {simulated}" if simulated else self._session.mode
+
+    @property
+    def now_ns(self) -> int:
+        """Wall time of the moment that is shown, in nanoseconds; that of the simulated world in a simulation."""
+        with self._lock:
+            return self._session.now_ns
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first event; virtual ones in a simulation."""
+        with self._lock:
+            return max(self._session.now_ns - self._session.film.started_ns, 0) / 1e9
+
+    def events(self, kind: str | None = None) -> Any:
+        """Everything that was said, one row each, in order.
+
+        Args:
+            kind: only events of this type, such as "worker_exited"; None is all.
+
+        Returns:
+            A DataFrame if pandas is installed, else a list of dicts.
+        """
+        with self._lock:
+            film = self._session.film
+            rows = tables.event_rows(film.between(0, len(film)), film.started_ns)
+        return frame([row for row in rows if kind in (None, row["type"])])
+
+    def raw_events(self) -> list[AnyEvent]:
+        """Everything that was said, as typed events."""
+        with self._lock:
+            return list(self._session.film.between(0, len(self._session.film)))
+
+    def ranks(self) -> Any:
+        """The ranks as they are now, one row each: a DataFrame if pandas is installed, else a list of dicts."""
+        return frame(tables.rank_rows(self.now))
+
+    def restarts(self) -> Any:
+        """The restarts, with what each of their phases took in seconds."""
+        return frame(tables.restart_rows(self.now))
+
+    @property
+    def failures(self) -> Failures:
+        """The workers that failed, the earliest first; shows itself with tracebacks."""
+        return Failures(self.now)
+
+    def timeline(
+        self, by: str = "auto", lanes_max: int = LANES_MAX, at_s: float | None = None
+    ) -> TimelinePicture:
+        """The timeline as a picture.
+
+        Args:
+            by: a lane for each of the "nodes" or "ranks"; "auto" takes ranks if there are few.
+            lanes_max: at the most; those that something happened to come first.
+            at_s: as it stood so many seconds after the start; None is now.
+        """
+        with self._lock:
+            if at_s is None:
+                return TimelinePicture(self._session.film.latest, self._session.now_ns, by, lanes_max)
+            at_ns = self._session.film.started_ns + int(at_s * 1e9)
+            return TimelinePicture(self._session.film.at(at_ns), at_ns, by, lanes_max)
+
+    # -- how it shows itself --------------------------------------------------------------------------------
+
+    def notes(self) -> Sequence[str]:
+        """What stands below the head of its picture."""
+        with self._lock:
+            problem = self._session.problem
+        return [problem] if problem else []
+
+    def html(self) -> str:
+        """As it stands now, as HTML without script."""
+        with self._lock:
+            timeline, now_ns = self._session.film.latest, self._session.now_ns
+        return html.job_html(timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes())
+
+    def __repr__(self) -> str:
+        with self._lock:
+            words = ", ".join(html.job_facts(self._session.film.latest, self._session.now_ns))
+        said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
+        return "\n  ".join((f"{type(self).__name__} {self.name}: {said}", *self.notes()))
+
+
+class TimelinePicture:
+    """A timeline, drawn. Shows itself in a notebook; `svg` is the picture, `save` writes it."""
+
+    def __init__(self, timeline: Timeline, now_ns: int, by: str = "auto", lanes_max: int = LANES_MAX) -> None:
+        if by not in ("auto", "nodes", "ranks"):
+            from toolkit.core.errors import ConfigurationError
+
+            raise ConfigurationError(f"by is {by!r}; give nodes, ranks or auto")
+        self.value, self._now_ns, self._by, self._lanes_max = timeline, now_ns, by, lanes_max
+
+    @property
+    def svg(self) -> str:
+        """The picture alone; colours come from the page around it."""
+        return timeline_svg(self.value, self._now_ns, by=self._by, lanes_max=self._lanes_max)
+
+    def save(self, path: str) -> None:
+        """Write a picture that stands for itself, with colours for light and dark."""
+        from pathlib import Path
+
+        svg = self.svg.replace("<svg ", '<svg class="rally" ', 1).replace(
+            'class="rally" xmlns="http://www.w3.org/2000/svg" class="rally-timeline"',
+            'xmlns="http://www.w3.org/2000/svg" class="rally rally-timeline"',
+        )
+        head, rest = svg.split(">", 1)
+        Path(path).write_text(f"{head}><style>{html.STYLE}</style>{rest}", encoding="utf-8")
+
+    def __repr__(self) -> str:
+        nodes = plural(len(self.value.nodes), "node")
+        return f"Timeline of {self.value.run_id or 'no run'}: {self.value.state}, {nodes}, round {self.value.rounds}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        page = html.timeline_html(self.value, self._now_ns, by=self._by, lanes_max=self._lanes_max)
+        return {"text/plain": repr(self), "text/html": page}
+
+
+class Failures(Sequence[Failure]):
+    """Failures of workers, the earliest first."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._all = sorted(timeline.failures.values(), key=lambda each: each.at.wall_ns)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._all[place]
+
+    def table(self) -> Any:
+        """One row each: a DataFrame if pandas is installed, else a list of dicts."""
+        return frame(tables.failure_rows(self._timeline))
+
+    def __repr__(self) -> str:
+        if not self._all:
+            return "no failures"
+        return "\n".join(map(_in_words, self._all))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        page = html.card(html.failures_html(self._timeline) or html.facts("no failures"))
+        return {"text/plain": repr(self), "text/html": page}
+
+
+def _in_words(failure: Failure) -> str:
+    words = f"rank {failure.global_rank} {ending(failure.exit_code, failure.signal)}"
+    first = ", the first of its node" if failure.first else ""
+    lines = [f"{words} in round {failure.round}{first}: {failure.message}"]
+    return "\n".join((*lines, *(f"    {line}" for line in failure.traceback.splitlines())))
