@@ -14,10 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator import checkers, faults, scenarios
+    from simulator import checkers, faults, planning, scenarios
     from simulator.report import Report, simulate
     from simulator.scenario import NodePlan, Scenario
     from simulator.simulation import Simulation
+    from simulator.sweeps import sweep
     from simulator.workloads import Fail, Workload
 
 _HOMES = {
@@ -28,8 +29,9 @@ _HOMES = {
     "Simulation": "simulation",
     "Workload": "workloads",
     "simulate": "report",
+    "sweep": "sweeps",
 }
-_MODULES = ("checkers", "faults", "scenarios")
+_MODULES = ("checkers", "faults", "planning", "scenarios")
 
 __all__ = [
     "Fail",
@@ -40,8 +42,10 @@ __all__ = [
     "Workload",
     "checkers",
     "faults",
+    "planning",
     "scenarios",
     "simulate",
+    "sweep",
 ]
 
 

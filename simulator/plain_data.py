@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -114,6 +114,92 @@ def _inside(kind: Any, table: Any, place: Place, part: str) -> tuple[Any, Any]:
             return str, table.setdefault(part, {})
         case _:
             raise Misfit(place, part, "is a single value; give no name after it")
+
+
+def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
+    """The scenario with some fields set to values, by the same paths as `with_settings`.
+
+    Unlike there, what is not named stays the very object that it was: workloads and faults of one's own kinds, too.
+
+    Args:
+        scenario: to start from; it stays as it is.
+        values: by path. A whole workload, a tuple of faults and a table of plans are values as well.
+
+    Raises:
+        Misfit: a path or a value that can't be; names what comes near.
+        ConfigurationError: the values don't go together.
+    """
+    changed: Scenario = _changed(
+        scenario, Scenario, [(path.split("."), new) for path, new in values.items()], ()
+    )
+    return changed
+
+
+def _changed(held: Any, hint: Any, changes: Sequence[tuple[Sequence[str], Any]], place: Place) -> Any:
+    """What is held with what is told to change in it; all at once, since one may be wrong without another."""
+    whole = [new for path, new in changes if not path]
+    if whole:
+        return _fitting(whole[-1], hint, place[:-1], str(place[-1]))
+    inside: dict[str, list[tuple[Sequence[str], Any]]] = {}
+    for path, new in changes:
+        inside.setdefault(path[0], []).append((path[1:], new))
+    bare = _bare(hint)
+    if bare in (Mapping[str, str], Mapping[str, NodePlan]):
+        kind: Any = str if bare == Mapping[str, str] else NodePlan
+        none = kind()
+        held = held or {}
+        return {
+            **held,
+            **{k: _changed(held.get(k, none), kind, new, (*place, k)) for k, new in inside.items()},
+        }
+    if isinstance(held, tuple) and bare is not str:
+        return _changed_entries(held, inside, place)
+    if held is None and bare is Workload:
+        held = Workload()
+    if not is_dataclass(held) or isinstance(held, type):
+        raise Misfit(place[:-1], str(place[-1]), "is a single value; give no name after it")
+    kind = type(held)
+    names = {TABLES.get(name, name): name for name in _hints(kind)}
+    fresh = {}
+    for key, new in inside.items():
+        inner = _known(kind, key, place)
+        fresh[names[key]] = _changed(getattr(held, names[key]), inner, new, (*place, key))
+    return replace(held, **fresh)
+
+
+def _changed_entries(
+    held: tuple[Any, ...], inside: Mapping[str, Sequence[tuple[Sequence[str], Any]]], place: Place
+) -> tuple[Any, ...]:
+    entries = list(held)
+    for key, new in inside.items():
+        if not key.isdigit() or int(key) >= len(entries):
+            raise Misfit(place, key, f"there are {len(entries)} of them; give a number below, from 0")
+        entries[int(key)] = _changed(entries[int(key)], type(entries[int(key)]), new, (*place, int(key)))
+    return tuple(entries)
+
+
+def _fitting(new: Any, hint: Any, place: Place, key: str) -> Any:
+    """A value for a field, if it is of its type."""
+    bare = _bare(hint)
+    if new is None and _optional(hint):
+        return None
+    if bare in _NOUNS:
+        # A conf's values are texts, and in Python one says 5.
+        return (
+            _setting(new) if bare is str and place[-1:] == ("rdzv_conf",) else _scalar(new, bare, place, key)
+        )
+    if bare == Mapping[str, str] and isinstance(new, Mapping):
+        return {name: _setting(value) for name, value in new.items()}
+    origin = get_origin(bare)
+    if origin is None and isinstance(new, bare):
+        return new
+    if origin is tuple and isinstance(new, tuple | list):
+        kind = get_args(bare)[0]
+        if all(isinstance(entry, kind) for entry in new):
+            return tuple(new)
+    if bare == Mapping[str, NodePlan] and isinstance(new, Mapping):
+        return dict(new)
+    raise Misfit(place, key, f"is {new!r}; that is no value for it")
 
 
 # -- building -------------------------------------------------------------------------------------------------

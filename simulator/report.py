@@ -21,6 +21,7 @@ from simulator.checkers import (
     record_of,
 )
 from simulator.excuses import Excused, excused
+from simulator.progress import Training
 from simulator.scenario import Scenario
 from simulator.trace import GAP, Mark, Row, cell_lines, clipped, lane_width, rows_of, wrapped
 from toolkit.core.events import DecisionMade, Event
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 Verdict = Literal["held", "broken", "undetermined"]
 EXIT_CODES: dict[Verdict, int] = {"held": 0, "broken": 1, "undetermined": 3}
+
+#: the finding of a run that Ctrl-C ended
+BROKEN_OFF = "broken off by Ctrl-C"
 
 _WIDTH, _TIME_WIDTH = 98, 10
 _BROKEN_MAX, _EXCUSED_MAX, _FAULTS_MAX, _LANES_MAX, _NODES_MAX = 3, 2, 4, 4, 8
@@ -126,6 +130,11 @@ class Report:
         return sum(
             any(seat is not seat.life.seats[0] for seat in group.seats) for group in self.record.rounds
         )
+
+    @property
+    def training(self) -> Training:
+        """What of the time of the job was useful."""
+        return self.record.facts.training or Training(0.0, self.virtual_s, done=False)
 
     @property
     def nodes(self) -> dict[str, NodeEnd]:
@@ -221,7 +230,7 @@ def simulate(
         try:
             outcome = simulation.run()
         except KeyboardInterrupt:
-            outcome = simulation.broken_off("broken off by Ctrl-C")
+            outcome = simulation.broken_off(BROKEN_OFF)
         facts = facts_of(simulation, outcome)
     finally:
         simulation.close()
@@ -264,13 +273,24 @@ def facts_of(simulation: Simulation, outcome: Outcome) -> Facts:
         said=[(said.at_ns, said.operations) for said in outcome.said],
         ended_s=outcome.virtual_s,
         end_by_s=outcome.quiet_at_s + scenario.quiet_by_s,
+        notice_s=_notice_s(scenario),
         grace_s=scenario.shutdown_timeout_s,
         limit=over_limit,
         stuck=stuck,
         store_host=store_host_of(scenario),
         addresses=addresses,
         orphans={name: left for name, left in orphans.items() if left},
+        training=simulation.jobs.progress.training(scenario.step_s, simulation.kernel.now_ns),
     )
+
+
+def _notice_s(scenario: Scenario) -> float:
+    """How long a node that died may go unnoticed: half a lease longer than its lease, if that is longer than usual."""
+    try:
+        lease_s = float(scenario.rdzv_conf.get("lease", 0))
+    except ValueError:
+        return Facts().notice_s  # it is the agent that refuses it
+    return max(Facts().notice_s, 1.5 * lease_s)
 
 
 def _too_late(outcome: Outcome) -> list[str]:

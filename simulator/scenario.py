@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from simulator import wear
 from simulator.faults import Fault, check
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
@@ -48,9 +50,14 @@ class Scenario:
         max_nodes: agents that a round admits; None is all.
         local_world_size: workers of each node.
         max_restarts: the budget.
+        backoff_s: wait before the first restart, which doubles with each further one. Only our agent knows it.
         workload: what the workers do.
         plans: what differs from node to node, by name.
         faults: what goes wrong, and when.
+        mtbf_s: mean time between failures of one node, in seconds; a run draws them from its seed, beside `faults`.
+            None is none. A cluster of N nodes has one every `mtbf_s / N`.
+        mtbf_hits: what such a failure is: "node", which loses power, or "worker", one of the node's that is killed.
+        repair_s: until a node that failed so starts again; None is never.
         solo: one node without a rendezvous service.
         store_apart: whether a machine of its own serves the store, as a service would; only for our agent.
         rdzv_conf: as `--rdzv-conf`; each rendezvous takes what it knows.
@@ -72,9 +79,13 @@ class Scenario:
     max_nodes: int | None = None
     local_world_size: int = 1
     max_restarts: int = 3
+    backoff_s: float = 0.0
     workload: Workload = field(default_factory=Workload)
     plans: Mapping[str, NodePlan] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    mtbf_s: float | None = None
+    mtbf_hits: str = "node"
+    repair_s: float | None = 60.0
     solo: bool = False
     store_apart: bool = False
     rdzv_conf: Mapping[str, str] = field(default_factory=dict)
@@ -89,7 +100,7 @@ class Scenario:
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
         object.__setattr__(self, "names", tuple(self.names))
-        for problem in (self._wrong_size(), self._wrong_names(), self._wrong_workload()):
+        for problem in (self._wrong_size(), self._wrong_names(), self._wrong_workload(), wear.problem(self)):
             if problem:
                 raise ConfigurationError(f"scenario {self.name!r} {problem}")
         self._check_faults()
@@ -104,6 +115,8 @@ class Scenario:
             return f"is solo and has {self.nodes} nodes; solo means one"
         if self.max_restarts < 0:
             return f"has max_restarts {self.max_restarts}; it can't be negative"
+        if not 0 <= self.backoff_s < math.inf:
+            return f"has backoff_s {self.backoff_s}; give 0 or more seconds"
         size = min(self.workers_of(name) for name in self.node_names)
         return f"has a node with {size} workers; each needs at least 1" if size < 1 else ""
 
@@ -156,6 +169,13 @@ class Scenario:
         low = self.nodes if self.min_nodes is None else self.min_nodes
         high = self.nodes if self.max_nodes is None else self.max_nodes
         return low, high
+
+    @property
+    def step_s(self) -> float:
+        """What an undisturbed training step takes: as long as on the slowest node, which the others wait for."""
+        special = (plan.workload.step_s for plan in self.plans.values() if plan.workload is not None)
+        planned = sum(plan.workload is not None for plan in self.plans.values())
+        return max((*special, *([self.workload.step_s] if planned < self.nodes else [])))
 
     def plan(self, name: str) -> NodePlan:
         """What is special about a node."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulator import wear
 from simulator.adapters.bell import TaskBell
 from simulator.adapters.clock import NodeClock
 from simulator.adapters.connector import SimConnector
@@ -40,6 +41,7 @@ from toolkit.core.events import Event
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import LogLayout
 from toolkit.core.model import WorkerSpec
+from toolkit.core.restarts import PLAIN_BUDGET, RestartPolicy
 from toolkit.core.rounds import Settings
 from toolkit.ports import Ports
 
@@ -154,6 +156,7 @@ class RallySubject:
             rdzv_handler=handler,
             entrypoint="train",
             max_restarts=scenario.max_restarts,
+            restart_policy=_restart_policy(scenario),
         )
         return LaunchedAgent(
             spec,
@@ -162,6 +165,13 @@ class RallySubject:
             shutdown_timeout=scenario.shutdown_timeout_s,
             ports=ports,
         )
+
+
+def _restart_policy(scenario: Scenario) -> RestartPolicy | None:
+    if not scenario.backoff_s:
+        return None
+    longest_s = max(scenario.backoff_s, PLAIN_BUDGET.backoff_max_s)
+    return RestartPolicy(backoff_s=scenario.backoff_s, backoff_max_s=longest_s)
 
 
 def _own_rendezvous(process: Process, scenario: Scenario, ports: Ports) -> RallyRendezvous:
@@ -287,8 +297,9 @@ class Simulation:
             self.outcome.nodes[name] = NodeOutcome()
             if name not in flapping:
                 self.start_agent(name, scenario.plan(name).start_s)
-        self.outcome.quiet_at_s = quiet_at_s(scenario.faults)
-        strikes = Strikes(self, scenario.faults)
+        planned = (*scenario.faults, *wear.drawn(scenario, seed))
+        self.outcome.quiet_at_s = quiet_at_s(planned)
+        strikes = Strikes(self, planned)
         self.outcome.struck, self.outcome.hits = strikes.words, strikes.hits
 
     def start_agent(self, name: str, after_s: float = 0.0, *, boot: bool = False) -> None:

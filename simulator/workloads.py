@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from simulator.kernel import SECOND, Task
+from simulator.progress import Progress
 from simulator.world import Node, Process, World
 from toolkit.core.errors import ConfigurationError
 
@@ -54,6 +55,7 @@ class Workload:
         steps: training steps.
         step_s: seconds each takes.
         checkpoint_every: steps between checkpoints; 0 saves none.
+        checkpoint_s: seconds that saving one takes, while nobody trains.
         start_s: seconds from the start of the process to user code.
         collective: whether each step ends in a collective; without one the workers run independently.
         collective_timeout_s: how long a collective waits for a peer that is silent.
@@ -66,6 +68,7 @@ class Workload:
     steps: int = 60
     step_s: float = 1.0
     checkpoint_every: int = 10
+    checkpoint_s: float = 0.0
     start_s: float = 2.0
     collective: bool = True
     collective_timeout_s: float = 600.0
@@ -75,9 +78,20 @@ class Workload:
     failures: tuple[Fail, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "step_s", "checkpoint_every", "start_s", "collective_timeout_s", "spread_s"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"workload {name} is {getattr(self, name)}; it can't be negative")
+
+
+_NOT_NEGATIVE = (
+    "steps",
+    "step_s",
+    "checkpoint_every",
+    "checkpoint_s",
+    "start_s",
+    "collective_timeout_s",
+    "spread_s",
+)
 
 
 @dataclass(slots=True)
@@ -201,6 +215,8 @@ class Jobs:
         self.starts: dict[tuple[str, int], int] = {}
         #: training steps that were finished, also those done again, per rank
         self.steps_done = 0
+        #: how far the job has come
+        self.progress = Progress()
         #: what each worker was started with, in the order of the world
         self.environments: list[dict[str, str]] = []
 
@@ -244,6 +260,8 @@ def work(process: Process, env: Mapping[str, str], workload: Workload, jobs: Job
             and (code := gathering.meet(rank, process, 0, workload.collective_timeout_s)) is not None
         ):
             return process.end(code)
+        if rank == 0:
+            jobs.progress.begins(step, kernel.now_ns)
         while step < workload.steps:
             if (code := fails_at(step)) is not None:
                 return process.end(code)
@@ -254,8 +272,16 @@ def work(process: Process, env: Mapping[str, str], workload: Workload, jobs: Job
                 code = gathering.meet(rank, process, step, workload.collective_timeout_s)
                 if code is not None:
                     return process.end(code)
-            if rank == 0 and workload.checkpoint_every and step % workload.checkpoint_every == 0:
-                jobs.checkpoints[run_id] = max(step, jobs.checkpoints.get(run_id, 0))
+            if rank == 0:
+                jobs.progress.stepped(step, kernel.now_ns)
+            if workload.checkpoint_every and step % workload.checkpoint_every == 0:
+                if workload.checkpoint_s:
+                    spend(workload.checkpoint_s, "a checkpoint")
+                if rank == 0:
+                    jobs.checkpoints[run_id] = max(step, jobs.checkpoints.get(run_id, 0))
+                    jobs.progress.saved(step, kernel.now_ns)
+        if rank == 0:
+            jobs.progress.done(kernel.now_ns)
         gathering.leave(rank)
         spend(rank * workload.spread_s, "the rest of its work")
         return process.end(0)

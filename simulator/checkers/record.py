@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from simulator.progress import Training
 from toolkit.core import events
 from toolkit.core.events import Event
 
@@ -88,6 +89,7 @@ class Facts:
         store_host: the node that hosts the rendezvous store, if any.
         addresses: node names by what may stand in MASTER_ADDR.
         orphans: what agents had started and is still there after them, by node.
+        training: what of the time was useful; only the simulator knows.
     """
 
     min_nodes: int | None = None
@@ -104,6 +106,7 @@ class Facts:
     store_host: str = ""
     addresses: Mapping[str, str] = field(default_factory=dict)
     orphans: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    training: Training | None = None
 
     @property
     def simulated(self) -> bool:

@@ -29,7 +29,7 @@ COMMANDS = [line for text in blocks("console") for line in text.splitlines()]
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("text", blocks("python"), ids=["scenario", "experiment", "checker"])
+@pytest.mark.parametrize("text", blocks("python"), ids=["sweep", "scenario", "experiment", "checker"])
 def test_python_runs(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,7 +41,7 @@ def test_python_runs(
 def test_python_and_toml_say_the_same() -> None:
     (text,) = blocks("toml")
     names: dict[str, object] = {}
-    code = blocks("python")[0].split("report = ")[0]
+    code = next(text for text in blocks("python") if 'name="my-job"' in text).split("report = ")[0]
     exec(compile(code, "README.md", "exec"), names)
     in_python, in_toml = names["mine"], toml_file.loads(text)
     for name in ("name", "nodes", "min_nodes", "max_restarts", "workload", "plans", "faults"):
