@@ -93,5 +93,3 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     for each in started:
         each.process.kill()
         each.process.communicate()
-
-

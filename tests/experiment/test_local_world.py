@@ -13,8 +13,8 @@ import pytest
 from simulator import Scenario, Workload, faults
 from toolkit.adapters.recording.experiment_file import read_experiment
 from toolkit.adapters.recording.reader import read_run
-from toolkit.core.events import AgentStarted, WorkerStarted
 from toolkit.core.errors import RecordingError
+from toolkit.core.events import AgentStarted, WorkerStarted
 
 from .conftest import Command, Try
 

@@ -43,7 +43,9 @@ class TestWhatOnlyTheSimulatorHas:
     @pytest.mark.parametrize("fault", ONLY_SIMULATED, ids=lambda fault: type(fault).__name__)
     def test_is_refused_before_anything_starts(self, fault: faults.Fault, tmp_path: Path) -> None:
         scenario = Scenario(name="mine", nodes=2, faults=(fault,))
-        with pytest.raises(ConfigurationError, match=rf"{type(fault).__name__} is for the simulator only.*--world sim"):
+        with pytest.raises(
+            ConfigurationError, match=rf"{type(fault).__name__} is for the simulator only.*--world sim"
+        ):
             Experiment(scenario, "local", run_dir=tmp_path / "run")
         assert not (tmp_path / "run").exists()
         Experiment(scenario, "sim")
@@ -55,11 +57,11 @@ class TestWhatOnlyTheSimulatorHas:
                 check_local(Scenario(nodes=2, faults=(kind(target="node1"),)))
 
     def test_a_node_that_waits_for_the_store(self) -> None:
-        with pytest.raises(ConfigurationError, match='KillAgent strikes "busy".*name a node'):
+        with pytest.raises(ConfigurationError, match=r'KillAgent strikes "busy".*name a node'):
             check_local(Scenario(faults=(faults.KillAgent("busy"),)))
 
     def test_too_many_nodes(self) -> None:
-        with pytest.raises(ConfigurationError, match="has 64 nodes.*give 32 at most"):
+        with pytest.raises(ConfigurationError, match=r"has 64 nodes.*give 32 at most"):
             check_local(scenarios.happy_64)
 
     @pytest.mark.parametrize("name", ["../up", "store", "a b", "-x", "a/b"])
@@ -76,6 +78,7 @@ class TestBadInput:
             (("./no.toml",), "scenario file no.toml can't be read"),
             (("short-scale-up", "--set", "nodes"), "--set nodes has no value"),
             (("clock-skew", "--world", "local"), "ClockOffset is for the simulator only"),
+            (("short-scale-up", "--set", "rdzv_conf.lease=0.1"), "a lease of 0.1 s is too short"),
             (("clock-skew",), "ClockOffset is for the simulator only"),
         ],
     )
@@ -117,7 +120,13 @@ class TestInTheSimulator:
         noted = read_experiment(path)
         assert noted is not None
         [strike] = noted.strikes
-        assert (noted.world, noted.seed, strike.kind, strike.node, strike.at_s) == ("sim", 3, "CrashNode", "node1", 1.6)
+        assert (noted.world, noted.seed, strike.kind, strike.node, strike.at_s) == (
+            "sim",
+            3,
+            "CrashNode",
+            "node1",
+            1.6,
+        )
         assert {end.result for end in noted.ends.values()} == {"SUCCEEDED"}
 
     def test_a_broken_promise_is_told(self, tmp_path: Path) -> None:
@@ -144,7 +153,9 @@ class TestInTheSimulator:
         result = Experiment("short-scale-up", run_dir=tmp_path / "a").run()
         read = read_side(tmp_path / "a")
         assert (read.name, read.ends, read.began_wall_ns) == (
-            "the simulator", dict(result.ends), result.noted.began_wall_ns,
+            "the simulator",
+            dict(result.ends),
+            result.noted.began_wall_ns,
         )
 
         def order(event: Event) -> tuple[str, int]:
@@ -167,6 +178,5 @@ class TestInTheSimulator:
 def test_the_schema_is_the_one_in_the_repository() -> None:
     path = ROOT / "toolkit" / "fronts" / "experiment" / "experiment.schema.json"
     assert path.read_bytes() == json_schema(), (
-        "run: python -c 'from toolkit.fronts.experiment.command import json_schema as s; print(s().decode(), end=\"\")' "
-        f"> {path.relative_to(ROOT)}"
+        f"write `toolkit.fronts.experiment.command.json_schema()` to {path}"
     )

@@ -63,8 +63,7 @@ def test_a_step_that_is_missing_is_named_with_what_came_before() -> None:
 
     [difference] = words(against_changed(change))
     assert difference == (
-        "node0: after “round 1 is over”, "
-        "one has “its workers are stopped”; the other has nothing"
+        "node0: after “round 1 is over”, one has “its workers are stopped”; the other has nothing"
     )
 
 
@@ -82,7 +81,9 @@ def test_another_order_is_named() -> None:
 
 def test_who_comes_back_may_read_first_that_its_round_ended_or_that_one_has_formed() -> None:
     said = told("short-scale-up")
-    ended = next(event for event in said if isinstance(event, ev.RoundEnded) and event.node.startswith("node1"))
+    ended = next(
+        event for event in said if isinstance(event, ev.RoundEnded) and event.node.startswith("node1")
+    )
     header = {name: getattr(ended, name) for name in ev.Event.__struct_fields__}
     evicted = ev.Evicted(**header, left=ended.ended, reason="it was silent")
     changed = [evicted if event is ended else event for event in said]
@@ -121,7 +122,9 @@ class TestCauses:
 class TestOfTheJob:
     def test_its_outcome(self) -> None:
         def change(event: ev.Event) -> ev.Event:
-            return msgspec.structs.replace(event, outcome="failed") if isinstance(event, ev.JobEnded) else event
+            return (
+                msgspec.structs.replace(event, outcome="failed") if isinstance(event, ev.JobEnded) else event
+            )
 
         assert "the job succeeded in one, and failed in the other" in words(against_changed(change))
 

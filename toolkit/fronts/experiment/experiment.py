@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from toolkit.surroundings import environment, state_directory
 from toolkit.views.comparison import Comparison, Side, compare
 
 if TYPE_CHECKING:
-    from simulator.checkers import Judgement
+    from simulator.checkers import Broken, Judgement
     from simulator.report import Report
     from simulator.scenario import Scenario
 
@@ -89,21 +90,30 @@ class Experiment:
         return state_directory() / stamped_name(f"{self._scenario.name}-{self.world}", wiring.wall_ns())
 
     def _simulated(self, path: Path) -> ExperimentResult:
-        from simulator.report import simulate
+        from simulator.report import BROKEN_OFF, simulate
         from toolkit.fronts.sim import need_greenlet, noted, record
 
         need_greenlet()
         clock = wiring.clock()
         report = simulate(self._scenario, seed=self.seed, stopwatch=lambda: clock.now_ns() / 1e9)
+        if report.finding == BROKEN_OFF:
+            raise KeyboardInterrupt
         record(path, self._scenario, report.subject, self.seed, report)
         said = noted(self._scenario, self.seed, report)
         return ExperimentResult(
-            self._scenario, "sim", self.seed, path, tuple(report.events), said, report.judgement, report
+            self._scenario,
+            "sim",
+            self.seed,
+            path,
+            tuple(report.events),
+            said,
+            report.judgement,
+            report.broken,
+            report,
         )
 
     def _on_processes(self, path: Path) -> ExperimentResult:
         from simulator import toml_file
-        from simulator.checkers import Facts, checkers_named, judge_record, record_of
         from toolkit.fronts.experiment.local import LocalWorld, usual_environment
         from toolkit.fronts.experiment.strikes import LocalStrikes
 
@@ -121,7 +131,6 @@ class Experiment:
         world = LocalWorld(scenario, path, run_id, usual_environment(environment()), sys.executable)
         strikes = LocalStrikes(world, self.seed)
         over = world.run(strikes.begin)
-        going_on = [name for name, end in world.ends.items() if end.result == "RUNNING"]
         known = NotedExperiment(
             world="local",
             scenario=toml_file.dumps(scenario),
@@ -130,15 +139,38 @@ class Experiment:
             strikes=strikes.hits,
             words=[*strikes.words, *strikes.not_struck()],
             ends=world.ends,
-            finding=""
-            if over
-            else f"it was stopped after {world.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran",
+            finding=world.finding(over),
         )
         note_experiment(path, known)
         events = tuple(world.events())
-        record = record_of(events, Facts(min_nodes=low, max_nodes=high))
-        judgement = judge_record(record, checkers_named(scenario.checkers))
-        return ExperimentResult(scenario, "local", self.seed, path, events, known, judgement)
+        judgement, broken = _judged(scenario, events, known)
+        return ExperimentResult(scenario, "local", self.seed, path, events, known, judgement, broken)
+
+
+def _judged(
+    scenario: Scenario, events: tuple[Event, ...], noted: NotedExperiment
+) -> tuple[Judgement, tuple[Broken, ...]]:
+    """What each checker says of a real run whose faults are known, and what was broken without an excuse."""
+    from simulator.checkers import Facts, Hit, checkers_named, judge_record, record_of
+    from simulator.excuses import excused
+
+    low, high = scenario.bounds
+    # The checkers count from the first event.
+    first_ns = min((event.wall_ns for event in events), default=noted.began_wall_ns)
+    late_s = (first_ns - noted.began_wall_ns) / 1e9
+    hits = tuple(
+        Hit(
+            strike.kind,
+            strike.node,
+            strike.at_s - late_s,
+            math.inf if strike.until_s is None else strike.until_s - late_s,
+            strike.words,
+        )
+        for strike in noted.strikes
+    )
+    record = record_of(events, Facts(min_nodes=low, max_nodes=high, hits=hits))
+    judgement = judge_record(record, checkers_named(scenario.checkers))
+    return judgement, tuple(excused(judgement.broken, record)[0])
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,6 +185,7 @@ class ExperimentResult:
         events: what the agents said.
         noted: what struck whom, and how each node ended.
         judgement: what each promise's checker says.
+        broken: promises that were broken, and could have been kept.
         report: of the simulator; None for real processes.
     """
 
@@ -163,6 +196,7 @@ class ExperimentResult:
     events: tuple[Event, ...] = field(repr=False)
     noted: NotedExperiment
     judgement: Judgement
+    broken: tuple[Broken, ...] = ()
     report: Report | None = None
 
     @cached_property
@@ -185,7 +219,7 @@ class ExperimentResult:
         """Of a command that ran this: 0, 1 if a promise was broken, 3 if it was broken off."""
         if self.report is not None:
             return self.report.exit_code
-        return 1 if self.judgement.broken else 3 if self.noted.finding else 0
+        return 1 if self.broken else 3 if self.noted.finding else 0
 
     def compare(self, other: ExperimentResult) -> Comparison:
         """Hold this recording against another one of the same scenario."""

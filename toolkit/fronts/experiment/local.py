@@ -34,7 +34,7 @@ from toolkit.adapters.experiment.processes import (
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core import rally_conf
 from toolkit.core.errors import LaunchError, RecordingError
-from toolkit.core.events import AgentFinished, Event
+from toolkit.core.events import AgentFinished, AgentStarted, Event
 from toolkit.core.experiment import NodeEnd
 from toolkit.fronts.experiment.supported import HOST, check_local, store_is_a_process
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 FOLDER = "experiment"
 #: how long agents may take to load, in seconds
 _LOAD_S = 120.0
+#: exit code of `rally run` for what can't be run
+_REFUSED = 2
 
 
 @dataclass(slots=True)
@@ -187,6 +189,29 @@ class LocalWorld:
         if left:
             raise LaunchError(f"processes of the experiment can't be killed: {', '.join(map(str, left))}")
 
+    def finding(self, over: bool) -> str:
+        """What went wrong with the run itself, or nothing.
+
+        Args:
+            over: whether all agents ended by themselves.
+        """
+        began = {event.node for event in self.events() if isinstance(event, AgentStarted)}
+        for node in self.nodes.values():
+            # Agents refuse in one line what they can't begin with.
+            agent = node.agent
+            if (
+                agent is not None
+                and f"{node.name}_{agent.pid}" not in began
+                and agent.exit_code() == _REFUSED
+            ):
+                return f"the agent on {node.name} did not begin: {agent.said()}"
+        going_on = [name for name, end in self.ends.items() if end.result == "RUNNING"]
+        return (
+            ""
+            if over
+            else f"it was stopped after {self.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran"
+        )
+
     def _endings(self) -> dict[str, NodeEnd]:
         finished = {event.node: event.result for event in self.events() if isinstance(event, AgentFinished)}
         ends = {}
@@ -226,8 +251,8 @@ class LocalWorld:
         if boot and not node.up:
             node.up = True
             self.links.restore(node.name)
-            if not self._hosted and node.name == self.store_node:
-                self._load_store(node)
+        if node.store is not None and node.store.exit_code() is not None:
+            self._load_store(node)
         if node.name == HOST:
             self._unended -= 1
             return

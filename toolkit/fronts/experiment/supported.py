@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ def check_local(scenario: Scenario) -> None:
     problem = next(filter(None, (*map(_wrong_fault, scenario.faults), _wrong_nodes(scenario))), "")
     if problem:
         raise ConfigurationError(f"scenario {scenario.name!r} can't run on real processes: {problem}")
+    low, high = scenario.bounds
+    conf = {key: text for key, text in scenario.rdzv_conf.items() if key in rally_conf.KEYS}
+    name = f"rdzv_conf of scenario {scenario.name!r}"
+    rally_conf.job_settings(conf, min_nodes=low, max_nodes=high, spares=scenario.spares, name=name)
     if sys.platform != "linux":
         raise ConfigurationError(
             f"experiments on real processes need Linux, and this is {sys.platform}; --world sim runs"
