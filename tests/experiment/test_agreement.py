@@ -27,7 +27,7 @@ def agree(scenario: Scenario, simulated: Try, on_processes: Try) -> ExperimentRe
     found = ours.compare(real)
     assert found.differences == [], f"{ours}\n{real}"
     assert real.noted.finding == ""
-    assert ours.judgement.broken == [] and real.judgement.broken == [], f"{ours}\n{real}"
+    assert ours.broken == real.broken == (), f"{ours}\n{real}"
     assert [strike.words for strike in ours.noted.strikes] == [strike.words for strike in real.noted.strikes]
     return real
 

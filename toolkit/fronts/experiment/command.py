@@ -200,7 +200,7 @@ def _world(result: ExperimentResult) -> WorldSummary:
         strikes=result.noted.strikes,
         words=result.noted.words,
         nodes=dict(result.ends),
-        broken=[f"{found.promise}: {found.detail}" for found in result.judgement.broken],
+        broken=[f"{found.promise}: {found.detail}" for found in result.broken],
         finding=result.noted.finding,
     )
 
@@ -215,7 +215,7 @@ def _tell(results: Sequence[ExperimentResult], comparison: Comparison | None, st
         page, of_comparison(first.scenario, first.seed, comparison, first.noted.words, unicode=page.unicode)
     )
     for result in results:
-        for found in result.judgement.broken:
+        for found in result.broken:
             page.line(f"broken, in {NAMES[result.world]}: {found.promise}: {found.detail}", indent=2)
         if result.noted.finding:
             page.line(f"broken off, in {NAMES[result.world]}: {result.noted.finding}", indent=2)

@@ -52,12 +52,11 @@ def of_result(result: ExperimentResult, *, unicode: bool) -> Iterator[Line]:
     for name, end in result.ends.items():
         code = "" if end.exit_code is None else f", exit code {end.exit_code}"
         yield [(f"  {name:<12} ", ""), (f"{end.result}{code}", "")]
-    broken = result.judgement.broken
-    for found in broken[:_FINDINGS_MAX]:
+    for found in result.broken[:_FINDINGS_MAX]:
         yield [("  ✗ " if unicode else "  x ", "bold red"), (f"{found.promise}: {found.detail}", "")]
-    if not broken:
+    if not result.broken:
         held = len(result.judgement.with_status("held"))
-        yield [(f"  {plural(held, 'promise')} held, and none was broken", "dim")]
+        yield [(f"  {plural(held, 'promise')} held, and none was broken that could have been kept", "dim")]
     yield [(f"  recording    {result.path}", "dim")]
 
 
