@@ -192,3 +192,23 @@ class TestDurations:
         phases = {each.phase: each for each in found.durations}
         assert phases["after round 1: detect"].second_s is None
         assert phases["after round 1: detect"].ratio is None
+
+
+def test_on_one_screen() -> None:
+    def change(event: ev.Event) -> ev.Event | None:
+        return None if isinstance(event, ev.WorkersStopped) and event.node.startswith("node0") else event
+
+    text = str(against_changed(change))
+    lines = text.splitlines()
+    assert lines[0] == "✗ one and the other differ in 1 thing"
+    assert (
+        lines[1]
+        == "  ✗ node0: after “round 1 is over”, one has “its workers are stopped”; the other has nothing"
+    )
+    assert lines[3] == "  node1 and node2, the same on both sides"
+    assert lines[4].startswith("    its agent starts; in round 1; its workers run; round 1 is over; ")
+    assert lines[6].split() == ["longest", "of", "all", "nodes", "one", "the", "other", "ratio"]
+    assert max(map(len, lines)) < 200
+    assert str(compare(side("a", told("short-scale-up")), side("b", told("short-scale-up")))).startswith(
+        "✓ a and b agree\n"
+    )

@@ -106,6 +106,13 @@ class Comparison(msgspec.Struct, frozen=True):
     steps: list[NodeSteps]
     durations: list[Duration]
 
+    def __str__(self) -> str:
+        """One screen of text."""
+        from toolkit.views.comparison_lines import headline, lines  # late: it knows this module's values
+
+        all_lines = [headline(self, "", unicode=True), *lines(self, unicode=True)]
+        return "\n".join("".join(words for words, _ in line).rstrip() for line in all_lines) + "\n"
+
 
 def compare(first: Side, second: Side) -> Comparison:
     """Hold two recordings of one job against each other."""
@@ -266,7 +273,7 @@ def _silence_differences(mine: _Told, theirs: _Told) -> Iterator[Difference]:
     for name in dict.fromkeys([*mine.silences, *theirs.silences]):
         ours, others = (plural(told.silences.get(name, 0), "time") for told in (mine, theirs))
         if ours != others:
-            words = f"{name} missed the store {ours} in {mine.side.name}, and {others} in {theirs.side.name}"
+            words = f"{name} heard nothing of the store {ours} in {mine.side.name}, and {others} in {theirs.side.name}"
             yield Difference("silence", name, words)
 
 

@@ -14,10 +14,11 @@ from toolkit.adapters.recording.directory import stamped_name
 from toolkit.core.errors import ConfigurationError, RallyError
 from toolkit.core.experiment import NodeEnd, Strike
 from toolkit.fronts.experiment.experiment import NAMES, WORLDS, Experiment, ExperimentResult, World
-from toolkit.fronts.experiment.telling import Line, of_comparison, of_result
+from toolkit.fronts.experiment.telling import of_comparison, of_result
 from toolkit.fronts.page import Page
 from toolkit.fronts.show import json_text
 from toolkit.views.comparison import Comparison
+from toolkit.views.comparison_lines import Line
 from toolkit.views.wording import visible
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ def _run(experiment: Experiment, stderr: TextIO) -> ExperimentResult:
 def summary(results: Sequence[ExperimentResult], comparison: Comparison | None) -> ExperimentSummary:
     """What --json prints."""
     codes = [result.exit_code for result in results]
-    code = DIFFER if DIFFER in codes or (comparison and not comparison.agree) else max(codes)
+    # What was broken off has not come to where the other one has.
+    differ = comparison is not None and not comparison.agree and BROKEN_OFF not in codes
+    code = DIFFER if DIFFER in codes or differ else max(codes)
     return ExperimentSummary(
         scenario=results[0].scenario.name,
         seed=results[0].seed,
@@ -210,15 +213,7 @@ def _tell(results: Sequence[ExperimentResult], comparison: Comparison | None, st
     if comparison is None:
         _print(page, of_result(results[0], unicode=page.unicode))
         return
-    first = results[0]
-    _print(
-        page, of_comparison(first.scenario, first.seed, comparison, first.noted.words, unicode=page.unicode)
-    )
-    for result in results:
-        for found in result.broken:
-            page.line(f"broken, in {NAMES[result.world]}: {found.promise}: {found.detail}", indent=2)
-        if result.noted.finding:
-            page.line(f"broken off, in {NAMES[result.world]}: {result.noted.finding}", indent=2)
+    _print(page, of_comparison(results[0], results[1], comparison, unicode=page.unicode))
     page.gap()
     for result in results:
         page.line((f"recording of {NAMES[result.world]:<14}  {result.path}", "dim"), indent=2)
