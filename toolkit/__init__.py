@@ -6,6 +6,7 @@ The names are loaded when they are first used: importing this package costs mill
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,21 @@ __all__ = [
 ]
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext toolkit`: values show themselves, and `%%rally` runs a cell. Importing the package does it, too."""
+    from toolkit.fronts.notebook import formatters, magic
+
+    formatters.register(shell)
+    magic.register(shell)
+
+
+def _greet_ipython() -> None:
+    """Importing the package where IPython runs is enough; elsewhere nothing more is imported."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        load_ipython_extension(shell)
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
@@ -68,3 +84,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_greet_ipython()

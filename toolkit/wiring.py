@@ -15,7 +15,6 @@ from signal import SIGTERM, Signals
 from typing import Any
 
 from toolkit import surroundings
-from toolkit.adapters import watch_thread as threads
 from toolkit.adapters.clock import SystemClock
 from toolkit.adapters.control.orders import Orders
 from toolkit.adapters.control.server import ControlServer, TcpAddress
@@ -70,7 +69,9 @@ def wall_ns() -> int:
 
 def aside(do: Callable[[], None], name: str) -> None:
     """Have something done in a thread of its own, which keeps no process from ending."""
-    threads.run_aside(do, name)
+    from toolkit.adapters import watch_thread  # it imports asyncio, which an agent does without
+
+    watch_thread.run_aside(do, name)
 
 
 def fresh_log_directory(base: Path, run_name: str) -> Path:

@@ -47,7 +47,9 @@ class Lab:
             "IPYTHONDIR": str(home / "ipython"),
             "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))),
         }
-        quiet = home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        quiet = (
+            home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        )
         quiet.parent.mkdir(parents=True)
         quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
         command = [

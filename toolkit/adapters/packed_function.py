@@ -6,7 +6,6 @@ Run in a worker by a script of one line. A traceback there shows the lines of a 
 from __future__ import annotations
 
 import linecache
-import os
 import pickle
 import sys
 import traceback
@@ -138,8 +137,14 @@ def _text(name: str) -> str:
 # -- in the worker --------------------------------------------------------------------------------------------
 
 
-def call(packed_file: str, returned_folder: str) -> None:
-    """Call the function, and leave what it returns for whoever launched it."""
+def call(packed_file: str, returned_folder: str, environ: Mapping[str, str]) -> None:
+    """Call the function, and leave what it returns for whoever launched it.
+
+    Args:
+        packed_file: what `pack` made.
+        returned_folder: for what it returns.
+        environ: of the worker.
+    """
     packed: Packed = pickle.loads(Path(packed_file).read_bytes())
     sys.path[:] = list(dict.fromkeys((*sys.path, *packed.search)))
     for name, text in packed.sources.items():
@@ -151,9 +156,9 @@ def call(packed_file: str, returned_folder: str) -> None:
     try:
         value = function(*args, **kwargs)
     except Exception as error:
-        error_file.write_own(error, os.environ.get("TORCHELASTIC_ERROR_FILE", ""), told.text(error))
+        error_file.write_own(error, environ.get("TORCHELASTIC_ERROR_FILE", ""), told.text(error))
         raise
-    _leave(value, function, Path(returned_folder))
+    _leave(value, function, Path(returned_folder) / f"{environ['RANK']}.pickle")
 
 
 class _Tracebacks:
@@ -179,8 +184,7 @@ def _is_ours(file: str) -> bool:
     return file == __file__ or Path(file).parent.name == LAUNCH_FOLDER
 
 
-def _leave(value: Any, function: Any, folder: Path) -> None:
-    path = folder / f"{os.environ['RANK']}.pickle"
+def _leave(value: Any, function: Any, path: Path) -> None:
     path.unlink(missing_ok=True)  # of an incarnation before this
     if value is None:
         return
@@ -194,7 +198,7 @@ def _leave(value: Any, function: Any, folder: Path) -> None:
             f"what {name} returns can't be sent back: a {type(value).__name__} can't be pickled ({_short(error)}); "
             "return plain data instead"
         ) from error
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)
     partial.rename(path)

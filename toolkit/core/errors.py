@@ -32,6 +32,10 @@ import signal
 class RallyError(Exception):
     """Base of every error raised by Rallypoint."""
 
+    def _render_traceback_(self) -> list[str]:
+        # A notebook shows what to do, not where in our code that was found out.
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigurationError(RallyError, ValueError):
     """What was asked for can't be done. Raised before anything is started."""

@@ -19,7 +19,7 @@ from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
-from toolkit.core.words import ending
+from toolkit.core.words import ending, without_tokens
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
 from toolkit.fronts.watching import RunController, simulated
@@ -192,9 +192,8 @@ class Job(Watched):
         state = words.get(timeline.result, WorkerState.FAILED)
         failed = {}
         if state == WorkerState.FAILED:
-            last = max((failure.round for failure in timeline.failures.values()), default=0)
             for each in self.failures:
-                if each.round == last:
+                if each.round == timeline.rounds:
                     failed[each.global_rank] = ProcessFailure(
                         each.local_rank,
                         each.pid,
@@ -244,7 +243,9 @@ class Job(Watched):
 
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
-        notes = list(super().notes())
+        notes, known = list(super().notes()), self.now
+        if known.result not in ("", "SUCCEEDED") and known.reason:
+            notes.append(without_tokens(known.reason))
         if self._process is not None and self.over and not len(self._session.film):
             notes = self._process.said().splitlines()[-_SAID_LINES:] or notes
         return notes

@@ -77,6 +77,7 @@ def launch_text(
     text: str,
     *args: Any,
     name: str = "cell",
+    words: Sequence[str] = (),
     nproc: int | str = 1,
     run_id: str | None = None,
     run_dir: str | Path | None = None,
@@ -85,8 +86,13 @@ def launch_text(
     detach: bool = False,
     **options: Any,
 ) -> Job:
-    """Start a job whose script is this text; see `launch` for the rest."""
-    order = _Order(nproc, run_id, run_dir, env, gpu, detach, options)
+    """Start a job whose script is this text; see `launch` for the rest.
+
+    Args:
+        name: of the script.
+        words: more options, as they stand on a command line.
+    """
+    order = _Order(nproc, run_id, run_dir, env, gpu, detach, options, words)
     return order.carried_out(name, words=list(map(str, args)), text=text)
 
 
@@ -102,10 +108,12 @@ class _Order:
         gpu: bool,
         detach: bool,
         options: Mapping[str, Any],
+        more: Sequence[str] = (),
     ) -> None:
         if isinstance(nproc, bool) or not isinstance(nproc, int | str):
             raise ConfigurationError(f"nproc is {nproc!r}; give a number of workers, or gpu, cpu or auto")
-        self._nproc, self._gpu, self._detach, self._options = nproc, gpu, detach, options
+        self._nproc, self._gpu, self._detach = nproc, gpu, detach
+        self._options, self._more = options, tuple(more)
         self._environ = _environment(env)
         _check_place(self._environ)
         if run_id is not None:
@@ -128,8 +136,8 @@ class _Order:
         packed = folder / "call.pickle"
         if call is not None:
             text = (
-                "from toolkit.adapters.packed_function import call\n\n"
-                f"call({str(packed)!r}, {str(folder / RETURNED_FOLDER)!r})\n"
+                "import os\n\nfrom toolkit.adapters.packed_function import call\n\n"
+                f"call({str(packed)!r}, {str(folder / RETURNED_FOLDER)!r}, os.environ)\n"
             )
         if text is None:
             self._check(self._argv(words))
@@ -166,7 +174,7 @@ class _Order:
                 argv.append(option)
             elif value is not None and value is not False:
                 argv += [option, _word(value)]
-        return [*argv, *words]
+        return [*argv, *self._more, *words]
 
     def _check(self, argv: Sequence[str]) -> None:
         options: RunOptions = parse(argv, self._environ)

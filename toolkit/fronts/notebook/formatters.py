@@ -1,0 +1,150 @@
+"""How values of ours show themselves in IPython: text, and HTML without script.
+
+They are registered by name when `toolkit` is imported where IPython runs, so that core and simulator know nothing of
+it, and nothing is imported before a value is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.core.history import Timeline
+from toolkit.core.words import plural
+from toolkit.views import html
+from toolkit.views.svg import timeline_svg
+
+_Bundle = dict[str, str]
+
+
+def register(shell: Any) -> None:
+    """Tell a running IPython. Doing it again changes nothing."""
+    formatter = shell.display_formatter.mimebundle_formatter
+    for (module, name), made in _SHOWN.items():
+        formatter.for_type_by_name(module, name, _bundle_of(made))
+
+
+def _bundle_of(made: Callable[[Any], str]) -> Callable[[Any], _Bundle]:
+    def bundle(value: Any) -> _Bundle:
+        return {
+            "text/plain": str(value) if type(value).__name__ == "Report" else repr(value),
+            "text/html": made(value),
+        }
+
+    return bundle
+
+
+def timeline_html(timeline: Timeline) -> str:
+    """A folded timeline."""
+    last = max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=0)
+    now_ns = timeline.ended.wall_ns if timeline.ended is not None else last
+    return html.job_html(timeline, now_ns, name=timeline.run_id or "no run", mode="")
+
+
+def result_html(result: Any) -> str:
+    """A RunResult."""
+    returned = {rank: value for rank, value in result.return_values.items() if value is not None}
+    failed = [
+        (
+            rank,
+            failure.exitcode,
+            failure.signal_name(),
+            failure.message if isinstance(failure.message, str) else "",
+        )
+        for rank, failure in sorted(result.failures.items())
+    ]
+    return html.card(
+        html.head(result.state.value.lower(), plural(len(result.return_values) + len(failed), "rank")),
+        html.table(("rank", "returned"), ((rank, repr(value)) for rank, value in returned.items()))
+        if returned
+        else "",
+        html.table(("rank", "exit code", "signal", "message"), failed) if failed else "",
+    )
+
+
+def group_html(group: Any) -> str:
+    """A WorkerGroup."""
+    spec = group.spec
+    rows = [
+        (worker.global_rank, worker.local_rank, worker.role_rank, worker.world_size, str(worker.id or ""))
+        for worker in group.workers
+    ]
+    return html.card(
+        html.head(group.state.value.lower(), f"{spec.role} on this node"),
+        html.facts(
+            plural(len(rows), "worker"),
+            f"group rank {group.group_rank} of {group.group_world_size}"
+            if group.group_rank is not None
+            else "",
+            f"workers meet at {group.master_addr}:{group.master_port}" if group.master_addr else "",
+            plural(spec.max_restarts, "restart") + " allowed",
+        ),
+        html.table(("rank", "local rank", "role rank", "world size", "id"), rows),
+    )
+
+
+def scenario_html(scenario: Any) -> str:
+    """A Scenario: the cluster, the job, and what goes wrong."""
+    low, high = scenario.bounds
+    workers = sum(scenario.workers_of(name) for name in scenario.node_names)
+    size = f"{low}" if low == high else f"{low} to {high}"
+    work = scenario.workload
+    faults = [(f"{fault.at_s:g} s", fault.what()) for fault in scenario.faults]
+    return html.card(
+        f'<div class="rally-head"><span class="rally-name">{html.text(scenario.name)}</span></div>',
+        html.facts(scenario.about) if scenario.about else "",
+        html.facts(
+            plural(scenario.nodes, "node"),
+            plural(workers, "worker"),
+            f"{size} in a round",
+            f"{plural(scenario.max_restarts, 'restart')} allowed",
+        ),
+        html.facts(
+            f"each worker trains {work.steps} steps of {work.step_s:g} s",
+            f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints",
+        ),
+        html.table(("at", "what goes wrong"), faults) if faults else html.facts("nothing goes wrong"),
+    )
+
+
+_VERDICTS = {"held": "succeeded", "broken": "failed"}
+
+
+def report_html(report: Any) -> str:
+    """A Report of a simulated run: what struck, what was promised and broken, the timeline."""
+    state = _VERDICTS.get(report.verdict, "ending")
+    badge = html.badge(state).replace(html.text(state), html.text(report.verdict))
+    broken = [(found.promise, found.detail, found.node) for found in report.broken]
+    timeline = report.timeline
+    ended = max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=0)
+    ends = [
+        (name, html.Markup(html.badge(end.result.lower())), f"{end.exited_at_s or 0:.1f} s")
+        for name, end in report.nodes.items()
+        if len(report.nodes) <= html.ROWS_MAX or end.result != "SUCCEEDED"
+    ]
+    shown = ends[: html.ROWS_MAX]
+    return html.card(
+        f'<div class="rally-head">{badge}<span class="rally-name">{html.text(report.scenario.name)}</span>'
+        f'<span class="rally-facts">with {html.text(report.subject)} · seed {report.seed}</span></div>',
+        html.facts(report.scenario.about),
+        html.table(("promise broken", "", "node"), broken) if broken else "",
+        html.facts(report.finding) if report.finding else "",
+        timeline_svg(timeline, ended),
+        "".join(html.facts(f"⚡ {words}") for words in report.struck[:8]),
+        html.table(("node", "ended", "at"), shown) if shown else "",
+        html.facts(
+            f"{report.virtual_s:.1f} s of virtual time",
+            plural(report.rounds, "round"),
+            plural(report.restarts, "restart"),
+            f"again: {report.command}",
+        ),
+    )
+
+
+_SHOWN: dict[tuple[str, str], Callable[[Any], str]] = {
+    ("toolkit.core.history", "Timeline"): timeline_html,
+    ("toolkit.core.model", "RunResult"): result_html,
+    ("toolkit.core.model", "WorkerGroup"): group_html,
+    ("simulator.scenario", "Scenario"): scenario_html,
+    ("simulator.report", "Report"): report_html,
+}

@@ -1,0 +1,58 @@
+"""`%%rally`: the text of a cell as the script of a job."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from toolkit.core.errors import ConfigurationError, RallyError
+
+if TYPE_CHECKING:
+    from toolkit.fronts.notebook.job import Job
+
+_USAGE = "%%rally [--as NAME] [--detach] [OPTIONS OF rally run] [-- ARGUMENTS OF THE SCRIPT]"
+
+
+def register(shell: Any) -> None:
+    """Give a running IPython the magic. Doing it again changes nothing."""
+    shell.register_magic_function(lambda line, cell: rally(shell, line, cell), "cell", "rally")
+
+
+def rally(shell: Any, line: str, cell: str) -> Job | None:
+    """Run the cell as a script on several workers; the job is what the cell shows, and the variable `job`.
+
+    Args:
+        line: options as those of `rally run`, such as --nproc-per-node 4 --max-restarts 3; --as NAME names another
+            variable, --detach lets the job outlive the kernel; behind `--` stand arguments of the script.
+    """
+    from toolkit.fronts.notebook.launching import launch_text
+
+    try:
+        words = shlex.split(line)
+        arguments: list[str] = []
+        if "--" in words:
+            place = words.index("--")
+            words, arguments = words[:place], words[place + 1 :]
+        name = _taken(words, "--as") or "job"
+        if not name.isidentifier():
+            raise ConfigurationError(f"--as {name!r} is no name of a variable; usage: {_USAGE}")
+        detach = "--detach" in words
+        words = [word for word in words if word != "--detach"]
+        # The line of the magic stands for a line, so that a traceback counts as the cell does.
+        job = launch_text(f"# %%rally\n{cell}", *arguments, words=words, detach=detach)
+    except ValueError as error:
+        if isinstance(error, RallyError):
+            raise
+        raise ConfigurationError(f"%%rally {line}: {error}; usage: {_USAGE}") from error
+    shell.user_ns[name] = job
+    return job
+
+
+def _taken(words: list[str], option: str) -> str | None:
+    if option not in words:
+        return None
+    place = words.index(option)
+    if place + 1 >= len(words):
+        raise ConfigurationError(f"{option} needs a name; usage: {_USAGE}")
+    words.pop(place)
+    return words.pop(place)
