@@ -18,7 +18,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     pytest.importorskip("greenlet")
     from simulator import scenarios
     from simulator.report import simulate
-    from toolkit.fronts.sim import _record
+    from toolkit.fronts.sim import record
 
     made: dict[str, Path] = {}
 
@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             if nodes is not None:
                 scenario = scenarios.with_settings(scenario, {"nodes": str(nodes)})
             path = tmp_path_factory.mktemp("run") / name
-            _record(path, scenario, "rally", 1, simulate(scenario, "rally", 1))
+            record(path, scenario, "rally", 1, simulate(scenario, "rally", 1))
             made[key] = path
         return made[key]
 
