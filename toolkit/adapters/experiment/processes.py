@@ -93,6 +93,12 @@ class HeldProcess:
         """A signal to it; nothing happens if it has ended."""
         self._process.send_signal(signum)
 
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_VANISH_S)
+
     def said(self) -> str:
         """The last line that it wrote to its console."""
         with suppress(OSError):

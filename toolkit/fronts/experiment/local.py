@@ -47,6 +47,8 @@ FOLDER = "experiment"
 _LOAD_S = 120.0
 #: exit code of `rally run` for what can't be run
 _REFUSED = 2
+#: signals to an agent that its store gets, too, where that is a process of its own
+_FOR_THE_STORE = (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -163,8 +165,7 @@ class LocalWorld:
                     self.start_agent(name, scenario.plan(name).start_s)
             if not self._hosted:
                 self._load_store(self.nodes[self.store_node])
-            early = [node for node in self.nodes.values() if node.next is not None]
-            if not self.agenda.run(lambda: all(_is_ready(node) for node in early), _LOAD_S):
+            if not self.agenda.run(lambda: all(map(_is_ready, self.nodes.values())), _LOAD_S):
                 raise LaunchError(f"the agents have not loaded within {_LOAD_S:g} s; is the machine busy?")
             self.agenda.start_clock()
             self.began_wall_ns = wiring.wall_ns()
@@ -199,18 +200,13 @@ class LocalWorld:
         for node in self.nodes.values():
             # Agents refuse in one line what they can't begin with.
             agent = node.agent
-            if (
-                agent is not None
-                and f"{node.name}_{agent.pid}" not in began
-                and agent.exit_code() == _REFUSED
-            ):
-                return f"the agent on {node.name} did not begin: {agent.said()}"
+            if agent is None or f"{node.name}_{agent.pid}" in began or agent.exit_code() != _REFUSED:
+                continue
+            return f"the agent on {node.name} did not begin: {agent.said()}"
+        if over:
+            return ""
         going_on = [name for name, end in self.ends.items() if end.result == "RUNNING"]
-        return (
-            ""
-            if over
-            else f"it was stopped after {self.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran"
-        )
+        return f"it was stopped after {self.agenda.now_s:.0f} s, and {', '.join(going_on)} still ran"
 
     def _endings(self) -> dict[str, NodeEnd]:
         finished = {event.node: event.result for event in self.events() if isinstance(event, AgentFinished)}
@@ -387,13 +383,13 @@ class LocalWorld:
         agent = node.running
         if agent is None:
             return False
-        agent.send(signum)
-        if (
-            node.store is not None
-            and node.name != HOST
-            and signum in (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL)
-        ):
-            node.store.send(signum)
+        for process in (agent, node.store):
+            if process is None or (process is node.store and signum not in _FOR_THE_STORE):
+                continue
+            if signum == signal.SIGKILL:
+                process.kill()  # it may start again at once
+            else:
+                process.send(signum)
         return True
 
     def stall_store(self, node: LocalNode, stands: bool) -> bool:
@@ -409,7 +405,7 @@ class LocalWorld:
 
 
 def _is_ready(node: LocalNode) -> bool:
-    return node.next is not None and node.next.ready and (node.store is None or node.store.ready)
+    return all(process is None or process.ready for process in (node.next, node.store))
 
 
 def usual_environment(environ: Mapping[str, str]) -> dict[str, str]:
