@@ -74,7 +74,14 @@ MORE = [
         shutdown_timeout_s=2,
         workload={"term_s": None, "collective_timeout_s": 100, "leaks_child": True},
     ),
-    few("spare", faults.CrashNode("node1", 2.6), max_nodes=2, plans={"node2": NodePlan(spare=True)}),
+    # The spare comes later: of three that come at once for two seats, any two are taken.
+    few(
+        "spare",
+        faults.CrashNode("node1", 2.6),
+        max_nodes=2,
+        plans={"node2": NodePlan(spare=True, start_s=1)},
+        workload={"steps": 24},
+    ),
     few(
         "alone",
         faults.KillWorker("node0", 1.6, local_rank=1),
