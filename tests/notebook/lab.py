@@ -21,14 +21,14 @@ import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 #: how long a page may take for anything, in milliseconds
-PATIENCE_MS = 15_000
+PATIENCE_MS = 20_000
 
 
 class Lab:
     """A server.
 
     Args:
-        folder: its root, with its settings below.
+        folder: its root, with its settings and its log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Lab:
         quiet = (
             home / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
         )
-        quiet.parent.mkdir(parents=True)
+        quiet.parent.mkdir(parents=True, exist_ok=True)
         quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
         command = [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={self.port}",
@@ -135,8 +135,14 @@ class Page:
         page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
 
     def idle(self) -> None:
-        """Wait until the kernel is there, and has nothing to do."""
-        self.page.wait_for_selector('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        """Wait until the kernel is there, and has nothing to do. A page connects twice before it stays connected."""
+        idle = 0
+        for _ in range(PATIENCE_MS // 100):
+            idle = idle + 1 if self.page.get_by_text("| Idle").count() else 0
+            if idle >= 15:
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError("the kernel does not come to rest")
 
     def run(self, cell: int) -> None:
         """Run one cell, not waiting for its end. A page that has just been opened may lose the first try."""

@@ -13,7 +13,7 @@ from typing import Any
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
 from toolkit.views.rows import RankRow, RowMaker, size_in_words
-from toolkit.views.svg import LANES_MAX, timeline_svg
+from toolkit.views.svg import timeline_svg
 from toolkit.views.wording import duration_in_words, harmless, tail_of
 
 #: ranks that have a line in the table; of larger jobs those that something happened to come first
@@ -110,7 +110,7 @@ def badge(state: str) -> str:
 def head(state: str, name: str, *more: str) -> str:
     """The first line of a card."""
     rest = f'<span class="rally-facts">{text(" · ".join(filter(None, more)))}</span>'
-    return f'<div class="rally-head">{badge(state)}<span class="rally-name">{text(name)}</span>{rest}</div>'
+    return f'<div class="rally-head">{badge(state)} <span class="rally-name">{text(name)}</span> {rest}</div>'
 
 
 def facts(*words: str) -> str:
@@ -167,11 +167,12 @@ def job_html(timeline: Timeline, now_ns: int, *, name: str, mode: str, notes: Se
     )
 
 
-def timeline_html(timeline: Timeline, now_ns: int, *, by: str = "auto", lanes_max: int = LANES_MAX) -> str:
-    """The timeline alone."""
-    if not timeline.nodes:
-        return card('<div class="rally-note">no events yet</div>')
-    return card(timeline_svg(timeline, now_ns, by=by, lanes_max=lanes_max))
+def standing_alone(svg: str) -> str:
+    """A picture of ours as a file of its own."""
+    head, rest = svg.replace('class="', 'class="rally ', 1).split(">", 1)
+    # What is a descendant of the card elsewhere is the card itself here.
+    style = STYLE.replace(".rally svg ", ".rally ")
+    return f"{head}><style>{style}</style>{rest}"
 
 
 def job_facts(timeline: Timeline, now_ns: int) -> tuple[str, ...]:

@@ -305,18 +305,19 @@ def ticks(span: Span, origin_ns: int, every: int = 12) -> list[tuple[int, str]]:
     for index in range(first, first + count + 2):
         cell = span.cell_of(origin_ns + int(index * step * 1e9))
         if 0 <= cell < span.width:
-            found.append((cell, since(index * step)))
+            found.append((cell, since(index * step, 3 if step < 0.01 else 2 if step < 0.1 else 1)))
     return found
 
 
-_STEPS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
+_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
 
 
-def since(seconds: float) -> str:
+def since(seconds: float, decimals: int = 1) -> str:
     """A time from the start of a run: "+3.5s", "+2:05", "+1:00:00"."""
     sign, seconds = ("-" if seconds < 0 else "+"), abs(seconds)
     if seconds < 60:
-        return f"{sign}{seconds:.1f}s" if seconds % 1 >= 0.05 else f"{sign}{seconds:.0f}s"
+        whole = abs(seconds - round(seconds)) < 0.5 * 10**-decimals
+        return f"{sign}{seconds:.0f}s" if whole else f"{sign}{seconds:.{decimals}f}s"
     whole = int(seconds)
     if whole < 3600:
         return f"{sign}{whole // 60}:{whole % 60:02d}"

@@ -170,6 +170,28 @@ class Job(Watched):
             self.check()
         return self.result
 
+    def until(self, condition: str | Callable[[], object], timeout: float = 60.0) -> None:
+        """Wait until something is so: the job is in a state, or what a function returns is true.
+
+        Args:
+            condition: "running", "restarting", ...; or a function, such as `lambda: "loss" in job.logs(0)`.
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not come about in time.
+            JobFailedError: the job has ended before.
+        """
+        holds = condition if callable(condition) else lambda: self.state == condition
+        what = "what was waited for" if callable(condition) else f"the state {condition!r}"
+        for _ in range(max(int(timeout / _LOOK_S), 1)):
+            if holds():
+                return
+            if self._ending.wait(_LOOK_S):
+                if holds():
+                    return
+                raise JobFailedError(f"{self.name} ended as {self.state} before {what} came about")
+        raise TimeoutError(f"{what} has not come about within {timeout:g} s; {self.name} is {self.state}")
+
     def __await__(self) -> Generator[Any, None, RunResult]:
         yield from self._ending.__await__()
         result = self.result
@@ -271,7 +293,7 @@ class Job(Watched):
         """What workers wrote.
 
         Args:
-            rank: global rank; None is all, merged by the times in their lines.
+            rank: global rank; None is all, merged by the times in their lines. Empty before the first worker runs.
             stream: "out", "err" or "both".
             last: so many lines from the end; None is all that is kept.
             incarnation: of the rank; None is the latest one.
@@ -279,7 +301,9 @@ class Job(Watched):
         Raises:
             ConfigurationError: no such rank, stream or incarnation.
         """
-        rows = self._rows([rank] if rank is not None else None)
+        rows = self._rows(None)
+        if rank is not None and (rows or self.over):
+            rows = self._rows([rank])
         return read_logs(rows, self.now, self.path, stream=stream, last=last, incarnation=incarnation)
 
     def output(self) -> str:

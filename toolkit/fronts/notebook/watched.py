@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from toolkit.adapters.watch_thread import lock
+from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
@@ -58,7 +60,7 @@ class Watched:
     def elapsed_s(self) -> float:
         """Seconds since the first event; virtual ones in a simulation."""
         with self._lock:
-            return max(self._session.now_ns - self._session.film.started_ns, 0) / 1e9
+            return max(self.now_ns - self._session.film.started_ns, 0) / 1e9
 
     def events(self, kind: str | None = None) -> Any:
         """Everything that was said, one row each, in order.
@@ -93,7 +95,12 @@ class Watched:
         return Failures(self.now)
 
     def timeline(
-        self, by: str = "auto", lanes_max: int = LANES_MAX, at_s: float | None = None
+        self,
+        by: str = "auto",
+        lanes_max: int = LANES_MAX,
+        *,
+        at_s: float | None = None,
+        between_s: tuple[float, float] | None = None,
     ) -> TimelinePicture:
         """The timeline as a picture.
 
@@ -101,12 +108,24 @@ class Watched:
             by: a lane for each of the "nodes" or "ranks"; "auto" takes ranks if there are few.
             lanes_max: at the most; those that something happened to come first.
             at_s: as it stood so many seconds after the start; None is now.
+            between_s: only this stretch of it, in seconds from the start; None is the whole run.
+
+        Raises:
+            ConfigurationError: no such lanes, or a stretch that ends before it begins.
         """
         with self._lock:
-            if at_s is None:
-                return TimelinePicture(self._session.film.latest, self._session.now_ns, by, lanes_max)
-            at_ns = self._session.film.started_ns + int(at_s * 1e9)
-            return TimelinePicture(self._session.film.at(at_ns), at_ns, by, lanes_max)
+            film, now_ns = self._session.film, self.now_ns
+            start_ns = film.started_ns
+            if at_s is not None:
+                now_ns = start_ns + int(at_s * 1e9)
+            timeline = film.latest if at_s is None else film.at(now_ns)
+        span_ns = None
+        if between_s is not None:
+            low, high = between_s
+            if not low < high:
+                raise ConfigurationError(f"between_s is {between_s}; give the earlier moment first")
+            span_ns = start_ns + int(low * 1e9), start_ns + int(high * 1e9)
+        return TimelinePicture(timeline, now_ns, by, lanes_max, span_ns)
 
     # -- how it shows itself --------------------------------------------------------------------------------
 
@@ -119,12 +138,12 @@ class Watched:
     def html(self) -> str:
         """As it stands now, as HTML without script."""
         with self._lock:
-            timeline, now_ns = self._session.film.latest, self._session.now_ns
+            timeline, now_ns = self._session.film.latest, self.now_ns
         return html.job_html(timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes())
 
     def __repr__(self) -> str:
         with self._lock:
-            words = ", ".join(html.job_facts(self._session.film.latest, self._session.now_ns))
+            words = ", ".join(html.job_facts(self._session.film.latest, self.now_ns))
         said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
         return "\n  ".join((f"{type(self).__name__} {self.name}: {said}", *self.notes()))
 
@@ -132,35 +151,36 @@ class Watched:
 class TimelinePicture:
     """A timeline, drawn. Shows itself in a notebook; `svg` is the picture, `save` writes it."""
 
-    def __init__(self, timeline: Timeline, now_ns: int, by: str = "auto", lanes_max: int = LANES_MAX) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        now_ns: int,
+        by: str = "auto",
+        lanes_max: int = LANES_MAX,
+        span_ns: tuple[int, int] | None = None,
+    ) -> None:
         if by not in ("auto", "nodes", "ranks"):
-            from toolkit.core.errors import ConfigurationError
-
             raise ConfigurationError(f"by is {by!r}; give nodes, ranks or auto")
-        self.value, self._now_ns, self._by, self._lanes_max = timeline, now_ns, by, lanes_max
+        self.value = timeline
+        self._now_ns, self._by, self._lanes_max, self._span_ns = now_ns, by, lanes_max, span_ns
 
     @property
     def svg(self) -> str:
         """The picture alone; colours come from the page around it."""
-        return timeline_svg(self.value, self._now_ns, by=self._by, lanes_max=self._lanes_max)
-
-    def save(self, path: str) -> None:
-        """Write a picture that stands for itself, with colours for light and dark."""
-        from pathlib import Path
-
-        svg = self.svg.replace("<svg ", '<svg class="rally" ', 1).replace(
-            'class="rally" xmlns="http://www.w3.org/2000/svg" class="rally-timeline"',
-            'xmlns="http://www.w3.org/2000/svg" class="rally rally-timeline"',
+        return timeline_svg(
+            self.value, self._now_ns, by=self._by, lanes_max=self._lanes_max, span_ns=self._span_ns
         )
-        head, rest = svg.split(">", 1)
-        Path(path).write_text(f"{head}><style>{html.STYLE}</style>{rest}", encoding="utf-8")
+
+    def save(self, path: str | Path) -> None:
+        """Write a picture that stands for itself, with colours for light and dark."""
+        Path(path).write_text(html.standing_alone(self.svg), encoding="utf-8")
 
     def __repr__(self) -> str:
         nodes = plural(len(self.value.nodes), "node")
         return f"Timeline of {self.value.run_id or 'no run'}: {self.value.state}, {nodes}, round {self.value.rounds}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        page = html.timeline_html(self.value, self._now_ns, by=self._by, lanes_max=self._lanes_max)
+        page = html.card(self.svg if self.value.nodes else html.facts("no events yet"))
         return {"text/plain": repr(self), "text/html": page}
 
 

@@ -1,0 +1,120 @@
+"""A notebook in a real JupyterLab, in a real Chromium: live, told what to do, frozen, saved, opened again, exported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tests.notebook.lab import Page, chromium, lab, write_notebook
+
+NOTEBOOK = "job.ipynb"
+TRAIN = """
+from toolkit import launch
+
+def train(steps):
+    import time
+    for step in range(steps):
+        print("step", step, flush=True)
+        time.sleep(0.1)
+
+job = launch(train, 40, nproc=4, max_restarts=2, run_id="shown")
+job
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    with chromium() as browser:
+        opened = browser.new_page(viewport={"width": 1200, "height": 900})
+        yield opened
+        opened.screenshot(path=tmp_path / "last.png")
+
+
+def test_live_told_frozen_saved_and_exported(page: Any, tmp_path: Path) -> None:
+    """One story, because a server and a browser take seconds to start."""
+    write_notebook(tmp_path / NOTEBOOK, TRAIN, "job.wait()")
+    with lab(tmp_path) as server:
+        notebook = Page(page, server, NOTEBOOK)
+        notebook.idle()
+        notebook.run(0)
+        _is_live_and_moves(page)
+        # The cell blocks the kernel's main thread; the button works all the same.
+        notebook.run(1)
+        _kills_rank_2(page)
+        page.wait_for_selector('.rally:not(.rally-live) .rally-good:has-text("succeeded")')
+        assert page.locator(".rally-live").count() == 0, "frozen in its place"
+        assert "restarts 1 of 2" in page.locator(".rally .rally-facts").first.inner_text()
+        page.screenshot(path=tmp_path / "frozen.png")
+        notebook.save()
+    outputs = nbformat.read(tmp_path / NOTEBOOK, 4).cells[0].outputs
+    assert [set(output.data) for output in outputs] == [{"text/plain", "text/html"}]
+    page.goto("about:blank")
+    # The same user's: what they have run themselves is trusted, and shown with its pictures.
+    with lab(tmp_path) as fresh:
+        again = Page(page, fresh, NOTEBOOK)
+        page.wait_for_selector(".rally svg.rally-timeline")
+        assert "not found" not in again.output(0).inner_text()
+        page.screenshot(path=tmp_path / "reloaded.png")
+    _exported_shows_it_with_the_network_off(page, tmp_path)
+
+
+def _is_live_and_moves(page: Any) -> None:
+    page.wait_for_selector('.rally-live .rally-busy:has-text("running")')
+    page.wait_for_selector('.rally-live table tr:nth-child(4):has-text("running")')
+    # The axis grows, so that what began at one moment stands further and further to the left.
+    bar, tick = ".rally-live path.rally-runs", ".rally-live svg .rally-dim >> nth=2"
+    before = page.locator(tick).get_attribute("x"), page.locator(bar).get_attribute("d")
+    page.wait_for_function(
+        "([bar, d]) => document.querySelector(bar).getAttribute('d') !== d", arg=[bar, before[1]]
+    )
+
+
+def _kills_rank_2(page: Any) -> None:
+    page.locator(".rally-kill").nth(2).click()
+    assert "SIGKILL to rank 2, incarnation 0?" in page.locator(".rally-ask").inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Cancel", "nothing dangerous is the default"
+    page.locator(".rally-ask .rally-danger").click()
+    page.wait_for_selector('.rally-live .rally-note:has-text("SIGKILL went to rank 2")')
+    page.wait_for_selector('.rally-live:has-text("restarts 1 of 2")')
+    page.wait_for_selector(".rally-live .rally-failure")
+
+
+def _exported_shows_it_with_the_network_off(page: Any, folder: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "html", str(folder / NOTEBOOK)],
+        check=True,
+        capture_output=True,
+    )
+    page.context.set_offline(True)
+    page.goto((folder / NOTEBOOK).with_suffix(".html").as_uri())
+    picture = page.locator(".rally svg.rally-timeline")
+    picture.wait_for()
+    box = picture.bounding_box()
+    assert box["width"] > 400 and box["height"] > 60
+    assert page.locator(".rally svg .rally-failure").count() == 1
+    page.screenshot(path=folder / "exported.png")
+
+
+def test_dark_and_light(page: Any, tmp_path: Path) -> None:
+    """The frozen view takes the theme of the page around it: text and ground change together."""
+    from simulator import scenarios, simulate
+    from toolkit.fronts.notebook.formatters import report_html
+
+    card = report_html(simulate(scenarios.moved_rank_0, seed=1))
+    colours = {}
+    for theme in ("true", "false"):
+        (tmp_path / "card.html").write_text(
+            f'<!doctype html><meta charset="utf-8"><body data-jp-theme-light="{theme}">{card}'
+        )
+        page.goto((tmp_path / "card.html").as_uri())
+        look = "getComputedStyle(document.querySelector('.rally'))"
+        colours[theme] = page.evaluate(f"[{look}.color, {look}.backgroundColor]")
+        page.screenshot(path=tmp_path / f"{theme}.png")
+    assert colours["true"] == ["rgb(31, 35, 40)", "rgb(255, 255, 255)"]
+    assert colours["false"] == ["rgb(230, 237, 243)", "rgb(13, 17, 23)"]

@@ -1,0 +1,183 @@
+"""Timelines as SVG and HTML, and what a live view is told: well-formed, harmless, small."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from tests.core.test_events import sample
+from tests.core.test_timeline import ANY_EVENTS
+from toolkit.adapters.recording.reader import read_run
+from toolkit.core import events as ev
+from toolkit.core.timeline import Timeline, fold, fold_all
+from toolkit.fronts.notebook.deltas import Deltas
+from toolkit.views.html import job_html, standing_alone
+from toolkit.views.svg import LANES_MAX, timeline_svg
+
+Runs = Callable[..., Path]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def timeline_of(path: Path) -> Timeline:
+    return fold_all(read_run(path).events())
+
+
+def ended_ns(timeline: Timeline) -> int:
+    return max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=1)
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def test_a_lane_for_each_rank_of_a_small_job_and_each_node_of_a_large_one(runs: Runs) -> None:
+    small, large = timeline_of(runs("worker-crash")), timeline_of(runs("happy-64"))
+    assert _labels(timeline_svg(small, ended_ns(small)))[0] == "0 node0"
+    assert len(_labels(timeline_svg(small, ended_ns(small)))) == 8
+    assert _labels(timeline_svg(large, ended_ns(large)))[:2] == ["node0", "node1"]
+    assert "and 54 more nodes" in timeline_svg(large, ended_ns(large), lanes_max=10)
+
+
+def _labels(svg: str) -> list[str]:
+    return [node.text or "" for node in parsed(svg).iter(f"{SVG}text") if node.get("class") == "rally-label"]
+
+
+def test_what_failed_is_drawn_even_where_not_all_can_be(runs: Runs) -> None:
+    timeline = timeline_of(runs("worker-crash"))
+    svg = timeline_svg(timeline, ended_ns(timeline), by="nodes", lanes_max=1)
+    assert _labels(svg) == ["node1"], "the node whose worker was killed"
+    assert "rally-failure" in svg
+
+
+@settings(max_examples=60)
+@given(ANY_EVENTS)
+def test_any_recording_gives_a_picture(of: list[ev.Event]) -> None:
+    timeline = fold_all(of)
+    for by in ("nodes", "ranks"):
+        parsed(timeline_svg(timeline, ended_ns(timeline), by=by))
+    page = job_html(timeline, ended_ns(timeline), name="any", mode="REPLAY")
+    ElementTree.fromstring(page)
+    Deltas("any", acts=True).all(timeline, ended_ns(timeline), "REPLAY")
+
+
+def test_hostile_words_do_nothing(runs: Runs) -> None:
+    hostile = '<script>alert("1")</script>\x1b[31m&"\'>'
+    timeline = timeline_of(runs("worker-crash"))
+    nodes = {
+        hostile: msgspec.structs.replace(node, name=hostile, host=hostile) for node in timeline.nodes.values()
+    }
+    failures = {
+        key: msgspec.structs.replace(each, message=hostile, traceback=hostile, node=hostile)
+        for key, each in timeline.failures.items()
+    }
+    bad = msgspec.structs.replace(timeline, run_id=hostile, nodes=nodes, failures=failures)
+    for page in (
+        job_html(bad, ended_ns(timeline), name=hostile, mode=hostile, notes=[hostile]),
+        timeline_svg(bad, ended_ns(timeline)),
+    ):
+        assert "<script" not in page and "\x1b" not in page
+        ElementTree.fromstring(page)
+
+
+def test_a_picture_that_stands_alone_has_its_colours(runs: Runs) -> None:
+    timeline = timeline_of(runs("worker-crash"))
+    svg = standing_alone(timeline_svg(timeline, ended_ns(timeline)))
+    root = parsed(svg)
+    assert root.get("class") == "rally rally-timeline"
+    assert "prefers-color-scheme:dark" in svg and ".rally .rally-runs{stroke" in svg
+
+
+# -- what a live view is told ---------------------------------------------------------------------------------
+
+
+def shown(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `live.js` knows after these messages."""
+    known: dict[str, Any] = {}
+    for message in map(json.loads, map(json.dumps, told)):
+        if message["kind"] == "all":
+            known = message
+            continue
+        for name in ("now", "head", "bands", "failures", "notes"):
+            known[name] = message.get(name, known[name])
+        for place, *changes in message.get("rows", ()):
+            for column, value in zip(changes[::2], changes[1::2], strict=True):
+                known["rows"][place][column] = value
+        for place, lane in message.get("lanes", ()):
+            known["lanes"][place] = lane
+    return known
+
+
+@pytest.mark.parametrize("name", ["worker-crash", "moved-rank-0", "scale-up", "flapping-joiner", "happy-64"])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_changes_make_what_all_at_once_is(runs: Runs, name: str, seed: int) -> None:
+    events = list(read_run(runs(name)).events())
+    portions, tape = [], random.Random(seed)
+    while events:
+        size = tape.randint(1, 12)
+        portions.append(events[:size])
+        del events[:size]
+    deltas, timeline = Deltas(name, acts=True), Timeline()
+    told = [deltas.all(timeline, 1, "SIM")]
+    for portion in portions:
+        timeline = fold_all(portion, timeline)
+        message = deltas.changes(timeline, ended_ns(timeline), "SIM")
+        told += [message] if message is not None else []
+    whole = Deltas(name, acts=True).all(timeline, ended_ns(timeline), "SIM")
+    known = shown(told)
+    # Time goes on without a message: the front end has a clock.
+    told_apart = ("kind", "now")
+    assert {key: known[key] for key in whole if key not in told_apart} == {
+        key: value for key, value in json.loads(json.dumps(whole)).items() if key not in told_apart
+    }
+
+
+def test_nothing_new_is_not_told(runs: Runs) -> None:
+    timeline = timeline_of(runs("worker-crash"))
+    deltas = Deltas("job", acts=False)
+    deltas.all(timeline, ended_ns(timeline), "SIM")
+    assert deltas.changes(timeline, ended_ns(timeline) + 10**9, "SIM") is None
+
+
+def test_a_hundred_ranks_that_change_are_three_kilobytes() -> None:
+    timeline = fold_all(_started(1000))
+    deltas = Deltas("job", acts=True)
+    deltas.all(timeline, 2, "LIVE")
+    for rank in range(100):
+        timeline = fold(timeline, _exit(rank))
+    message = deltas.changes(timeline, 3, "LIVE")
+    assert message is not None
+    assert len(message["rows"]) == 100
+    assert len(json.dumps(message["rows"], separators=(",", ":"))) <= 3_000
+
+
+def _said(kind: type[ev.Event], seq: int, **fields: Any) -> ev.Event:
+    return msgspec.structs.replace(sample(kind), node="a", run_id="job", round=1, seq=seq, **fields)
+
+
+def _started(count: int) -> list[ev.Event]:
+    workers = (
+        _said(ev.WorkerStarted, rank + 2, local_rank=rank, global_rank=rank, incarnation=0, pid=1000 + rank)
+        for rank in range(count)
+    )
+    return [_said(ev.AgentStarted, 1, local_world_size=count), *workers]
+
+
+def _exit(rank: int) -> ev.Event:
+    how = {"exit_code": 0, "signal": "", "stopped_by_agent": True}
+    return _said(ev.WorkerExited, 2000 + rank, local_rank=rank, global_rank=rank, incarnation=0, **how)
+
+
+def test_no_more_lanes_than_have_room(runs: Runs) -> None:
+    timeline = timeline_of(runs("happy-64"))
+    many = {f"x{n}": node for n in range(5) for node in timeline.nodes.values()} | dict(timeline.nodes)
+    large = msgspec.structs.replace(timeline, nodes=many)
+    message = Deltas("job", acts=False).all(large, ended_ns(timeline), "SIM")
+    assert len(message["lanes"]) == LANES_MAX and message["more"] == "and 5 more nodes"
