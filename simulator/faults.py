@@ -1,4 +1,4 @@
-"""Faults as values: one vocabulary for reports, scenarios and, later, real processes.
+"""Faults as values: one vocabulary for reports, scenarios and both worlds, the simulated and that of real processes.
 
 Each says in a line of words what it does. A target is a node's name, or a role that is looked up when the fault
 strikes: "rank0" (the node with group rank 0 in the latest round), "store-host" (the node that serves the rendezvous

@@ -266,7 +266,7 @@ def facts_of(simulation: ScenarioRun, outcome: Outcome) -> Facts:
         min_nodes=low,
         max_nodes=high,
         nodes={
-            name: NodeEnd(end.result, end.exited_at_s, end.reason, end.waits_for)
+            name: NodeEnd(end.result, end.exited_at_s, end.reason, end.waits_for, end.exit_code)
             for name, end in outcome.nodes.items()
         },
         hits=tuple(Hit(hit.kind, hit.node, hit.at_s, hit.until_s, hit.words) for hit in outcome.hits),

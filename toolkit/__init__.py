@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         WorkerSpec,
         WorkerState,
     )
+    from toolkit.fronts.experiment.experiment import Experiment, ExperimentResult
     from toolkit.fronts.notebook.job import Job
     from toolkit.fronts.notebook.launching import attach, launch
     from toolkit.fronts.notebook.simulation import Simulation
@@ -32,6 +33,8 @@ __version__ = "0.1.0"
 
 #: those that are not in `toolkit.api`, and where they are
 _HOMES = {
+    "Experiment": "toolkit.fronts.experiment.experiment",
+    "ExperimentResult": "toolkit.fronts.experiment.experiment",
     "Job": "toolkit.fronts.notebook.job",
     "Simulation": "toolkit.fronts.notebook.simulation",
     "attach": "toolkit.fronts.notebook.launching",
@@ -40,6 +43,8 @@ _HOMES = {
 
 __all__ = [
     "ElasticAgent",
+    "Experiment",
+    "ExperimentResult",
     "Job",
     "LocalElasticAgent",
     "LogLayout",

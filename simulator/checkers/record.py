@@ -36,12 +36,14 @@ class NodeEnd:
         exited_at_s: when, if it ended.
         reason: in words.
         waits_for: what it waits for, if it runs.
+        exit_code: of its process, if it ended.
     """
 
     result: str
     exited_at_s: float | None = None
     reason: str = ""
     waits_for: str = ""
+    exit_code: int | None = None
 
     @property
     def ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""The scenarios by name: plain ones, and the gallery of what is known to go wrong.
+"""The scenarios by name: plain ones, short ones for real processes, too, and the gallery of what is known to go wrong.
 
 `scenarios.ALL` maps names to values; `scenarios.moved_rank_0` and `scenarios.named("moved-rank-0")` are the same one.
 """
@@ -9,14 +9,15 @@ from difflib import get_close_matches
 
 from simulator.plain_data import with_settings
 from simulator.scenario import Scenario
-from simulator.scenarios import gallery, plain
+from simulator.scenarios import gallery, plain, short
 from toolkit.core.errors import ConfigurationError
 
-__all__ = ["ALL", "GALLERY", "PLAIN", "named", "with_settings"]
+__all__ = ["ALL", "GALLERY", "PLAIN", "SHORT", "named", "with_settings"]
 
 PLAIN: dict[str, Scenario] = {scenario.name: scenario for scenario in plain.SCENARIOS}
 GALLERY: dict[str, Scenario] = {scenario.name: scenario for scenario in gallery.SCENARIOS}
-ALL: dict[str, Scenario] = PLAIN | GALLERY
+SHORT: dict[str, Scenario] = {scenario.name: scenario for scenario in short.SCENARIOS}
+ALL: dict[str, Scenario] = PLAIN | SHORT | GALLERY
 
 
 def named(name: str) -> Scenario:

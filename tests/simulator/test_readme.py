@@ -29,9 +29,14 @@ COMMANDS = [line for text in blocks("console") for line in text.splitlines()]
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("text", blocks("python"), ids=["steps", "sweep", "scenario", "checker"])
-def test_python_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "text", blocks("python"), ids=["steps", "sweep", "scenario", "experiment", "checker"]
+)
+def test_python_runs(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
 
 

@@ -59,10 +59,24 @@ def _bind(family: socket.AddressFamily, address: str) -> socket.socket:
     return sock
 
 
+#: by what name this process goes instead of the machine's, if by another
+_stand_in: list[str] = []
+
+
+def stand_for(node: str) -> None:
+    """From now on this process takes itself to be on a machine of that name: experiments have many nodes here."""
+    _stand_in[:] = [node]
+
+
+def hostname() -> str:
+    """The short name of this machine; asks no name service."""
+    return _stand_in[0] if _stand_in else socket.gethostname()
+
+
 @cache
 def fq_hostname() -> str:
     """The fully qualified name of this machine. Asks the name service, once per process."""
-    return socket.getfqdn(socket.gethostname())
+    return _stand_in[0] if _stand_in else socket.getfqdn(socket.gethostname())
 
 
 class LocalHost:
@@ -77,7 +91,7 @@ class LocalHost:
 
     def hostname(self) -> str:
         """The short name; asks no name service."""
-        return socket.gethostname()
+        return hostname()
 
     def fq_hostname(self) -> str:
         """The fully qualified name."""

@@ -23,6 +23,7 @@ _COMMANDS = {
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
     "sim": "run a failing cluster in the deterministic simulator",
+    "experiment": "run a scenario on real processes and in the simulator, and compare",
     "check": "hold the recording of a run against the promises",
 }
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    return _HELP.format(commands="\n".join(f"  {name:<6} {text}" for name, text in _COMMANDS.items()))
+    return _HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in _COMMANDS.items()))
 
 
 def _unknown(word: str) -> int:
@@ -172,6 +173,13 @@ def _sim(argv: Sequence[str]) -> int:
         return UNDETERMINED
 
 
+def _experiment(argv: Sequence[str]) -> int:
+    from toolkit.fronts.experiment.command import experiment_command
+    from toolkit.surroundings import state_directory
+
+    return experiment_command(argv, state_dir=state_directory(), stdout=sys.stdout, stderr=sys.stderr)
+
+
 def _check(argv: Sequence[str]) -> int:
     from toolkit.fronts.check import check_command
     from toolkit.surroundings import state_directory
@@ -198,6 +206,7 @@ _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": _runs,
     "demo": _demo,
     "sim": _sim,
+    "experiment": _experiment,
     "check": _check,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import signal
 import tempfile
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.adapters.clock import SystemClock
+from toolkit.adapters.recording.experiment_file import note_experiment
 from toolkit.core.errors import ConfigurationError, LaunchError, RallyError
+from toolkit.core.experiment import NodeEnd, NotedExperiment, Strike
 from toolkit.fronts.show import json_text
 from toolkit.views.wording import visible
 
@@ -63,7 +66,7 @@ def sim_command(
     """
     args = _parse(argv)
     try:
-        _need_greenlet()
+        need_greenlet()
         if args.list:
             _list(stdout, as_json=args.json)
             return 0
@@ -113,7 +116,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _need_greenlet() -> None:
+def need_greenlet() -> None:
     try:
         import greenlet  # noqa: F401 - whether it is there
     except ModuleNotFoundError as error:
@@ -189,19 +192,29 @@ def _command(args: argparse.Namespace, argv: Sequence[str]) -> str:
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
+    more = [] if args.nodes is None else [f"nodes={args.nodes}"]
+    return scenario_from(args.scenario, [*args.set, *more])
+
+
+def scenario_from(word: str, settings: Sequence[str] = ()) -> Scenario:
+    """The scenario of that name, or in that file, with some fields set.
+
+    Args:
+        word: a name, or the path of a TOML file.
+        settings: as after `--set`, such as workload.steps=100.
+
+    Raises:
+        ConfigurationError: there is none, or it makes no sense.
+    """
     from simulator import scenarios
 
-    word = args.scenario
     if word not in scenarios.ALL and (word.endswith(".toml") or "/" in word):
         from simulator import toml_file
 
         scenario = toml_file.load(Path(word))
     else:
         scenario = scenarios.named(word)
-    settings = dict(_setting(text) for text in args.set)
-    if args.nodes is not None:
-        settings["nodes"] = str(args.nodes)
-    return scenarios.with_settings(scenario, settings) if settings else scenario
+    return scenarios.with_settings(scenario, dict(map(_setting, settings))) if settings else scenario
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -272,7 +285,11 @@ def _keep(args: argparse.Namespace, scenario: Scenario, seed: int, report: Repor
 
 
 def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Report) -> None:
-    """The run directory, as agents write it: an events file for each."""
+    """The run directory, as agents write it: an events file for each, and what struck whom.
+
+    Raises:
+        ConfigurationError: it can't be written, or holds a recording.
+    """
     from simulator.subject import RUN_ID
     from simulator.world import WALL_START_NS
     from toolkit.adapters.recording.directory import open_for_writing
@@ -295,6 +312,30 @@ def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Repo
                 sink.emit(event)
         finally:
             sink.close()
+    note_experiment(path, noted(scenario, seed, report))
+
+
+def noted(scenario: Scenario, seed: int, report: Report) -> NotedExperiment:
+    """What a simulated run knows beside its events."""
+    from simulator import toml_file
+    from simulator.world import WALL_START_NS
+
+    facts = report.record.facts
+    return NotedExperiment(
+        world="sim",
+        scenario=toml_file.dumps(scenario),
+        seed=seed,
+        began_wall_ns=WALL_START_NS,
+        strikes=[
+            Strike(
+                hit.kind, hit.node, hit.at_s, hit.until_s if math.isfinite(hit.until_s) else None, hit.words
+            )
+            for hit in facts.hits
+        ],
+        words=list(report.struck),
+        ends={name: NodeEnd(end.result, end.exit_code) for name, end in facts.nodes.items()},
+        finding=report.finding,
+    )
 
 
 def _open(

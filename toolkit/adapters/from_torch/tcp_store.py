@@ -172,7 +172,7 @@ class TcpStoreConnector:
         """Host the store, if that is this agent's part."""
         if self._may_host or (self._may_host is None and own):
             try:
-                self._server = _serve(self._port)
+                self._server = serve(self._port)
             except OSError as error:
                 # Of several agents here the first one hosts; that this is another service will be seen.
                 if self._may_host:
@@ -335,7 +335,7 @@ def _bounded(run: Callable[[], Any], timeout_s: float, where: str) -> Any:
     return outcome[0]
 
 
-def _serve(port: int) -> Any:
+def serve(port: int) -> Any:
     """A TCPStore server on all addresses of this machine.
 
     The socket is bound here and handed over, so that of several agents exactly one gets it, whoever is first.

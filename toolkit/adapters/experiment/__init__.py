@@ -1,0 +1,1 @@
+"""What an experiment on this machine stands on: agents that can be held and struck, their links, their workers."""

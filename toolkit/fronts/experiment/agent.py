@@ -1,0 +1,30 @@
+"""An agent of an experiment: `rally run` in a process that has loaded all it needs and waits for its start.
+
+    python -m toolkit.fronts.experiment.agent NODE run ...
+
+So an agent starts when the scenario says, and not some seconds later. It takes itself to be on a machine called NODE.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from toolkit import wiring
+from toolkit.adapters.experiment.processes import wait_to_be_let_go
+from toolkit.adapters.host import stand_for
+from toolkit.fronts import run
+from toolkit.fronts.cli import entry
+
+
+def main() -> None:
+    """Take the name of the node off the words, load, wait, and be `rally`."""
+    stand_for(sys.argv.pop(1))
+    run.interrupt_kills()
+    if "--rdzv-endpoint" in sys.argv:  # one node alone needs no torch
+        wiring.load_torch_quietly()
+    if wait_to_be_let_go():
+        entry()
+
+
+if __name__ == "__main__":
+    main()
