@@ -94,6 +94,18 @@ def test_what_values_show() -> None:
     assert all("text/plain" in output[0].data for output in outputs[1:])
 
 
+@pytest.mark.torch
+def test_an_experiment_in_both_worlds() -> None:
+    pytest.importorskip("torch")
+    _, sim, both = executed(
+        "from toolkit import Experiment\nfrom simulator import scenarios",
+        "sim = Experiment('short-worker-crash', world='sim').run()\nsim",
+        "local = Experiment('short-worker-crash', world='local').run()\nlocal.compare(sim)",
+    )
+    assert "<svg" in sim[0].data["text/html"]
+    assert "agree" in both[0].data["text/plain"], both[0].data["text/plain"]
+
+
 def test_with_nest_asyncio_and_without_a_loop() -> None:
     outputs = executed(
         "import asyncio, threading\nfrom toolkit import launch\ndef one():\n    return 1",

@@ -34,10 +34,13 @@ def _bundle_of(made: Callable[[Any], str]) -> Callable[[Any], _Bundle]:
     return bundle
 
 
+def _last_ns(timeline: Timeline) -> int:
+    return max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=0)
+
+
 def timeline_html(timeline: Timeline) -> str:
     """A folded timeline."""
-    last = max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=0)
-    now_ns = timeline.ended.wall_ns if timeline.ended is not None else last
+    now_ns = timeline.ended.wall_ns if timeline.ended is not None else _last_ns(timeline)
     return html.job_html(timeline, now_ns, name=timeline.run_id or "no run", mode="")
 
 
@@ -116,7 +119,7 @@ def report_html(report: Any) -> str:
     badge = html.badge(state).replace(html.text(state), html.text(report.verdict))
     broken = [(found.promise, found.detail, found.node) for found in report.broken]
     timeline = report.timeline
-    ended = max((node.last_event.wall_ns for node in timeline.nodes.values() if node.last_event), default=0)
+    ended = _last_ns(timeline)
     ends = [
         (name, html.Markup(html.badge(end.result.lower())), f"{end.exited_at_s or 0:.1f} s")
         for name, end in report.nodes.items()
@@ -141,6 +144,15 @@ def report_html(report: Any) -> str:
     )
 
 
+def experiment_html(result: Any) -> str:
+    """An ExperimentResult: what was told, and the timeline."""
+    timeline = result.timeline
+    ended = _last_ns(timeline)
+    return html.card(
+        f"<pre>{html.text_block(str(result))}</pre>", timeline_svg(timeline, ended) if timeline.nodes else ""
+    )
+
+
 def words_html(value: Any) -> str:
     """A value that says it all in lines of text."""
     return html.card(f"<pre>{html.text_block(str(value))}</pre>")
@@ -153,8 +165,10 @@ _SHOWN: dict[tuple[str, str], Callable[[Any], str]] = {
     ("simulator.scenario", "Scenario"): scenario_html,
     ("simulator.report", "Report"): report_html,
     ("simulator.interactive.comparison", "Comparison"): words_html,
+    ("toolkit.views.comparison", "Comparison"): words_html,
+    ("toolkit.fronts.experiment.experiment", "ExperimentResult"): experiment_html,
     ("simulator.interactive.node_view", "NodeView"): words_html,
     ("simulator.interactive.node_view", "WaitingStacks"): words_html,
 }
 #: those whose `str` is a screen of text
-_SAY_MORE = (report_html, words_html)
+_SAY_MORE = (report_html, words_html, experiment_html)
