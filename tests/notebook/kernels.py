@@ -44,9 +44,12 @@ class Kernel:
 
     def value(self, code: str) -> str:
         """What an expression is, as its repr."""
-        answer = self.client.execute_interactive(
-            "", user_expressions={"value": code}, timeout=PATIENCE_S, output_hook=lambda message: None
-        )["content"]["user_expressions"]["value"]
+        reply: dict[str, Any] = {"status": "aborted"}
+        while reply["status"] == "aborted":  # what comes right behind an error may be dropped
+            reply = self.client.execute_interactive(
+                "", user_expressions={"value": code}, timeout=PATIENCE_S, output_hook=lambda message: None
+            )["content"]
+        answer = reply["user_expressions"]["value"]
         assert answer["status"] == "ok", answer
         return str(answer["data"]["text/plain"])
 
