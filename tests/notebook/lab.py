@@ -1,4 +1,4 @@
-"""A real JupyterLab on this machine's loopback, and its pages in a real Chromium."""
+"""A real JupyterLab on this machine's loopback, and what is done to its pages in a browser."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
 #: how long a page may take for anything, in milliseconds
 PATIENCE_MS = 20_000
 
@@ -98,20 +96,6 @@ def lab(folder: Path) -> Iterator[Lab]:
         yield server
     finally:
         server.close()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 def write_notebook(path: Path, *cells: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.notebook.lab import Page, chromium, lab, write_notebook
+from tests.browser import chromium
+from tests.notebook.lab import Page, lab, write_notebook
 
 NOTEBOOK = "job.ipynb"
 TRAIN = """

@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,8 +25,6 @@ from .jobs import RALLY, Job, alive, children, clean_environment, until
 pytest.importorskip("textual_serve", reason="textual-serve is not installed")
 pytest.importorskip("greenlet", reason="greenlet, which records the run, is not installed")
 
-#: Debian's; playwright's own is not to be had everywhere
-CHROMIUM = Path("/usr/bin/chromium")
 SOON_S = 60.0
 
 
@@ -262,19 +259,6 @@ class Tab:
         import base64
 
         return int(self.page.evaluate(_COLOURS, base64.b64encode(self.page.screenshot()).decode()))
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 def test_in_chromium(web: Callable[..., Served]) -> None:
