@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.browser import chromium
 from toolkit.adapters.control.guard import TRIES_MAX
 
 from .jobs import RALLY, Job, alive, children, clean_environment, until
