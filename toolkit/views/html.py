@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
-from toolkit.views.rows import RankRow, RowMaker, size_in_words
+from toolkit.views.rows import RankKey, RankRow, RowMaker, size_in_words
 from toolkit.views.svg import timeline_svg
 from toolkit.views.wording import duration_in_words, harmless, tail_of
 
@@ -153,7 +154,21 @@ def pairs(values: Mapping[str, Any]) -> str:
 # -- a job ----------------------------------------------------------------------------------------------------
 
 
-def job_html(timeline: Timeline, now_ns: int, *, name: str, mode: str, notes: Sequence[str] = ()) -> str:
+#: what workers have said last, by node and local rank
+Said = Mapping[RankKey, str]
+#: letters of that which are shown
+SAID_MAX = 80
+
+
+def job_html(
+    timeline: Timeline,
+    now_ns: int,
+    *,
+    name: str,
+    mode: str,
+    notes: Sequence[str] = (),
+    said: Said = MappingProxyType({}),
+) -> str:
     """A job: its state, what restarts cost, the timeline, failures, ranks.
 
     Args:
@@ -161,13 +176,14 @@ def job_html(timeline: Timeline, now_ns: int, *, name: str, mode: str, notes: Se
         name: what the job is called.
         mode: LIVE, REPLAY or SIM, and of what.
         notes: lines that stand below the head.
+        said: the last lines of workers.
     """
     return card(
         head(timeline.state, name, *job_facts(timeline, now_ns), mode),
         *(f'<div class="rally-note">{text(note)}</div>' for note in notes),
         timeline_svg(timeline, now_ns) if timeline.nodes else "",
         failures_html(timeline),
-        ranks_html(timeline),
+        ranks_html(timeline, said=said),
     )
 
 
@@ -230,17 +246,22 @@ def text_block(words: str) -> str:
     return "\n".join(map(text, words.splitlines()))
 
 
-def ranks_html(timeline: Timeline, most: int = ROWS_MAX) -> str:
+def last_of(row: RankRow, said: Said) -> str:
+    """How a rank ended, or else what it has said last: the nearest to progress that any worker tells."""
+    return row.last or said.get(row.key, "")[:SAID_MAX]
+
+
+def ranks_html(timeline: Timeline, most: int = ROWS_MAX, said: Said = MappingProxyType({})) -> str:
     """The table of ranks; of many, those that are not as they should be come first, and the rest is counted."""
     rows = RowMaker().ranks(timeline)
     if not rows:
         return ""
     shown = rows if len(rows) <= most else sorted(rows, key=_oddest)[:most]
-    told = any(row.last for row in shown)
+    told = any(last_of(row, said) for row in shown)
     used = any(row.usage.cpu_percent is not None for row in shown)
     columns = ["rank", "host", "state", "incarnation", "pid", *(["CPU", "memory"] if used else [])]
     columns += ["last"] if told else []
-    body = table(columns, [_rank(row, used, told) for row in shown])
+    body = table(columns, [_rank(row, used, [last_of(row, said)] if told else []) for row in shown])
     if len(rows) > len(shown):
         counts: dict[str, int] = {}
         for row in rows:
@@ -257,8 +278,7 @@ def _oddest(row: RankRow) -> tuple[int, int]:
     return _ODD.get(row.state, len(_ODD)), row.now.global_rank
 
 
-def _rank(row: RankRow, used: bool, told: bool) -> list[Any]:
-    last = [row.last] if told else []
+def _rank(row: RankRow, used: bool, last: list[str]) -> list[Any]:
     usage: list[Any] = []
     if used:
         cpu = row.usage.cpu_percent

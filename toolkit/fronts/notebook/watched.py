@@ -139,7 +139,13 @@ class Watched:
         """As it stands now, as HTML without script."""
         with self._lock:
             timeline, now_ns = self._session.film.latest, self.now_ns
-        return html.job_html(timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes())
+        return html.job_html(
+            timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes(), said=self.said()
+        )
+
+    def said(self) -> html.Said:
+        """What workers have said last, of a job that is small enough to show it."""
+        return {}
 
     def __repr__(self) -> str:
         with self._lock:
