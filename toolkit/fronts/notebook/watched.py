@@ -13,6 +13,7 @@ from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
+from toolkit.views.html import Said
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
 
@@ -143,7 +144,7 @@ class Watched:
             timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes(), said=self.said()
         )
 
-    def said(self) -> html.Said:
+    def said(self) -> Said:
         """What workers have said last, of a job that is small enough to show it."""
         return {}
 
