@@ -108,9 +108,10 @@ def shown(told: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         for name in ("now", "head", "bands", "failures", "notes"):
             known[name] = message.get(name, known[name])
-        for place, *changes in message.get("rows", ()):
-            for column, value in zip(changes[::2], changes[1::2], strict=True):
-                known["rows"][place][column] = value
+        for columns, values in message.get("rows", ()):
+            for at in range(0, len(values), len(columns) + 1):
+                for column, value in zip(columns, values[at + 1 :], strict=False):
+                    known["rows"][values[at]][column] = value
         for place, lane in message.get("lanes", ()):
             known["lanes"][place] = lane
     return known
@@ -155,8 +156,34 @@ def test_a_hundred_ranks_that_change_are_three_kilobytes() -> None:
         timeline = fold(timeline, _exit(rank))
     message = deltas.changes(timeline, 3, "LIVE")
     assert message is not None
-    assert len(message["rows"]) == 100
-    assert len(json.dumps(message["rows"], separators=(",", ":"))) <= 3_000
+    ((columns, values),) = message["rows"]
+    assert len(values) == 100 * (1 + len(columns))
+    assert len(json.dumps(message)) <= 3_000
+
+
+def test_readings_make_no_lane_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = fold_all(_started(8))
+    now = Deltas("job", acts=True)
+    now.all(timeline, 2, "LIVE")
+    drawn: list[Any] = []
+    monkeypatch.setattr(f"{Deltas.__module__}.rank_stretches", lambda node, rank: drawn.append(rank) or [])
+    workers = [ev.WorkerReading(local_rank=0, cpu_percent=50.0, rss_bytes=1 << 20)]
+    timeline = fold(timeline, _said(ev.ReadingsTaken, 2001, incarnation=0, workers=workers, gpus=[]))
+    assert now.changes(timeline, 3, "LIVE") is not None and not drawn
+    timeline = fold(timeline, _exit(5))
+    assert now.changes(timeline, 4, "LIVE") is not None and drawn
+
+
+def test_what_becomes_something_else_twice_is_told() -> None:
+    # What a lane is made of is compared by identity; an address alone would do for another object that came there.
+    timeline, now = fold_all(_started(2)), Deltas("job", acts=True)
+    now.all(timeline, 2, "LIVE")
+    for turn in range(50):
+        timeline = fold(timeline, _exit(0, seq=3000 + 2 * turn, incarnation=turn))
+        again = {"local_rank": 0, "global_rank": 0, "incarnation": turn + 1, "pid": 7}
+        timeline = fold(timeline, _said(ev.WorkerStarted, 3001 + 2 * turn, **again))
+        message = now.changes(timeline, 3 + turn, "LIVE")
+        assert message is not None and [place for place, _ in message["lanes"]] == [0]
 
 
 def _said(kind: type[ev.Event], seq: int, **fields: Any) -> ev.Event:
@@ -171,9 +198,10 @@ def _started(count: int) -> list[ev.Event]:
     return [_said(ev.AgentStarted, 1, local_world_size=count), *workers]
 
 
-def _exit(rank: int) -> ev.Event:
+def _exit(rank: int, seq: int = 0, incarnation: int = 0) -> ev.Event:
     how = {"exit_code": 0, "signal": "", "stopped_by_agent": True}
-    return _said(ev.WorkerExited, 2000 + rank, local_rank=rank, global_rank=rank, incarnation=0, **how)
+    who = {"local_rank": rank, "global_rank": rank, "incarnation": incarnation}
+    return _said(ev.WorkerExited, seq or 2000 + rank, **who, **how)
 
 
 def test_no_more_lanes_than_have_room(runs: Runs) -> None:

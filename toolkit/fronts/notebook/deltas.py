@@ -1,15 +1,18 @@
 """What a live view is told: all once, then what has changed. Pure.
 
-A rank is a short list of values, and a change of it names its place and the columns that are new, so that a hundred
-ranks that change are less than three kilobytes.
+A rank is a short list of values, and what changes is told as the columns that are new, once, and then place and values
+of each rank that has such: mostly all have new readings. So a hundred ranks that change are less than three kilobytes,
+also as a kernel writes JSON, with all its blanks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 from toolkit.core.history import Timeline
+from toolkit.core.moment import Moment
 from toolkit.core.words import plural
 from toolkit.views import html
 from toolkit.views.lanes import (
@@ -40,21 +43,28 @@ class Deltas:
     def __init__(self, name: str, *, acts: bool) -> None:
         self._name, self._acts = name, acts
         self._maker = RowMaker()
+        #: of which was told last
+        self._told: tuple[Timeline, str] | None = None
         self._shape: tuple[Any, ...] | None = None
         self._rows: list[list[Any]] = []
         self._ranked: list[RankRow] = []
         self._lanes: list[Lane] = []
-        self._lane_of: list[tuple[Any, ...]] = []
+        self._lane_of: list[list[object]] = []
+        #: what lanes are made of, whichever it is: the same list while it holds the same
+        self._causes: list[object] = []
         self._rest: Message = {}
 
     def all(self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()) -> Message:
         """Everything."""
+        self._told = timeline, mode
         self._ranked = self._maker.ranks(timeline)
         self._rows = [_values(row) for row in self._ranked]
         keys = _lane_keys(timeline, self._ranked)
         self._shape = self._shape_of(timeline, self._ranked, keys, mode)
-        self._lane_of = [_of_lane(timeline, key) for key in keys]
-        self._lanes = [_lane(timeline, key, now_ns) for key in keys]
+        self._find_causes(timeline)
+        self._lane_of = [_of_lane(timeline, key, self._causes) for key in keys]
+        began = timeline.started
+        self._lanes = [_lane(timeline, key, now_ns, began) for key in keys]
         self._rest = self._others(timeline, now_ns, notes)
         more = max(len(timeline.nodes) - LANES_MAX, 0) if keys and isinstance(keys[0], str) else 0
         return {
@@ -76,6 +86,9 @@ class Deltas:
         self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()
     ) -> Message | None:
         """What is new since the last message; everything where ranks came, went or moved; None where nothing is."""
+        if self._is_told(timeline, mode, notes):
+            return None
+        self._told = timeline, mode
         ranked = self._maker.ranks(timeline)
         keys = _lane_keys(timeline, ranked)
         if self._shape != self._shape_of(timeline, ranked, keys, mode):
@@ -84,15 +97,7 @@ class Deltas:
         rows = self._changed_rows(ranked)
         if rows:
             message["rows"] = rows
-        lanes = []
-        for place, key in enumerate(keys):
-            made_of = _of_lane(timeline, key)
-            if made_of != self._lane_of[place]:
-                self._lane_of[place] = made_of
-                lane = _lane(timeline, key, now_ns)
-                if lane != self._lanes[place]:
-                    self._lanes[place] = lane
-                    lanes.append([place, lane])
+        lanes = self._changed_lanes(timeline, keys, now_ns)
         if lanes:
             message["lanes"] = lanes
         rest = self._others(timeline, now_ns, notes)
@@ -102,23 +107,46 @@ class Deltas:
             return None
         return {"kind": "changes", "now": _ms(now_ns, timeline), **message}
 
-    def _changed_rows(self, ranked: list[RankRow]) -> list[list[Any]]:
-        changed = []
+    def _is_told(self, timeline: Timeline, mode: str, notes: Sequence[str]) -> bool:
+        # Timelines are values; to compare what is made of one takes milliseconds, ten times a second.
+        return (
+            self._told is not None
+            and self._told[0] is timeline
+            and self._told[1] == mode
+            and self._rest["notes"] == list(notes)
+        )
+
+    def _changed_rows(self, ranked: list[RankRow]) -> list[list[list[Any]]]:
+        """By the columns that are new: those, then places and new values, one after the other."""
+        changed: dict[tuple[int, ...], list[Any]] = {}
         for place, (row, before) in enumerate(zip(ranked, self._ranked, strict=True)):
             if row is before:
                 continue
             old, new = self._rows[place], _values(row)
             if old != new:
                 self._rows[place] = new
-                pairs = [
-                    part
-                    for column, value in enumerate(new)
-                    if value != old[column]
-                    for part in (column, value)
-                ]
-                changed.append([place, *pairs])
+                columns = tuple(column for column, value in enumerate(new) if value != old[column])
+                changed.setdefault(columns, []).extend((place, *(new[column] for column in columns)))
         self._ranked = ranked
+        return [[list(columns), values] for columns, values in changed.items()]
+
+    def _changed_lanes(self, timeline: Timeline, keys: Sequence[Any], now_ns: int) -> list[list[Any]]:
+        self._find_causes(timeline)
+        changed, began = [], timeline.started
+        for place, key in enumerate(keys):
+            made_of = _of_lane(timeline, key, self._causes)
+            if not _same(made_of, self._lane_of[place]):
+                self._lane_of[place] = made_of
+                lane = _lane(timeline, key, now_ns, began)
+                if lane != self._lanes[place]:
+                    self._lanes[place] = lane
+                    changed.append([place, lane])
         return changed
+
+    def _find_causes(self, timeline: Timeline) -> None:
+        causes: list[object] = [timeline.started, timeline.job, *timeline.failures.values()]
+        if not _same(causes, self._causes):
+            self._causes = causes
 
     def _shape_of(
         self, timeline: Timeline, ranked: list[RankRow], keys: Sequence[Any], mode: str
@@ -180,18 +208,20 @@ def _lane_keys(timeline: Timeline, ranked: list[RankRow]) -> list[Any]:
     return list(timeline.nodes)[:LANES_MAX]
 
 
-def _of_lane(timeline: Timeline, key: str | RankKey) -> tuple[Any, ...]:
-    """What a lane is made of: while that is the same, it is."""
+def _of_lane(timeline: Timeline, key: str | RankKey, causes: list[object]) -> list[object]:
+    """What a lane is made of: while these are the same objects, it is. They are kept, so that none takes their place.
+
+    Readings make a new node each second or two, and no new lane.
+    """
     node = timeline.nodes[key if isinstance(key, str) else key[0]]
-    # Readings make a new node each second or two, and no new lane.
-    return (
-        *(id(part) for part in (node.rounds, node.restarts, node.ended, timeline.failures, timeline.job)),
-        tuple(id(rank) for rank in node.ranks.values()),
-    )
+    return [causes, node.rounds, node.restarts, node.ended, *node.ranks.values()]
 
 
-def _lane(timeline: Timeline, key: str | RankKey, now_ns: int) -> Lane:
-    began = timeline.started
+def _same(some: list[object], others: list[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _lane(timeline: Timeline, key: str | RankKey, now_ns: int, began: Moment | None) -> Lane:
     start_ns = now_ns if began is None else began.wall_ns
     length = max((now_ns - start_ns) // 1_000_000, 1) + 1
     span = Span(start_ns, start_ns + length * 1_000_000, length)

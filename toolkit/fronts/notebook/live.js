@@ -49,8 +49,10 @@ class Known {
     for (const name of ["now", "head", "bands", "failures", "notes"]) {
       if (message[name] !== undefined) all[name] = message[name];
     }
-    for (const [place, ...changes] of message.rows ?? []) {
-      for (let at = 0; at < changes.length; at += 2) all.rows[place][changes[at]] = changes[at + 1];
+    for (const [columns, values] of message.rows ?? []) {
+      for (let at = 0; at < values.length; at += columns.length + 1) {
+        columns.forEach((column, nth) => { all.rows[values[at]][column] = values[at + nth + 1]; });
+      }
     }
     for (const [place, lane] of message.lanes ?? []) all.lanes[place] = lane;
     return message.rows !== undefined || message.head !== undefined;
@@ -212,7 +214,12 @@ function render({ model, el }) {
   take(model.get("_all"));
   freeze();
   model.send({ act: "all" });
-  return () => { clearInterval(clock); model.off("msg:custom", take); model.off("change:_frozen", freeze); };
+  return () => {
+    clearInterval(clock);
+    model.off("msg:custom", take);
+    model.off("change:_frozen", freeze);
+    try { model.send({ act: "left" }); } catch { /* there is no kernel any more to be told */ }
+  };
 }
 
 export default { render };
