@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from toolkit import wiring
+from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import RallyError
 from toolkit.core.words import plural
 from toolkit.fronts.notebook.deltas import Deltas
@@ -96,6 +97,10 @@ class View:
         self._said_ns = 0
         self._seen: object = None
         self._widget: Any = None
+        #: what is said is said in the order in which it was made, by whichever thread
+        self._order = lock()
+        #: places of the page that show the widget, of those that have said so; None until one has
+        self._shown: int | None = None
         #: messages that were sent, for whoever measures
         self.sent = 0
 
@@ -127,17 +132,28 @@ class View:
                 self._seen, self._said_ns = seen, now_ns
                 self._replace(bundle(self._watched))
             return
-        message = self._deltas.changes(*self._moment())
-        if message is not None:
-            self._said_ns = now_ns
-            self.sent += 1
-            self._cells.say(self._widget.send, message)
+        if self._widget.closed:
+            self._watched.unsubscribe(self._tell)
+        elif self._shown != 0:
+            self._tell_changes(now_ns)
+
+    def _tell_changes(self, now_ns: int) -> None:
+        with self._order:
+            message = self._deltas.changes(*self._moment())
+            if message is not None:
+                self._said_ns = now_ns
+                self.sent += 1
+                self._cells.say(self._widget.send, message)
 
     def _moment(self) -> tuple[Any, ...]:
         return self._watched.now, self._watched.now_ns, self._watched.mode, self._watched.notes()
 
     def _all(self) -> dict[str, Any]:
         return self._deltas.all(*self._moment())
+
+    def _tell_all(self) -> None:
+        with self._order:
+            self._cells.say(self._widget.send, self._all())
 
     def _freeze(self) -> None:
         data = bundle(self._watched)
@@ -155,8 +171,14 @@ class View:
         """A message of the front end, in whichever thread the kernel takes it."""
         match message.get("act"):
             case "all":
+                # Each place that shows it begins so. It may not hear of this before a cell has ended, and is told of
+                # changes until then: they fit to what it was made with.
+                self._shown = (self._shown or 0) + 1
                 if not self._watched.over:
-                    self._cells.say(self._widget.send, self._all())
+                    self._tell_all()
+            case "left":
+                # An output that was cleared; a page that is closed does not say so.
+                self._shown = max((self._shown or 0) - 1, 0)
             case "kill" | "restart" | "stop" as act:
                 wiring.aside(lambda: self._act(act, message), "rally-button")
             case _:

@@ -17,7 +17,7 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]  # it has no types
 
     Args:
         everything: the first message.
-        told: takes what the front end says.
+        told: takes what the front end says. Where that closes the widget, it is closed here, too.
     """
 
     _esm = Path(__file__).with_name("live.js")
@@ -28,11 +28,19 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]  # it has no types
     def __init__(self, everything: dict[str, Any], told: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(_all=everything)
         _answer_while_cells_run(self.comm)
+        self.comm.on_close(lambda message: self.close())
         self.on_msg(lambda widget, message, buffers: told(message) if isinstance(message, dict) else None)
 
     def freeze(self, html: str) -> None:
         """Show this from now on."""
-        self._frozen = html
+        with self.hold_sync():
+            self._frozen = html
+            self._all = {}  # it would be kept as long as the kernel lives
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is told any more: its view was closed, and does not come back."""
+        return self.comm is None
 
     def reference(self) -> dict[str, Any]:
         """What a notebook's output holds of it."""
