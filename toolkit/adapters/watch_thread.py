@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
@@ -86,6 +87,11 @@ class WatchThread:
 def run_aside(do: Callable[[], None], name: str) -> None:
     """Do something in a thread of its own, which keeps no process from ending."""
     threading.Thread(target=do, name=name, daemon=True).start()
+
+
+def used_s() -> float:
+    """CPU seconds of this thread so far. It does not count the waits for one that computes."""
+    return time.thread_time()
 
 
 def lock() -> Any:

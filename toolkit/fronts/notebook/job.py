@@ -13,7 +13,7 @@ from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
 from toolkit.adapters.recording.catalog import wall_clock_ns
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.adapters.recording.log_places import log_path
-from toolkit.adapters.watch_thread import Ending, WatchThread
+from toolkit.adapters.watch_thread import Ending, WatchThread, used_s
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError, JobFailedError
 from toolkit.core.events import AnyEvent
@@ -24,10 +24,12 @@ from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
 from toolkit.fronts.watching import RunController, simulated
 from toolkit.views.rows import RankRow, RowMaker
-from toolkit.views.session import Session
+from toolkit.views.session import TAKEN_MAX, Session
 
-#: how often what is new is read, in seconds
-_LOOK_S = 0.1
+#: how often what is new is read, in seconds: often, and how often at the least; and how many times as long as a look
+#: took, in CPU time, there is none after one that has seen something, and after one that has not. So it is a tenth of
+#: a core, and a hundredth for a silent job, however many ranks and views there are.
+_LOOK_S, _LOOK_MAX_S, _REST, _REST_OF_SILENT = 0.1, 1.0, 10, 100
 #: where the end of what an agent said to its console is shown
 _SAID_LINES = 12
 
@@ -86,6 +88,7 @@ class Job(Watched):
     # -- watching -------------------------------------------------------------------------------------------
 
     def _look(self) -> float | None:
+        began_s, before = used_s(), len(self._session.film)
         with self._lock:
             gone = self._process is None or self._process.exit_code() is not None
             new = self._session.tick(0.0)
@@ -94,9 +97,13 @@ class Job(Watched):
         for tell in watchers:
             tell(over)
         if over:
+            self._watchers.clear()
             self._ending.comes()
             return None
-        return _LOOK_S
+        if len(self._session.film) - before >= TAKEN_MAX:
+            return 0.0  # there is more
+        took_s = used_s() - began_s
+        return min(max(_LOOK_S, took_s * (_REST if new else _REST_OF_SILENT)), _LOOK_MAX_S)
 
     def _is_over(self) -> bool:
         if self._process is not None:
