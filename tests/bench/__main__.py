@@ -28,7 +28,7 @@ TABLES = {"agent": measures.SCENARIOS, "nodes": nodes.SCENARIOS}
 #: tables of what is held against fixed goals, by the module that takes the samples
 FIXED = {
     sim.ALL: ("sim: the simulator", sim.MEASURES),
-    notebook.ALL: ("notebook: simulations that are held", notebook.MEASURES),
+    notebook.ALL: ("notebook: live views, and simulations that are held", notebook.MEASURES),
     top.ALL: ("top: the live view", top.MEASURES),
 }
 SCENARIOS = tuple(scenario for table in TABLES.values() for scenario in table)
