@@ -68,6 +68,8 @@ def test_live_told_frozen_saved_and_exported(page: Any, tmp_path: Path) -> None:
 def _is_live_and_moves(page: Any) -> None:
     page.wait_for_selector('.rally-live .rally-busy:has-text("running")')
     page.wait_for_selector('.rally-live table tr:nth-child(4):has-text("running")')
+    # What each rank has said last is the nearest to progress that it tells.
+    page.wait_for_selector('.rally-live table tr:nth-child(2):has-text("step 1")')
     # The axis grows, so that what began at one moment stands further and further to the left.
     bar, tick = ".rally-live path.rally-runs", ".rally-live svg .rally-dim >> nth=2"
     before = page.locator(tick).get_attribute("x"), page.locator(bar).get_attribute("d")

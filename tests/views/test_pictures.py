@@ -148,6 +148,20 @@ def test_nothing_new_is_not_told(runs: Runs) -> None:
     assert deltas.changes(timeline, ended_ns(timeline) + 10**9, "SIM") is None
 
 
+def test_what_workers_say_is_told_and_how_they_ended_outlasts_it(runs: Runs) -> None:
+    timeline = fold_all(_started(3))
+    deltas = Deltas("job", acts=True)
+    deltas.all(timeline, 2, "LIVE")
+    message = deltas.changes(timeline, 3, "LIVE", (), {("a", 1): "epoch 3 " + "x" * 500})
+    assert message is not None and message["rows"] == [[[7], [1, ("epoch 3 " + "x" * 500)[:80]]]]
+    assert deltas.changes(timeline, 4, "LIVE", (), {("a", 1): "epoch 3 " + "x" * 500}) is None
+    timeline = fold(timeline, _exit(1))
+    message = deltas.changes(timeline, 5, "LIVE", (), {("a", 1): "epoch 4"})
+    assert message is not None
+    page = job_html(timeline, 6, name="job", mode="LIVE", said={("a", 0): "loss <0.3>"})
+    assert "loss &lt;0.3&gt;" in page
+
+
 def test_a_hundred_ranks_that_change_are_three_kilobytes() -> None:
     timeline = fold_all(_started(1000))
     deltas = Deltas("job", acts=True)
@@ -166,7 +180,7 @@ def test_readings_make_no_lane_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = Deltas("job", acts=True)
     now.all(timeline, 2, "LIVE")
     drawn: list[Any] = []
-    monkeypatch.setattr(f"{Deltas.__module__}.rank_stretches", lambda node, rank: drawn.append(rank) or [])
+    monkeypatch.setattr(f"{Deltas.__module__}.rank_stretches", lambda node, rank, of: drawn.append(rank) or [])
     workers = [ev.WorkerReading(local_rank=0, cpu_percent=50.0, rss_bytes=1 << 20)]
     timeline = fold(timeline, _said(ev.ReadingsTaken, 2001, incarnation=0, workers=workers, gpus=[]))
     assert now.changes(timeline, 3, "LIVE") is not None and not drawn

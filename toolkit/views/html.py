@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
@@ -155,7 +155,8 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 #: what workers have said last, by node and local rank
-Said = Mapping[RankKey, str]
+Said: TypeAlias = Mapping[RankKey, str]
+NOTHING_SAID: Said = MappingProxyType({})
 #: letters of that which are shown
 SAID_MAX = 80
 
@@ -167,7 +168,7 @@ def job_html(
     name: str,
     mode: str,
     notes: Sequence[str] = (),
-    said: Said = MappingProxyType({}),
+    said: Said = NOTHING_SAID,
 ) -> str:
     """A job: its state, what restarts cost, the timeline, failures, ranks.
 
@@ -251,7 +252,7 @@ def last_of(row: RankRow, said: Said) -> str:
     return row.last or said.get(row.key, "")[:SAID_MAX]
 
 
-def ranks_html(timeline: Timeline, most: int = ROWS_MAX, said: Said = MappingProxyType({})) -> str:
+def ranks_html(timeline: Timeline, most: int = ROWS_MAX, said: Said = NOTHING_SAID) -> str:
     """The table of ranks; of many, those that are not as they should be come first, and the rest is counted."""
     rows = RowMaker().ranks(timeline)
     if not rows:

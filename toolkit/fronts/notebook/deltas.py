@@ -15,6 +15,7 @@ from toolkit.core.history import Timeline
 from toolkit.core.moment import Moment
 from toolkit.core.words import plural
 from toolkit.views import html
+from toolkit.views.html import NOTHING_SAID, Said
 from toolkit.views.lanes import (
     Mark,
     Span,
@@ -45,6 +46,7 @@ class Deltas:
         self._maker = RowMaker()
         #: of which was told last
         self._told: tuple[Timeline, str] | None = None
+        self._said: Said = NOTHING_SAID
         self._shape: tuple[Any, ...] | None = None
         self._rows: list[list[Any]] = []
         self._ranked: list[RankRow] = []
@@ -54,11 +56,17 @@ class Deltas:
         self._causes: list[object] = []
         self._rest: Message = {}
 
-    def all(self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()) -> Message:
-        """Everything."""
-        self._told = timeline, mode
+    def all(
+        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = (), said: Said = NOTHING_SAID
+    ) -> Message:
+        """Everything.
+
+        Args:
+            said: the last lines of workers.
+        """
+        self._told, self._said = (timeline, mode), said
         self._ranked = self._maker.ranks(timeline)
-        self._rows = [_values(row) for row in self._ranked]
+        self._rows = [_values(row, said) for row in self._ranked]
         keys = _lane_keys(timeline, self._ranked)
         self._shape = self._shape_of(timeline, self._ranked, keys, mode)
         self._find_causes(timeline)
@@ -83,18 +91,18 @@ class Deltas:
         }
 
     def changes(
-        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = ()
+        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = (), said: Said = NOTHING_SAID
     ) -> Message | None:
         """What is new since the last message; everything where ranks came, went or moved; None where nothing is."""
-        if self._is_told(timeline, mode, notes):
+        if self._is_told(timeline, mode, notes) and said == self._said:
             return None
         self._told = timeline, mode
         ranked = self._maker.ranks(timeline)
         keys = _lane_keys(timeline, ranked)
         if self._shape != self._shape_of(timeline, ranked, keys, mode):
-            return self.all(timeline, now_ns, mode, notes)
+            return self.all(timeline, now_ns, mode, notes, said)
         message: Message = {}
-        rows = self._changed_rows(ranked)
+        rows = self._changed_rows(ranked, said)
         if rows:
             message["rows"] = rows
         lanes = self._changed_lanes(timeline, keys, now_ns)
@@ -116,18 +124,18 @@ class Deltas:
             and self._rest["notes"] == list(notes)
         )
 
-    def _changed_rows(self, ranked: list[RankRow]) -> list[list[list[Any]]]:
+    def _changed_rows(self, ranked: list[RankRow], said: Said) -> list[list[list[Any]]]:
         """By the columns that are new: those, then places and new values, one after the other."""
         changed: dict[tuple[int, ...], list[Any]] = {}
         for place, (row, before) in enumerate(zip(ranked, self._ranked, strict=True)):
-            if row is before:
+            if row is before and said.get(row.key) == self._said.get(row.key):
                 continue
-            old, new = self._rows[place], _values(row)
+            old, new = self._rows[place], _values(row, said)
             if old != new:
                 self._rows[place] = new
                 columns = tuple(column for column, value in enumerate(new) if value != old[column])
                 changed.setdefault(columns, []).extend((place, *(new[column] for column in columns)))
-        self._ranked = ranked
+        self._ranked, self._said = ranked, said
         return [[list(columns), values] for columns, values in changed.items()]
 
     def _changed_lanes(self, timeline: Timeline, keys: Sequence[Any], now_ns: int) -> list[list[Any]]:
@@ -181,7 +189,7 @@ def _look(state: str) -> list[str]:
 _PLACES = {state: place for place, state in enumerate(RANK_STATES)}
 
 
-def _values(row: RankRow) -> list[Any]:
+def _values(row: RankRow, said: Said) -> list[Any]:
     now, usage = row.now, row.usage
     cpu = "" if usage.cpu_percent is None else f"{usage.cpu_percent:.0f} %"
     memory = size_in_words(usage.rss_bytes)
@@ -193,7 +201,7 @@ def _values(row: RankRow) -> list[Any]:
         str(now.pid or ""),
         cpu,
         memory,
-        row.last,
+        html.last_of(row, said),
     ]
 
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from toolkit import wiring
 from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import RallyError
-from toolkit.core.words import plural
 from toolkit.fronts.notebook.deltas import Deltas
 from toolkit.fronts.notebook.watched import Watched
 
@@ -146,7 +145,8 @@ class View:
                 self._cells.say(self._widget.send, message)
 
     def _moment(self) -> tuple[Any, ...]:
-        return self._watched.now, self._watched.now_ns, self._watched.mode, self._watched.notes()
+        watched = self._watched
+        return watched.now, watched.now_ns, watched.mode, watched.notes(), watched.said()
 
     def _all(self) -> dict[str, Any]:
         return self._deltas.all(*self._moment())
@@ -190,7 +190,7 @@ class View:
             if act == "kill":
                 rank, incarnation = int(message["rank"]), int(message["incarnation"])
                 self._watched.signal("SIGKILL", rank, why=why, incarnation=incarnation)
-                words = f"SIGKILL went to {plural(1, 'rank')} {rank}".replace("1 rank ", "rank ")
+                words = f"SIGKILL went to rank {rank}"
             elif act == "restart":
                 self._watched.restart(why=why)
                 words = "all workers are started anew"

@@ -12,7 +12,8 @@ from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
 from toolkit.adapters.recording.catalog import wall_clock_ns
 from toolkit.adapters.recording.follow import FollowedRun
-from toolkit.adapters.recording.log_places import log_path
+from toolkit.adapters.recording.log_places import LastLines, log_path
+from toolkit.adapters.recording.merged_logs import without_time
 from toolkit.adapters.watch_thread import Ending, WatchThread, used_s
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError, JobFailedError
@@ -23,6 +24,7 @@ from toolkit.core.words import ending, without_tokens
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
 from toolkit.fronts.watching import RunController, simulated
+from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
 from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import TAKEN_MAX, Session
 
@@ -79,6 +81,7 @@ class Job(Watched):
         self._process = process
         self._returns = returns or (path / LAUNCH_FOLDER / "call.pickle").exists()
         self._controller = RunController(path)
+        self._last_lines = LastLines(path)
         self._ending = Ending()
         self._over = False
         #: called in the watching thread when something is new, and when it is over
@@ -278,6 +281,18 @@ class Job(Watched):
         if self._process is not None and self.over and not len(self._session.film):
             notes = self._process.said().splitlines()[-_SAID_LINES:] or notes
         return notes
+
+    def said(self) -> Said:
+        """What workers have said last, of a job that is small enough to show it."""
+        with self._lock:
+            rows = self._rows(None)
+            if len(rows) > ROWS_MAX:
+                return NOTHING_SAID
+            return {
+                row.key: without_time(self._last_lines.of((row.now.stdout, row.now.stderr)))
+                for row in rows
+                if not row.last
+            }
 
     def report(self) -> str:
         """What happened, in words: as `rally show` tells it."""

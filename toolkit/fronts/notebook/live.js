@@ -6,7 +6,7 @@ const ORDER = ["done", "waits", "moves", "runs", "succeeds", "fails"];
 const SIGNS = { failure: "✗", bell: "◆", lost: "☠", signal: "!", from_above: "↓", from_below: "↑" };
 const COLUMNS = ["rank", "host", "state", "incarnation", "pid", "CPU", "memory", "last"];
 const STEPS = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800];
-const RANK = 0, STATE = 2, INCARNATION = 3;
+const RANK = 0, STATE = 2, INCARNATION = 3, LAST = 7;
 const BUSY = "asked; the kernel is busy with a cell, and will hear of it after that. `await job` lets it listen meanwhile.";
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -119,9 +119,10 @@ function render({ model, el }) {
   const known = new Known();
   const root = made("div", "rally rally-live");
   const style = made("style", "", model.get("_style"));
-  const head = made("div", "rally-head"), buttons = made("span", "rally-buttons"), ask = made("div", "rally-ask");
-  const notes = made("div"), picture = made("div"), failures = made("div"), ranks = made("div"), told = made("div", "rally-note");
-  root.append(style, head, ask, notes, picture, failures, ranks, told);
+  const head = made("div", "rally-head"), summary = made("span", "rally-head"), buttons = made("span", "rally-buttons"), ask = made("div", "rally-ask");
+  const notes = made("div"), picture = made("div"), failures = made("div"), ranks = made("div");
+  const sum = made("div", "rally-note"), told = made("div", "rally-note");
+  root.append(style, head, ask, notes, picture, failures, ranks, sum, told);
   el.append(root);
 
   function order(words, message) {
@@ -147,46 +148,75 @@ function render({ model, el }) {
     yes: "Restart" }), () => ({ act: "restart" }));
   const stop = button("Stop", () => ({ what: `End ${known.all.name} for all nodes?`, yes: "Stop the job" }), () => ({ act: "stop" }));
   buttons.append(restart, stop);
+  head.append(summary, buttons);
 
   function draw_head() {
     const all = known.all;
-    head.replaceChildren(badge(all.head.badge), made("span", "rally-name", all.name),
+    summary.replaceChildren(badge(all.head.badge), " ", made("span", "rally-name", all.name), " ",
       made("span", "rally-facts", [...all.head.facts, all.mode].filter(Boolean).join(" · ")));
-    if (all.acts) head.append(buttons);
+    buttons.hidden = !all.acts;
     notes.replaceChildren(...(all.notes ?? []).map((note) => made("div", "rally-note", note)));
     failures.innerHTML = all.failures; // made and escaped by views/html.py
   }
 
+  // Rows stay the elements that they are while they mean the same: a click on one that was replaced would be lost.
+  let built = "", cells = new Map();
+
   function draw_ranks() {
-    const all = known.all, table = made("table", "rally-table"), titles = made("tr"), body = made("tbody");
+    const all = known.all, places = shown(all);
     const told_of = COLUMNS.map((_, column) => all.rows.some((row) => row[column] !== "" && row[column] !== null));
-    COLUMNS.forEach((name, column) => told_of[column] && titles.append(made("th", "", name)));
-    const top = made("thead");
-    top.append(titles);
-    for (const place of shown(all)) {
-      const row = all.rows[place], line = made("tr");
-      row.forEach((value, column) => {
-        if (!told_of[column]) return;
-        const cell = made("td", typeof value === "number" && column !== STATE ? "rally-number" : "");
-        if (column === STATE) cell.append(badge(all.states[value]));
-        else cell.textContent = value ?? "";
-        line.append(cell);
-      });
-      if (all.acts && all.states[row[STATE]][0] === "running") {
-        const cell = made("td"), kill = made("button", "rally-button rally-kill", "kill");
-        kill.onclick = () => order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
-          { act: "kill", rank: row[RANK], incarnation: row[INCARNATION] });
-        cell.append(kill);
-        line.append(cell);
-      }
-      body.append(line);
-    }
-    table.append(top, body);
+    const kills = (row) => all.acts && all.states[row[STATE]][0] === "running";
+    const means = JSON.stringify([told_of, places.map((place) => [place, all.rows[place][RANK], kills(all.rows[place])])]);
+    if (means !== built) build_ranks(places, told_of, kills);
+    built = means;
+    for (const place of places) all.rows[place].forEach((value, column) => {
+      const cell = cells.get(`${place} ${column}`);
+      if (!cell || cell.told === value) return;
+      cell.told = value;
+      if (column === STATE) cell.replaceChildren(badge(all.states[value]));
+      else cell.textContent = value ?? "";
+    });
     const counts = new Map();
     for (const row of all.rows) counts.set(row[STATE], (counts.get(row[STATE]) ?? 0) + 1);
     const sums = [...counts].map(([state, count]) => `${count} ${all.states[state][0]}`).join(", ");
-    ranks.replaceChildren(...(all.rows.length ? [table] : []),
-      ...(all.rows.length > all.rows_max ? [made("div", "rally-note", `${all.rows.length} ranks: ${sums}`)] : []));
+    sum.textContent = all.rows.length > all.rows_max ? `${all.rows.length} ranks: ${sums}` : "";
+  }
+
+  function build_ranks(places, told_of, kills) {
+    const all = known.all, table = made("table", "rally-table"), titles = made("tr"), top = made("thead"), body = made("tbody");
+    cells = new Map();
+    COLUMNS.forEach((name, column) => {
+      if (column === LAST && all.acts) titles.append(made("th"));
+      if (told_of[column]) titles.append(made("th", "", name));
+    });
+    top.append(titles);
+    for (const place of places) {
+      const row = all.rows[place], line = made("tr");
+      row.forEach((value, column) => {
+        // Before what is as long as it likes, so that nobody's button moves.
+        if (column === LAST && all.acts) line.append(kill_cell(place, kills(row)));
+        if (!told_of[column]) return;
+        const cell = made("td", typeof value === "number" && column !== STATE ? "rally-number" : "");
+        cells.set(`${place} ${column}`, cell);
+        line.append(cell);
+      });
+      body.append(line);
+    }
+    table.append(top, body);
+    ranks.replaceChildren(...(all.rows.length ? [table] : []));
+  }
+
+  function kill_cell(place, can) {
+    const cell = made("td");
+    if (!can) return cell;
+    const kill = made("button", "rally-button rally-kill", "kill");
+    kill.onclick = () => {
+      const row = known.all.rows[place];
+      order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
+        { act: "kill", rank: row[RANK], incarnation: row[INCARNATION] });
+    };
+    cell.append(kill);
+    return cell;
   }
 
   function draw_picture() {

@@ -13,7 +13,7 @@ from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
-from toolkit.views.html import Said
+from toolkit.views.html import NOTHING_SAID, Said
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
 
@@ -146,7 +146,7 @@ class Watched:
 
     def said(self) -> Said:
         """What workers have said last, of a job that is small enough to show it."""
-        return {}
+        return NOTHING_SAID
 
     def __repr__(self) -> str:
         with self._lock:
