@@ -22,7 +22,7 @@ from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.core.words import ending, without_tokens
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
-from toolkit.fronts.watching import RunController, simulated
+from toolkit.fronts.watching import RunController, read_all, simulated
 from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import Session
 
@@ -81,6 +81,10 @@ class Job(Watched):
         self._over = False
         #: called in the watching thread when something is new, and when it is over
         self._watchers: list[Callable[[bool], None]] = []
+        if process is None:
+            # What is recorded is known at once, and also whether that was all.
+            read_all(self._session)
+            self._look()
         self._thread = WatchThread(self._look, f"rally-job-{run_id}")
 
     # -- watching -------------------------------------------------------------------------------------------
@@ -94,6 +98,8 @@ class Job(Watched):
         for tell in watchers:
             tell(over)
         if over:
+            if self._process is not None:
+                self._process.let_go()  # or each job keeps a descriptor open
             self._ending.comes()
             return None
         return _LOOK_S
