@@ -410,6 +410,20 @@ def random() -> int:
     return random.randrange(1)
 
 
+def draws_a_bar() -> None:
+    sys.stderr.write("epoch 1\n")
+    sys.stderr.write("\r10%\r50%")
+    sys.stderr.flush()
+
+
+def test_a_line_without_an_end_is_seen() -> None:
+    job = launch(draws_a_bar, nproc=2)
+    job.wait(60)
+    assert job.logs(0, stream="err").lines == ("epoch 1", "50%")
+    assert job.logs(1).lines == ("epoch 1", "50%")
+    assert sorted(job.logs()) == ["[0] 50%", "[0] epoch 1", "[1] 50%", "[1] epoch 1"]
+
+
 def test_failures_say_why() -> None:
     for function, words in (
         (leaves_words, "SystemExit: no data here"),
