@@ -124,6 +124,14 @@ def test_what_values_show() -> None:
     assert all("text/plain" in output[0].data for output in outputs[1:])
 
 
+def test_a_large_value_is_not_shown_whole() -> None:
+    _, shown = executed(
+        "from toolkit import launch\ndef weights():\n    return list(range(100_000))", "await launch(weights)"
+    )
+    assert len(shown[0].data["text/plain"]) < 30_000 and "characters)" in shown[0].data["text/html"]
+    assert len(shown[0].data["text/html"]) < 30_000
+
+
 @pytest.mark.torch
 def test_an_experiment_in_both_worlds() -> None:
     pytest.importorskip("torch")
