@@ -410,6 +410,39 @@ def random() -> int:
     return random.randrange(1)
 
 
+def does_not_listen() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("on", flush=True)
+    signal.pause()
+
+
+def test_stopping_again_and_tables_without_rows() -> None:
+    job = launch(does_not_listen, shutdown_timeout=1)
+    assert list(job.restarts()["node"]) == [] and list(job.failures.table()["message"]) == []
+    assert list(job.events("no_such")["type"]) == []
+    job.until(lambda: "on" in job.logs())
+    while not job.over:
+        job.stop()
+    assert job.wait(30) is not None
+
+
+def test_an_agent_that_is_killed(hold: Path) -> None:
+    job = launch(hold)
+    until_running(job, 1)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait(30)
+    with pytest.raises(
+        JobFailedError, match="its agent was killed by SIGKILL and did not say how the job ended"
+    ):
+        job.check()
+
+
+def test_a_code_is_told_once() -> None:
+    job = launch(sys.exit, 3)
+    job.wait(60)
+    assert repr(job.failures).endswith("exited with code 3 in round 1, the first of its node")
+
+
 def draws_a_bar() -> None:
     sys.stderr.write("epoch 1\n")
     sys.stderr.write("\r10%\r50%")
