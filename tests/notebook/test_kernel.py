@@ -57,6 +57,21 @@ def test_an_exception_shows_the_line_of_the_cell() -> None:
     assert "toolkit" not in text, "none of our frames"
 
 
+def test_lines_of_cells_behind_decorators_partials_and_classes() -> None:
+    outputs = executed(
+        "import functools\nfrom toolkit import launch",
+        "class Trainer:\n    def __call__(self):\n        return {}['of a class']",
+        "def deco(function):\n    @functools.wraps(function)\n    def inner(*args):\n"
+        "        return function(*args)\n    return inner",
+        "@deco\ndef wrapped(step):\n    return {}['behind a decorator']",
+        "for each in (Trainer(), functools.partial(wrapped, 1)):\n"
+        "    job = launch(each)\n    job.wait()\n    print(job.failures)",
+    )
+    text = "".join(output.text for output in outputs[4])
+    assert "Cell In[2], line 3, in __call__\n        return {}['of a class']" in text
+    assert "Cell In[4], line 3, in wrapped\n        return {}['behind a decorator']" in text
+
+
 def test_a_mistake_is_told_in_one_line() -> None:
     (_, [error]) = executed("from toolkit import launch", "launch('nowhere.py')", allow_errors=True)
     assert len(error.traceback) == 1
@@ -78,6 +93,21 @@ def test_a_cell_as_the_script() -> None:
     assert "--no-such-option" in outputs[5][0].traceback[0]
 
 
+def test_a_cell_as_the_script_imports_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("VALUE = 'lies beside the notebook'")
+    outputs = executed(
+        "import toolkit",
+        "%%rally --rdzv-id named --run-dir=here\nfrom __future__ import annotations\nimport beside\n"
+        "print(beside.VALUE)",
+        "job.wait()\nprint(job.name, job.path.name, job.state, job.logs(0))",
+        "%%rally --as class\npass",
+        allow_errors=True,
+    )
+    assert outputs[2][0].text == "named here succeeded lies beside the notebook\n"
+    assert "--as 'class' is no name" in outputs[3][0].traceback[0]
+
+
 def test_what_values_show() -> None:
     outputs = executed(
         "import toolkit\nfrom simulator import scenarios, simulate",
@@ -92,6 +122,14 @@ def test_what_values_show() -> None:
     for page, word in zip(pages, words, strict=True):
         assert word in page and "<script" not in page
     assert all("text/plain" in output[0].data for output in outputs[1:])
+
+
+def test_a_large_value_is_not_shown_whole() -> None:
+    _, shown = executed(
+        "from toolkit import launch\ndef weights():\n    return list(range(100_000))", "await launch(weights)"
+    )
+    assert len(shown[0].data["text/plain"]) < 30_000 and "characters)" in shown[0].data["text/html"]
+    assert len(shown[0].data["text/html"]) < 30_000
 
 
 @pytest.mark.torch

@@ -249,6 +249,13 @@ def test_attach_to_what_is_over() -> None:
 # -- bad input ------------------------------------------------------------------------------------------------
 
 
+def test_what_is_over_is_known_at_once_when_it_is_attached() -> None:
+    launch(squared, 3, run_id="past").wait(60)
+    job = attach("past")
+    assert job.over and job.returned[0]["value"] == 9
+    job.stop()
+
+
 def test_what_can_not_be_packed_is_named(state: Path) -> None:
     lock = threading.Lock()
 
@@ -258,7 +265,7 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"lock, which .*uses uses, a lock, can't be sent"):
         launch(uses)
     with pytest.raises(
-        ConfigurationError, match="argument 0 of squared at 'inner' at 1 a lock, can't be sent"
+        ConfigurationError, match="argument 0 of squared at 'inner' at 1, a lock, can't be sent"
     ):
         launch(squared, {"inner": [1, lock]})
     assert not state.exists(), "nothing was started"
@@ -270,7 +277,16 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
         ({"nproc": 2.5}, "nproc is 2.5; give a number of workers"),
         ({"nproc": 0}, "0"),
         ({"max_restarts": -1}, "-1"),
-        ({"no_such": 3}, "--no-such"),
+        ({"no_such": 3}, r"no option of launch; an argument of squared goes into kwargs=\{'no_such': 3\}"),
+        ({"max_restart": 3}, "max_restart is not an option; did you mean max_restarts"),
+        ({"max": 3}, r"kwargs=\{'max': 3\}"),
+        ({"rdzv_id": "x"}, "give run_id='x'"),
+        ({"nproc_per_node": 2}, "give nproc=2"),
+        ({"run_id": ""}, "run_id is ''"),
+        ({"run_dir": ""}, "run_dir is ''"),
+        ({"help": True}, "rally run --help"),
+        ({"env": ["A"]}, "give a dict"),
+        ({"kwargs": [1]}, "give a dict"),
         ({"env": {"A": 1}}, "env has A=1; variables are text, so give '1'"),
         ({"nproc": 9999, "gpu": True}, "GPUs, and this machine has"),
     ],
@@ -337,9 +353,167 @@ def test_orders_that_can_not_be(started: list[Job], hold: Path) -> None:
 
 def test_an_agent_that_can_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What only the agent itself finds out is shown, too.
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"run_id": "another"}')
-    job = launch(squared, 2, run_dir=tmp_path / "run", run_id="mine")
+    job = launch(squared, 2, module=True)
     job.wait(60)
     assert job.state == "error" and job.exit_code == 2
-    assert "holds the recording of run 'another'" in repr(job)
+    assert "-m needs a module" in repr(job)
+
+
+def test_a_folder_is_taken_by_one_job(tmp_path: Path, started: list[Job], hold: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o755)
+    (mine / "photo").touch()
+    with pytest.raises(ConfigurationError, match=r"mine, which has other files in it; give a new folder"):
+        launch(squared, 2, run_dir=mine)
+    assert mine.stat().st_mode & 0o777 == 0o755, "it was left alone"
+    job = launch(squared, 2, run_dir=tmp_path / "run")
+    started.append(job)
+    with pytest.raises(ConfigurationError, match="give a new folder"):
+        launch(squared, 3, run_dir=tmp_path / "run")
+    assert job.wait(60) is not None and job.returned[0]["value"] == 4
+
+
+def test_two_jobs_of_one_name_at_once(started: list[Job], hold: Path) -> None:
+    started.append(launch(hold, run_id="twice"))
+    with pytest.raises(ConfigurationError, match=r"a job 'twice' runs already.*attach\('twice'\)"):
+        launch(hold, run_id="twice")
+
+
+def test_jobs_that_are_over_hold_no_descriptors() -> None:
+    jobs = [launch(squared, 1)]
+    jobs[0].wait(60)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        jobs.append(launch(squared, 1))
+        jobs[-1].wait(60)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def leaves_words() -> None:
+    sys.exit("no data here")
+
+
+def gives_a_lock() -> Any:
+    return threading.Lock()
+
+
+def has_a_child() -> str:
+    if os.fork() == 0:
+        return "child"
+    os.wait()
+    return "parent"
+
+
+def random() -> int:
+    import random
+
+    return random.randrange(1)
+
+
+def does_not_listen() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("on", flush=True)
+    signal.pause()
+
+
+def test_stopping_again_and_tables_without_rows() -> None:
+    job = launch(does_not_listen, shutdown_timeout=1)
+    assert list(job.restarts()["node"]) == [] and list(job.failures.table()["message"]) == []
+    assert list(job.events("no_such")["type"]) == []
+    job.until(lambda: "on" in job.logs())
+    while not job.over:
+        job.stop()
+    assert job.wait(30) is not None
+
+
+def test_an_agent_that_is_killed(hold: Path) -> None:
+    job = launch(hold)
+    until_running(job, 1)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait(30)
+    with pytest.raises(
+        JobFailedError, match="its agent was killed by SIGKILL and did not say how the job ended"
+    ):
+        job.check()
+
+
+def test_a_code_is_told_once() -> None:
+    job = launch(sys.exit, 3)
+    job.wait(60)
+    assert repr(job.failures).endswith("exited with code 3 in round 1, the first of its node")
+
+
+def draws_a_bar() -> None:
+    sys.stderr.write("epoch 1\n")
+    sys.stderr.write("\r10%\r50%")
+    sys.stderr.flush()
+
+
+def test_a_line_without_an_end_is_seen() -> None:
+    job = launch(draws_a_bar, nproc=2)
+    job.wait(60)
+    assert job.logs(0, stream="err").lines == ("epoch 1", "50%")
+    assert job.logs(1).lines == ("epoch 1", "50%")
+    assert sorted(job.logs()) == ["[0] 50%", "[0] epoch 1", "[1] 50%", "[1] epoch 1"]
+
+
+def test_failures_say_why() -> None:
+    for function, words in (
+        (leaves_words, "SystemExit: no data here"),
+        (gives_a_lock, "a lock can't be pickled"),
+    ):
+        job = launch(function)
+        job.wait(60)
+        assert words in job.failures[0].message and "packed_function" not in job.failures[0].traceback, (
+            job.failures
+        )
+    job = launch(squared)
+    job.wait(60)
+    assert "missing" in job.failures[0].message and "packed_function" not in job.failures[0].traceback
+
+
+def test_a_function_called_like_a_module_does_not_hide_it() -> None:
+    job = launch(random)
+    job.wait(60)
+    assert job.returned == {0: 0}, job.failures
+
+
+def test_a_forked_child_that_comes_back_is_not_the_worker() -> None:
+    job = launch(has_a_child)
+    job.wait(60)
+    assert job.returned == {0: "parent"}
+
+
+async def sleepy() -> None: ...
+
+
+def steps() -> Iterator[int]:
+    yield 1
+
+
+def test_functions_that_would_do_nothing(state: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"sleepy is an async function.*asyncio.run\(sleepy\(\)\)"):
+        launch(sleepy)
+    with pytest.raises(ConfigurationError, match="steps is a generator"):
+        launch(steps)
+    assert not state.exists()
+
+
+FORKS = """
+import multiprocessing, os, signal, sys, time
+from toolkit import launch
+job = launch(sys.argv[1])
+job.until("running")
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,)).start()
+print(job.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_child_of_the_launcher_does_not_keep_the_job(hold: Path) -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", FORKS, str(hold)], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    pid = int(launcher.stdout.readline())
+    launcher.wait(30)
+    launcher.stdout.close()
+    until(lambda: not alive(pid), "the end of the agent", 10)

@@ -180,7 +180,9 @@ def test_readings_make_no_lane_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = Deltas("job", acts=True)
     now.all(timeline, 2, "LIVE")
     drawn: list[Any] = []
-    monkeypatch.setattr(f"{Deltas.__module__}.rank_stretches", lambda node, rank, of: drawn.append(rank) or [])
+    monkeypatch.setattr(
+        f"{Deltas.__module__}.rank_stretches", lambda node, rank, of: drawn.append(rank) or []
+    )
     workers = [ev.WorkerReading(local_rank=0, cpu_percent=50.0, rss_bytes=1 << 20)]
     timeline = fold(timeline, _said(ev.ReadingsTaken, 2001, incarnation=0, workers=workers, gpus=[]))
     assert now.changes(timeline, 3, "LIVE") is not None and not drawn

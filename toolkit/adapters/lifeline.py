@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from weakref import WeakSet
 
 
 class Lifeline:
@@ -12,6 +13,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.theirs, self._ours = os.pipe()
+        _held.add(self)
 
     def given(self) -> None:
         """The other process has its end; ours is all that is kept here."""
@@ -23,6 +25,20 @@ class Lifeline:
         ours, self._ours = self._ours, -1
         if ours >= 0:
             os.close(ours)
+
+
+#: those whose end this process holds
+_held: WeakSet[Lifeline] = WeakSet()
+
+
+def _forget_in_a_fork() -> None:
+    """A child that is forked, by multiprocessing say, must not hold on to what is to end with its parent."""
+    for each in list(_held):
+        each.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_a_fork)
 
 
 def end_with(theirs: int) -> None:

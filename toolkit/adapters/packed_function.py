@@ -5,12 +5,15 @@ Run in a worker by a script of one line. A traceback there shows the lines of a 
 
 from __future__ import annotations
 
+import inspect
 import linecache
+import os
 import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from toolkit.core.errors import ConfigurationError, RallyError
 
 #: how deep what can't be packed is looked for
 _DEPTH_MAX = 3
+#: characters of text without a file that are sent along, at the most
+_SOURCES_MAX = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def pack(
     Raises:
         ConfigurationError: cloudpickle is missing, or something can't be sent to another process; it is named.
     """
+    _check_kind(function)
     try:
         import cloudpickle
     except ModuleNotFoundError as error:
@@ -65,6 +71,22 @@ def pack(
     sources = _sources_of(function)
     search = tuple(str(Path(place).absolute()) for place in sys.path)
     return pickle.dumps(Packed(call, search, sources, {name: label_of(name) for name in sources}))
+
+
+def _check_kind(function: Any) -> None:
+    """That calling it does something: an async function and a generator function would only be made, never run."""
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    name = getattr(inner, "__qualname__", repr(inner))
+    if inspect.iscoroutinefunction(inner):
+        raise ConfigurationError(
+            f"{name} is an async function, which a worker can't just call; give one that calls asyncio.run({name}())"
+        )
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise ConfigurationError(
+            f"{name} is a generator, which does nothing when it is called; give a function that runs through it"
+        )
 
 
 def _unpackable(
@@ -111,7 +133,7 @@ def _guilty(dumps: Callable[[Any], bytes], where: str, value: Any, depth: int) -
         else:
             inner = {}
         found = (_guilty(dumps, each, part, depth - 1) for each, part in inner.items())
-        return next(filter(None, found), f"{where} a {type(value).__name__},".replace(",,", ","))
+        return next(filter(None, found), f"{where.removesuffix(',')}, a {type(value).__name__},")
     return ""
 
 
@@ -120,14 +142,22 @@ def _short(error: Exception) -> str:
 
 
 def _sources_of(function: Any) -> dict[str, str]:
-    """The cells that the function, and others of the same notebook, were written in: what linecache alone knows."""
+    """The text of all that was written in no file, such as the cells of a notebook: what linecache alone knows.
+
+    All of it, because a function calls others: of classes, behind decorators, inside of partial objects.
+    """
     code = getattr(function, "__code__", None)
     names = {code.co_filename} if code is not None else set()
-    known = getattr(function, "__globals__", {})
-    for value in known.values() if known.get("__name__") == "__main__" else ():
-        inner = getattr(value, "__code__", None)
-        names |= {inner.co_filename} if inner is not None else set()
-    return {name: text for name in sorted(names) if not Path(name).exists() and (text := _text(name))}
+    # An entry without a time is one that linecache did not read from a file.
+    names |= {name for name, entry in list(linecache.cache.items()) if len(entry) == 4 and entry[1] is None}
+    found: dict[str, str] = {}
+    size = 0
+    for name in sorted(names, key=lambda name: name != getattr(code, "co_filename", "")):
+        text = "" if Path(name).exists() else _text(name)
+        size += len(text)
+        if text and size <= _SOURCES_MAX:
+            found[name] = text
+    return found
 
 
 def _text(name: str) -> str:
@@ -152,13 +182,24 @@ def call(packed_file: str, returned_folder: str, environ: Mapping[str, str]) -> 
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     told = _Tracebacks(packed.labels)
     sys.excepthook = told.show
-    function, args, kwargs = pickle.loads(packed.call)
+    errors, me = environ.get("TORCHELASTIC_ERROR_FILE", ""), os.getpid()
+    path = Path(returned_folder) / f"{environ['RANK']}.pickle"
+    path.unlink(missing_ok=True)  # of an incarnation before this
     try:
+        function, args, kwargs = pickle.loads(packed.call)
         value = function(*args, **kwargs)
-    except Exception as error:
-        error_file.write_own(error, environ.get("TORCHELASTIC_ERROR_FILE", ""), told.text(error))
+        if os.getpid() == me:  # and not a child that it has forked, and that came back, too
+            _leave(value, function, path)
+    except SystemExit as leaving:
+        if isinstance(leaving.code, int | None):
+            raise
+        error_file.write_own(leaving, errors, told.text(leaving))
         raise
-    _leave(value, function, Path(returned_folder) / f"{environ['RANK']}.pickle")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        error_file.write_own(error, errors, told.text(error))
+        raise
 
 
 class _Tracebacks:
@@ -169,7 +210,7 @@ class _Tracebacks:
 
     def text(self, error: BaseException) -> str:
         trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
+        while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
             trace = trace.tb_next
         text = "".join(traceback.format_exception(type(error), error, trace))
         for name, label in self._labels.items():
@@ -185,19 +226,18 @@ def _is_ours(file: str) -> bool:
 
 
 def _leave(value: Any, function: Any, path: Path) -> None:
-    path.unlink(missing_ok=True)  # of an incarnation before this
     if value is None:
         return
     import cloudpickle
 
     try:
         data = cloudpickle.dumps(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
         name = getattr(function, "__qualname__", repr(function))
         raise TypeError(
             f"what {name} returns can't be sent back: a {type(value).__name__} can't be pickled ({_short(error)}); "
             "return plain data instead"
-        ) from error
+        ) from None
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)

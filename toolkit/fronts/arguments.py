@@ -459,6 +459,18 @@ def _resolve(name: str) -> Option:
     raise ConfigurationError(f"{name} is not an option; {f'did you mean {near}?' if near else HINT}")
 
 
+def check_keyword(name: str) -> None:
+    """That an option is called so, with underscores, in full: an abbreviation could be meant for something else.
+
+    Raises:
+        ConfigurationError: it is not; the nearest is named.
+    """
+    if f"--{name.replace('_', '-')}" not in _BY_NAME:
+        near = _nearest(f"--{name.replace('_', '-')}")
+        hint = f"did you mean {near.strip('-').replace('-', '_')}?" if near else HINT
+        raise ConfigurationError(f"{name} is not an option; {hint}")
+
+
 def _nearest(name: str) -> str | None:
     names = [option.long for option in OPTIONS]
     if close := get_close_matches(name, names, n=1, cutoff=0.75):

@@ -14,6 +14,53 @@ from toolkit.views.rows import RowMaker
 from toolkit.views.telling import told
 
 Row = dict[str, Any]
+#: columns that tables have also when they are empty
+EVENT_COLUMNS = (
+    "at_s",
+    "time",
+    "node",
+    "type",
+    "words",
+)
+RANK_COLUMNS = (
+    "rank",
+    "node",
+    "host",
+    "local_rank",
+    "role",
+    "state",
+    "incarnation",
+    "pid",
+    "exit_code",
+    "signal",
+    "cpu_percent",
+    "rss_bytes",
+    "gpu_util_percent",
+    "last",
+)
+FAILURE_COLUMNS = (
+    "rank",
+    "node",
+    "local_rank",
+    "incarnation",
+    "round",
+    "first",
+    "exit_code",
+    "signal",
+    "message",
+    "traceback",
+    "time",
+)
+RESTART_COLUMNS = (
+    "node",
+    "reason",
+    "round",
+    "detect_s",
+    "stop_s",
+    "rendezvous_s",
+    "start_s",
+    "total_s",
+)
 
 
 def event_rows(of: Iterable[AnyEvent], started_ns: int) -> list[Row]:

@@ -58,7 +58,7 @@ def write(path: str, data: dict[str, Any], exit_code: int) -> None:
         return
 
 
-def write_own(error: Exception, path: str, traceback: str) -> None:
+def write_own(error: BaseException, path: str, traceback: str) -> None:
     """Tell the agent about the `error` of this worker, in the form of torch's `@record`, unless that has done so."""
     if not path or Path(path).exists():
         return

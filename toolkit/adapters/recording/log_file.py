@@ -37,6 +37,11 @@ class LogFile:
         self._offset: int | None = None
         self._rest = b""
 
+    @property
+    def unfinished(self) -> str:
+        """What stands behind the last line and has no end yet, such as a progress bar; mostly nothing."""
+        return _as_seen(self._rest)
+
     def read_new(self) -> int:
         """Read on. Returns how many lines came. Never raises; `problem` says what went wrong."""
         try:

@@ -77,6 +77,10 @@ class MergedLogs:
         """Logs that are not read, because there are too many."""
         return len(self.logs) - len(self._files)
 
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Name and text of the lines that have no end yet."""
+        return [(name, text) for name, file in self._files if (text := file.unfinished)]
+
     def read_new(self) -> None:
         """Read on. Never raises."""
         found: list[tuple[float, str, str]] = []

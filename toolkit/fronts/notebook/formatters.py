@@ -15,6 +15,8 @@ from toolkit.views import html
 from toolkit.views.svg import timeline_svg
 
 _Bundle = dict[str, str]
+#: characters of one value that are shown, and of all of a value as text
+_VALUE_MAX, _TEXT_MAX = 400, 20_000
 
 
 def register(shell: Any) -> None:
@@ -27,11 +29,16 @@ def register(shell: Any) -> None:
 def _bundle_of(made: Callable[[Any], str]) -> Callable[[Any], _Bundle]:
     def bundle(value: Any) -> _Bundle:
         return {
-            "text/plain": str(value) if type(value).__name__ == "Report" else repr(value),
+            "text/plain": _cut(str(value) if type(value).__name__ == "Report" else repr(value), _TEXT_MAX),
             "text/html": made(value),
         }
 
     return bundle
+
+
+def _cut(text: str, length: int) -> str:
+    """What a function returned may be as long as a model: that is no output of a notebook."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
 
 
 def _last_ns(timeline: Timeline) -> int:
@@ -58,7 +65,9 @@ def result_html(result: Any) -> str:
     ]
     return html.card(
         html.head(result.state.value.lower(), plural(len(result.return_values) + len(failed), "rank")),
-        html.table(("rank", "returned"), ((rank, repr(value)) for rank, value in returned.items()))
+        html.table(
+            ("rank", "returned"), ((rank, _cut(repr(value), _VALUE_MAX)) for rank, value in returned.items())
+        )
         if returned
         else "",
         html.table(("rank", "exit code", "signal", "message"), failed) if failed else "",

@@ -23,10 +23,14 @@ class Rows(list[Row]):
         return html.card(html.table(columns, shown), more)
 
 
-def frame(rows: Sequence[Row]) -> Any:
-    """A `pandas.DataFrame` if pandas is installed, else `Rows`."""
+def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> Any:
+    """A `pandas.DataFrame` if pandas is installed, else `Rows`.
+
+    Args:
+        columns: of a DataFrame without rows, so that `events()["type"]` is no error before the first one.
+    """
     if find_spec("pandas") is None:
         return Rows(rows)
     import pandas
 
-    return pandas.DataFrame(list(rows))
+    return pandas.DataFrame(list(rows)) if rows else pandas.DataFrame(columns=list(columns))

@@ -20,10 +20,10 @@ from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
-from toolkit.core.words import ending, without_tokens
+from toolkit.core.words import ending, failing, without_tokens
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
-from toolkit.fronts.watching import RunController, simulated
+from toolkit.fronts.watching import RunController, read_all, simulated
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
 from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import TAKEN_MAX, Session
@@ -83,9 +83,13 @@ class Job(Watched):
         self._controller = RunController(path)
         self._last_lines = LastLines(path)
         self._ending = Ending()
-        self._over = False
+        self._over = self._stop_asked = False
         #: called in the watching thread when something is new, and when it is over
         self._watchers: list[Callable[[bool], None]] = []
+        if process is None:
+            # What is recorded is known at once, and also whether that was all.
+            read_all(self._session)
+            self._look()
         self._thread = WatchThread(self._look, f"rally-job-{run_id}")
 
     # -- watching -------------------------------------------------------------------------------------------
@@ -101,6 +105,8 @@ class Job(Watched):
             tell(over)
         if over:
             self._watchers.clear()
+            if self._process is not None:
+                self._process.let_go()  # or each job keeps a descriptor open
             self._ending.comes()
             return None
         if len(self._session.film) - before >= TAKEN_MAX:
@@ -269,15 +275,19 @@ class Job(Watched):
         if first is None:
             said = "\n".join(self.notes())
             return f"{self.name} ended as {self.state}{': ' if said else ''}{said}"
-        how = ending(first.exit_code, first.signal)
+        how, said = failing(first.exit_code, first.signal, first.message)
         trace = f"\n{first.traceback}" if first.traceback else ""
-        return f"{self.name} failed: rank {first.global_rank} {how}: {first.message}{trace}"
+        return f"{self.name} failed: rank {first.global_rank} {how}{f': {said}' if said else ''}{trace}"
 
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
         notes, known = list(super().notes()), self.now
         if known.result not in ("", "SUCCEEDED") and known.reason:
             notes.append(without_tokens(known.reason))
+        code = self.exit_code
+        if code is not None and self.over and not known.result:
+            how = ending(code, _signal_name(-code)) if code < 0 else ending(code, "")
+            notes.append(f"its agent {how} and did not say how the job ended")
         if self._process is not None and self.over and not len(self._session.film):
             notes = self._process.said().splitlines()[-_SAID_LINES:] or notes
         return notes
@@ -389,15 +399,22 @@ class Job(Watched):
         self._tell(node, Action(action="drain", why=why))
 
     def stop(self, *, why: str = "") -> None:
-        """End the job on all nodes: SIGTERM to the workers, SIGKILL after the grace. Returns at once."""
+        """End the job on all nodes: SIGTERM to the workers, SIGKILL after the grace. Returns at once.
+
+        Doing it again, or when it ends just now, changes nothing.
+        """
         if self.over:
             return
         try:
             self._tell(self._some_node(), Action(action="stop", why=why))
+            self._stop_asked = True
         except (ConfigurationError, AgentGoneError):
             if self._process is None:
                 raise
             self._process.send(Signals.SIGTERM)  # it has not begun to listen
+        except ControlError:
+            if not self._stop_asked:
+                raise
 
     def _some_node(self) -> str:
         found = next((node.name for node in self.now.nodes.values() if not node.result), None)
@@ -438,3 +455,7 @@ class Job(Watched):
 
 def _number(signal: str) -> int:
     return int(Signals[signal]) if signal in Signals.__members__ else 0
+
+
+def _signal_name(number: int) -> str:
+    return Signals(number).name if number in set(Signals) else f"signal {number}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from toolkit import surroundings, wiring
 from toolkit.adapters.accelerators import count
@@ -16,14 +18,17 @@ from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, RETURNED_FOLDER, pack
 from toolkit.adapters.recording.catalog import find_run, is_live, list_runs
 from toolkit.adapters.recording.directory import stamped_name
-from toolkit.adapters.recording.layout import path_safe
+from toolkit.adapters.recording.layout import is_recording, path_safe
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts import preflight
+from toolkit.fronts.arguments import check_keyword
 from toolkit.fronts.notebook.job import Job
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.watching import OFFERED_MAX, run_of_now
 
+#: jobs that this process has launched, by run id, as long as somebody has them
+_started: WeakValueDictionary[str, Job] = WeakValueDictionary()
 #: what a kernel sets for itself, and workers had better not have
 _OF_KERNELS = re.compile(r"JPY_.*|FORCE_COLOR|CLICOLOR(_FORCE)?|PYDEVD_.*|GIT_PAGER|PAGER")
 
@@ -64,10 +69,19 @@ def launch(
         ConfigurationError: what is asked for can't be. Nothing was started.
         LaunchError: the agent can't be started.
     """
+    _check_options(options, entrypoint)
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ConfigurationError(
+            f"kwargs is {kwargs!r}; give a dict of named arguments, such as {{'epochs': 3}}"
+        )
     order = _Order(nproc, run_id, run_dir, env, gpu, detach, options)
     if callable(entrypoint):
         call = pack(entrypoint, args, kwargs or {}, _cell_name)
         return order.carried_out(_name_of(entrypoint), call=call)
+    if not isinstance(entrypoint, str | Path) or str(entrypoint).startswith("-"):
+        raise ConfigurationError(
+            f"the entrypoint is {entrypoint!r}; give a function, or the path of a script"
+        )
     if kwargs:
         raise ConfigurationError(f"kwargs are for functions; give the words of {entrypoint} as arguments")
     return order.carried_out(str(entrypoint), words=[str(entrypoint), *map(str, args)])
@@ -136,7 +150,10 @@ class _Order:
         packed = folder / "call.pickle"
         if call is not None:
             text = (
-                "import os\n\nfrom toolkit.adapters.packed_function import call\n\n"
+                # This folder is no place of modules: a function called random would hide that one.
+                "import os\nimport sys\n\n"
+                f"sys.path[:] = [place for place in sys.path if place != {str(folder)!r}]\n"
+                "from toolkit.adapters.packed_function import call\n\n"
                 f"call({str(packed)!r}, {str(folder / RETURNED_FOLDER)!r}, os.environ)\n"
             )
         if text is None:
@@ -144,8 +161,12 @@ class _Order:
         else:
             # What we write is a script that can be read; only the rest can be wrong.
             self._check(self._argv(["-m", "toolkit"]))
+            if call is None:
+                # As in the notebook, the text may import what lies in this folder.
+                places = [str(Path.cwd()), *filter(None, [self._environ.get("PYTHONPATH")])]
+                self._environ["PYTHONPATH"] = os.pathsep.join(places)
             words = [str(folder / f"{name}.py"), *words]
-        _make(folder)
+        _make(folder, self._path)
         if text is not None:
             Path(words[0]).write_text(text, encoding="utf-8")
         if call is not None:
@@ -158,7 +179,9 @@ class _Order:
             output=folder / "agent.log",
             tied=not self._detach,
         )
-        return Job(self._path, self._run_id, process, returns=call is not None)
+        job = Job(self._path, self._run_id, process, returns=call is not None)
+        _started[self._run_id] = job
+        return job
 
     def _argv(self, words: Sequence[str]) -> list[str]:
         given = {
@@ -215,12 +238,41 @@ def attach(run: str | Path | None = None) -> Job:
 # -- before anything starts -----------------------------------------------------------------------------------
 
 
+#: options of `rally run` that are arguments of ours, and what they are called here
+_CALLED_OTHERWISE = {"nproc_per_node": "nproc", "rdzv_id": "run_id"}
+
+
+def _check_options(options: Mapping[str, Any], entrypoint: Any) -> None:
+    for name, value in options.items():
+        if name in _CALLED_OTHERWISE:
+            raise ConfigurationError(
+                f"{name} is called {_CALLED_OTHERWISE[name]} here; give {_CALLED_OTHERWISE[name]}={value!r}"
+            )
+        if name in ("h", "help"):
+            raise ConfigurationError(
+                "`rally run --help` in a terminal lists the options; help(launch) tells of the rest"
+            )
+        try:
+            check_keyword(name)
+        except ConfigurationError as error:
+            if callable(entrypoint) and "did you mean" not in str(error):
+                raise ConfigurationError(
+                    f"{name} is no option of launch; an argument of {_name_of(entrypoint)} goes into "
+                    f"kwargs={{{name!r}: {value!r}}}"
+                ) from None
+            raise
+
+
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     environ = {
         name: value for name, value in surroundings.environment().items() if not _OF_KERNELS.fullmatch(name)
     }
     if "inline" in environ.get("MPLBACKEND", ""):
         del environ["MPLBACKEND"]
+    if env is not None and not isinstance(env, Mapping):
+        raise ConfigurationError(
+            f"env is {env!r}; give a dict of variables, such as {{'NCCL_DEBUG': 'INFO'}}"
+        )
     for name, value in (env or {}).items():
         if not isinstance(value, str):
             raise ConfigurationError(f"env has {name}={value!r}; variables are text, so give {str(value)!r}")
@@ -238,11 +290,19 @@ def _check_place(environ: Mapping[str, str]) -> None:
 
 def _check_unused(run_id: str) -> None:
     """That no job of that name runs here."""
+    if not isinstance(run_id, str) or not run_id:
+        raise ConfigurationError(f"run_id is {run_id!r}; give a name, such as 'first-try', or leave it out")
+    mine = _started.get(run_id)
+    if mine is not None and not mine.over:
+        # One that was launched just now has recorded nothing yet.
+        raise ConfigurationError(_runs_already(run_id, mine.path))
     for entry in list_runs(surroundings.state_directory(), OFFERED_MAX):
         if entry.run_id == run_id and is_live(entry.timeline):
-            raise ConfigurationError(
-                f"a job {run_id!r} runs already, recorded in {entry.path}; give another run_id, or attach({run_id!r})"
-            )
+            raise ConfigurationError(_runs_already(run_id, entry.path))
+
+
+def _runs_already(run_id: str, path: Path) -> str:
+    return f"a job {run_id!r} runs already, recorded in {path}; give another run_id, or attach({run_id!r})"
 
 
 def _word(value: Any) -> str:
@@ -266,16 +326,29 @@ def _cell_name(file: str) -> str:
 
 def _run_directory(run_id: str, run_dir: str | Path | None) -> Path:
     if run_dir is not None:
-        return Path(run_dir).absolute()
+        if not isinstance(run_dir, str | Path) or not str(run_dir):
+            raise ConfigurationError(f"run_dir is {run_dir!r}; give the path of a folder, or leave it out")
+        path = Path(run_dir).absolute()
+        if path.is_dir() and any(path.iterdir()):
+            what = "holds another recording" if is_recording(path) else "has other files in it"
+            raise ConfigurationError(
+                f"run_dir is {run_dir}, which {what}; give a new folder, or an empty one"
+            )
+        return path
     return surroundings.state_directory().absolute() / stamped_name(run_id, wiring.wall_ns())
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, run_dir: Path) -> None:
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Whoever could write there could have us run anything.
-        folder.parent.chmod(0o700)
+        run_dir.chmod(0o700)
+        # Two who launch into one folder at one time: the second one would change what workers of the first run.
+        folder.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{run_dir} was taken by another job just now; give another run_dir"
+        ) from error
     except OSError as error:
         raise ConfigurationError(
             f"{folder} can't be written: {error.strerror}; give another run_dir"

@@ -49,7 +49,7 @@ class LogText(Sequence[str]):
             if shown
             else html.facts("nothing written yet")
         )
-        return {"text/plain": str(self), "text/html": html.card(head, body)}
+        return {"text/plain": "\n".join(shown), "text/html": html.card(head, body)}
 
 
 def read_logs(
@@ -82,11 +82,14 @@ def read_logs(
         file = LogFile(places[0][1])
         while file.read_new():
             pass
-        lines = list(file.lines)
+        lines = [*file.lines, *filter(None, [file.unfinished])]
     else:
         merged = MergedLogs(places)
         merged.read_new()
-        lines = [text if len(rows) == 1 else f"[{name}] {text}" for name, text in merged.lines]
+        lines = [
+            text if len(rows) == 1 else f"[{name}] {text}"
+            for name, text in (*merged.lines, *merged.unfinished())
+        ]
     return LogText(lines if last is None else lines[-last:])
 
 

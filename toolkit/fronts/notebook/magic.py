@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,16 @@ def rally(shell: Any, line: str, cell: str) -> Job | None:
             place = words.index("--")
             words, arguments = words[:place], words[place + 1 :]
         name = _taken(words, "--as") or "job"
-        if not name.isidentifier():
+        if not name.isidentifier() or keyword.iskeyword(name):
             raise ConfigurationError(f"--as {name!r} is no name of a variable; usage: {_USAGE}")
+        run_id = _taken(words, "--rdzv-id")
+        run_dir = _taken(words, "--run-dir")
         detach = "--detach" in words
         words = [word for word in words if word != "--detach"]
         # The line of the magic stands for a line, so that a traceback counts as the cell does.
-        job = launch_text(f"# %%rally\n{cell}", *arguments, words=words, detach=detach)
+        job = launch_text(
+            f"# %%rally\n{cell}", *arguments, words=words, run_id=run_id, run_dir=run_dir, detach=detach
+        )
     except ValueError as error:
         if isinstance(error, RallyError):
             raise
@@ -49,10 +54,16 @@ def rally(shell: Any, line: str, cell: str) -> Job | None:
 
 
 def _taken(words: list[str], option: str) -> str | None:
-    if option not in words:
-        return None
-    place = words.index(option)
-    if place + 1 >= len(words):
-        raise ConfigurationError(f"{option} needs a name; usage: {_USAGE}")
-    words.pop(place)
-    return words.pop(place)
+    """The value of an option, which is taken out; None if it is not there."""
+    spelled = (option, option.replace("-", "_").replace("__", "--", 1))
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name not in spelled:
+            continue
+        if not equals:
+            if place + 1 >= len(words):
+                raise ConfigurationError(f"{option} needs a value; usage: {_USAGE}")
+            value = words.pop(place + 1)
+        words.pop(place)
+        return value
+    return None

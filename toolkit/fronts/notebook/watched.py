@@ -10,7 +10,7 @@ from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Failure, Timeline
-from toolkit.core.words import ending, plural
+from toolkit.core.words import failing, plural
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
 from toolkit.views.html import NOTHING_SAID, Said
@@ -75,7 +75,7 @@ class Watched:
         with self._lock:
             film = self._session.film
             rows = tables.event_rows(film.between(0, len(film)), film.started_ns)
-        return frame([row for row in rows if kind in (None, row["type"])])
+        return frame([row for row in rows if kind in (None, row["type"])], tables.EVENT_COLUMNS)
 
     def raw_events(self) -> list[AnyEvent]:
         """Everything that was said, as typed events."""
@@ -84,11 +84,11 @@ class Watched:
 
     def ranks(self) -> Any:
         """The ranks as they are now, one row each: a DataFrame if pandas is installed, else a list of dicts."""
-        return frame(tables.rank_rows(self.now))
+        return frame(tables.rank_rows(self.now), tables.RANK_COLUMNS)
 
     def restarts(self) -> Any:
         """The restarts, with what each of their phases took in seconds."""
-        return frame(tables.restart_rows(self.now))
+        return frame(tables.restart_rows(self.now), tables.RESTART_COLUMNS)
 
     @property
     def failures(self) -> Failures:
@@ -206,7 +206,7 @@ class Failures(Sequence[Failure]):
 
     def table(self) -> Any:
         """One row each: a DataFrame if pandas is installed, else a list of dicts."""
-        return frame(tables.failure_rows(self._timeline))
+        return frame(tables.failure_rows(self._timeline), tables.FAILURE_COLUMNS)
 
     def __repr__(self) -> str:
         if not self._all:
@@ -219,7 +219,8 @@ class Failures(Sequence[Failure]):
 
 
 def _in_words(failure: Failure) -> str:
-    words = f"rank {failure.global_rank} {ending(failure.exit_code, failure.signal)}"
+    how, said = failing(failure.exit_code, failure.signal, failure.message)
+    words = f"rank {failure.global_rank} {how}"
     first = ", the first of its node" if failure.first else ""
-    lines = [f"{words} in round {failure.round}{first}: {failure.message}"]
+    lines = [f"{words} in round {failure.round}{first}{f': {said}' if said else ''}"]
     return "\n".join((*lines, *(f"    {line}" for line in failure.traceback.splitlines())))
