@@ -118,6 +118,7 @@ function render({ model, el }) {
   const root = made("div", "rally rally-live");
   const style = made("style", "", model.get("_style"));
   const head = made("div", "rally-head"), buttons = made("span", "rally-buttons"), ask = made("div", "rally-ask");
+  const said = made("span", "rally-said"), lines = new Map(); // the lines of the ranks, by place
   const notes = made("div"), picture = made("div"), failures = made("div"), ranks = made("div"), told = made("div", "rally-note");
   root.append(style, head, ask, notes, picture, failures, ranks, told);
   el.append(root);
@@ -145,46 +146,66 @@ function render({ model, el }) {
     yes: "Restart" }), () => ({ act: "restart" }));
   const stop = button("Stop", () => ({ what: `End ${known.all.name} for all nodes?`, yes: "Stop the job" }), () => ({ act: "stop" }));
   buttons.append(restart, stop);
+  // Buttons stay where they are while all else is drawn anew: one that is replaced under the pointer swallows the click.
+  head.append(said, buttons);
 
   function draw_head() {
     const all = known.all;
-    head.replaceChildren(badge(all.head.badge), made("span", "rally-name", all.name),
+    said.replaceChildren(badge(all.head.badge), made("span", "rally-name", all.name),
       made("span", "rally-facts", [...all.head.facts, all.mode].filter(Boolean).join(" · ")));
-    if (all.acts) head.append(buttons);
+    buttons.hidden = !all.acts;
     notes.replaceChildren(...(all.notes ?? []).map((note) => made("div", "rally-note", note)));
     failures.innerHTML = all.failures; // made and escaped by views/html.py
   }
 
-  function draw_ranks() {
-    const all = known.all, table = made("table", "rally-table"), titles = made("tr"), body = made("tbody");
-    const told_of = COLUMNS.map((_, column) => all.rows.some((row) => row[column] !== "" && row[column] !== null));
-    COLUMNS.forEach((name, column) => told_of[column] && titles.append(made("th", "", name)));
-    const top = made("thead");
-    top.append(titles);
-    for (const place of shown(all)) {
-      const row = all.rows[place], line = made("tr");
-      row.forEach((value, column) => {
-        if (!told_of[column]) return;
-        const cell = made("td", typeof value === "number" && column !== STATE ? "rally-number" : "");
-        if (column === STATE) cell.append(badge(all.states[value]));
-        else cell.textContent = value ?? "";
-        line.append(cell);
-      });
-      if (all.acts && all.states[row[STATE]][0] === "running") {
-        const cell = made("td"), kill = made("button", "rally-button rally-kill", "kill");
-        kill.onclick = () => order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
+  function line_of(place) {
+    if (!lines.has(place)) {
+      const line = made("tr"), cells = COLUMNS.map(() => made("td")), last = made("td");
+      const kill = made("button", "rally-button rally-kill", "kill");
+      kill.onclick = () => {
+        const row = known.all.rows[place];
+        order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
           { act: "kill", rank: row[RANK], incarnation: row[INCARNATION] });
-        cell.append(kill);
-        line.append(cell);
-      }
-      body.append(line);
+      };
+      last.append(kill);
+      line.append(...cells, last);
+      lines.set(place, { line, cells, kill });
     }
-    table.append(top, body);
+    return lines.get(place);
+  }
+
+  function draw_line(place, told_of) {
+    const all = known.all, row = all.rows[place], { line, cells, kill } = line_of(place);
+    cells.forEach((cell, column) => {
+      const value = row[column];
+      cell.hidden = !told_of[column];
+      if (column === STATE) cell.replaceChildren(badge(all.states[value]));
+      else cell.textContent = value ?? "";
+      cell.className = typeof value === "number" && column !== STATE ? "rally-number" : "";
+    });
+    kill.hidden = !all.acts || all.states[row[STATE]][0] !== "running";
+    return line;
+  }
+
+  const table = made("table", "rally-table"), titles = made("tr"), body = made("tbody"), sum = made("div", "rally-note");
+  const names = COLUMNS.map((name) => made("th", "", name));
+  titles.append(...names);
+  const top = made("thead");
+  top.append(titles);
+  table.append(top, body);
+  ranks.append(table, sum);
+
+  function draw_ranks() {
+    const all = known.all;
+    const told_of = COLUMNS.map((_, column) => all.rows.some((row) => row[column] !== "" && row[column] !== null));
+    names.forEach((name, column) => { name.hidden = !told_of[column]; });
+    const now = shown(all).map((place) => draw_line(place, told_of));
+    if (now.length !== body.children.length || now.some((line, at) => body.children[at] !== line)) body.replaceChildren(...now);
+    table.hidden = !all.rows.length;
     const counts = new Map();
     for (const row of all.rows) counts.set(row[STATE], (counts.get(row[STATE]) ?? 0) + 1);
     const sums = [...counts].map(([state, count]) => `${count} ${all.states[state][0]}`).join(", ");
-    ranks.replaceChildren(...(all.rows.length ? [table] : []),
-      ...(all.rows.length > all.rows_max ? [made("div", "rally-note", `${all.rows.length} ranks: ${sums}`)] : []));
+    sum.textContent = all.rows.length > all.rows_max ? `${all.rows.length} ranks: ${sums}` : "";
   }
 
   function draw_picture() {
