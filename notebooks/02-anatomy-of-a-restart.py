@@ -41,14 +41,15 @@ job.restarts()
 
 # %% [markdown]
 # Milliseconds. The agent does not look every few seconds whether its workers live: the kernel tells it the moment that
-# one ends. Around that moment, in a tenth of a second:
+# one ends. What is left is mostly *start*: new Python processes, eight of them on the cores that this machine has. Around
+# that moment, in a quarter of a second:
 
 # %%
 moment = job.failures[0].at.wall_ns / 1e9 - job.now.started.wall_ns / 1e9
-job.timeline(by="ranks", between_s=(moment - 0.03, moment + 0.12))
+job.timeline(by="ranks", between_s=(moment - 0.03, moment + 0.22))
 
 # %% [markdown]
-# ## The slow phase is usually *stop*
+# ## When *stop* is the slow phase
 #
 # A worker that ignores SIGTERM, because it hangs in a collective or saves something, is waited for until the grace is
 # over (`shutdown_timeout`, 30 s by default), and then killed.

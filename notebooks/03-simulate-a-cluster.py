@@ -47,7 +47,7 @@ sim = Simulation(cluster, seed=7)
 sim
 
 # %% [markdown]
-# `step` goes on to the next thing that an agent says:
+# `step` goes on to the next thing that an agent says, or to the next few; what it says in one go is not torn apart:
 
 # %%
 sim.step(3)
@@ -103,8 +103,8 @@ sim.restarts()[["node", "reason", "stop_s", "rendezvous_s", "start_s", "total_s"
 # %% [markdown]
 # ## What if?
 #
-# What if the store, where all nodes meet, had stalled for 20 seconds in the middle of that restart? Go back to the moment
-# before, and try. What came after it is gone, the crash as well: it is injected again, and then the stall.
+# What if the store, where all nodes meet, had stalled for 20 seconds just when the loss was to be noticed? Go back to the
+# moment before, and try. What came after it is gone, the crash as well: it is injected again, and then the stall.
 
 # %%
 sim.rewind(60)
@@ -112,10 +112,11 @@ sim.inject(faults.CrashNode("node7"))
 sim.run(until=64.0)
 sim.inject(faults.StallStore(for_s=20))
 sim.run()
-repr(sim)
+print(repr(sim))
 
 # %% [markdown]
-# The job succeeds all the same, some seconds later; the picture above shows it. And the branch that nobody has disturbed?
+# The job succeeds all the same, as many seconds later as the store was silent; the picture of `sim`, further up, shows
+# it. And the branch that nobody has disturbed?
 
 # %%
 undisturbed.run()

@@ -207,7 +207,8 @@ def simulate(
         seed: fills the choice tape.
         recorded: a tape to repeat instead.
         stopwatch: seconds of a real clock, for `wall_s`; the simulator has none of its own.
-        command: the line that runs it again; by default `rally sim` with name, subject and seed.
+        command: the line that runs it again; by default `rally sim` with name, subject and seed, or
+            `simulate` for a scenario of one's own.
         started: given the simulation before it runs, so that somebody can stop it.
 
     Returns:
@@ -321,8 +322,18 @@ def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: s
         choices=outcome.choices,
         struck=(*outcome.struck, *_too_late(outcome)),
         wall_s=wall_s,
-        command=command or f"rally sim {scenario.name} --subject {outcome.subject} --seed {outcome.seed}",
+        command=command or _again(outcome),
     )
+
+
+def _again(outcome: Outcome) -> str:
+    """What runs it again: `rally sim` knows a scenario of one's own only as a file."""
+    from simulator.scenarios import ALL
+
+    name = outcome.scenario.name
+    if ALL.get(name) == outcome.scenario:
+        return f"rally sim {name} --subject {outcome.subject} --seed {outcome.seed}"
+    return f"simulate(scenario, {outcome.subject!r}, seed={outcome.seed})"
 
 
 # -- the screen -----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def train(steps):
         print("step", step, flush=True)
         time.sleep(0.1)
 
-job = launch(train, 40, nproc=4, max_restarts=2, run_id="shown")
+job = launch(train, 80, nproc=4, max_restarts=2, run_id="shown")
 job
 """
 
@@ -45,6 +45,7 @@ def test_live_told_frozen_saved_and_exported(page: Any, tmp_path: Path) -> None:
         notebook.idle()
         notebook.run(0)
         _is_live_and_moves(page)
+        _buttons_stay_under_the_pointer(page)
         # The cell blocks the kernel's main thread; the button works all the same.
         notebook.run(1)
         _kills_rank_2(page)
@@ -76,6 +77,20 @@ def _is_live_and_moves(page: Any) -> None:
     page.wait_for_function(
         "([bar, d]) => document.querySelector(bar).getAttribute('d') !== d", arg=[bar, before[1]]
     )
+
+
+def _buttons_stay_under_the_pointer(page: Any) -> None:
+    """What is replaced between press and release gets no click, and one that moves gets that of another."""
+    page.evaluate("window.buttons = [...document.querySelectorAll('.rally-kill, .rally-buttons button')]")
+    page.locator(".rally-kill").nth(2).focus()
+    # readings come once a second, and each draws the table anew
+    page.wait_for_selector('.rally-live table th:has-text("CPU"):visible')
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.buttons.every((button) => document.contains(button))")
+    assert page.evaluate("document.activeElement === window.buttons[4]"), "the focus stays, too"
+    page.locator(".rally-kill").nth(2).dblclick()
+    assert "SIGKILL to rank 2, incarnation 0?" in page.locator(".rally-ask").inner_text()
+    page.locator(".rally-ask button").first.click()
 
 
 def _kills_rank_2(page: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from toolkit import Simulation, attach
 from toolkit.core.errors import ConfigurationError
 
 pytest.importorskip("greenlet")
-from simulator import faults, scenarios
+from simulator import faults, scenarios, simulate
+from toolkit.fronts.notebook.formatters import report_html, scenario_html
+from toolkit.views.rows import RowMaker
 
 
 @pytest.fixture
@@ -38,6 +41,32 @@ def test_it_is_looked_at_as_a_job_is(sim: Simulation) -> None:
     sim.run()
     assert sim.over and sim.state == "succeeded"
     assert sim.report().verdict == "held"
+
+
+def test_ranks_of_a_lost_node_do_not_run() -> None:
+    """The head counts as the table below it does."""
+    cluster = replace(scenarios.happy_4, min_nodes=4, max_nodes=4)
+    sim = Simulation(cluster)
+    try:
+        sim.run(until=2)
+        sim.inject(faults.CrashNode("node1"))
+        sim.run(until=lambda timeline: bool(timeline.job.lost))
+        running = [row.state for row in RowMaker().ranks(sim.now)].count("running")
+        assert f"{running} of " in repr(sim) and "lost" in {row.state for row in RowMaker().ranks(sim.now)}
+    finally:
+        sim.close()
+
+
+def test_a_report_names_no_time_for_a_node_that_did_not_end() -> None:
+    page = report_html(
+        simulate(replace(scenarios.happy_4, min_nodes=3, faults=(faults.CrashNode("node1", at_s=2),)))
+    )
+    assert "lost" in page and ">0.0 s<" not in page
+
+
+def test_a_scenario_says_whose_work_differs() -> None:
+    page = scenario_html(scenarios.worker_crash)
+    assert "each worker trains 40 steps of 0.05 s" in page and "each of node1 trains 40 steps of 1 s" in page
 
 
 def test_what_is_rewound_is_gone_from_the_view_too(sim: Simulation) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
-from toolkit.views.rows import RankKey, RankRow, RowMaker, size_in_words
+from toolkit.views.rows import RankKey, RankRow, RowMaker, lost_nodes, size_in_words
 from toolkit.views.svg import timeline_svg
 from toolkit.views.wording import duration_in_words, harmless, tail_of
 
@@ -68,8 +68,11 @@ STYLE = (
     ".rally svg .rally-bell{fill:var(--r-moves)}"
     ".rally .rally-buttons{margin-left:auto}.rally .rally-button{font:inherit;font-size:12px;color:inherit;"
     "background:var(--r-soft);border:1px solid var(--r-line);border-radius:4px;padding:0 8px;margin-left:6px;"
-    "cursor:pointer}"
-    ".rally .rally-danger{color:var(--r-bad);border-color:var(--r-bad)}.rally .rally-ask:not(:empty){padding:4px 0}"
+    "cursor:pointer;user-select:none}"
+    ".rally .rally-danger{color:var(--r-bad);border-color:var(--r-bad)}"
+    # It lies over what is below, so that no button moves away from under the pointer.
+    ".rally .rally-ask:not(:empty){position:absolute;z-index:1;padding:4px 8px;margin-top:2px;background:var(--r-bg);"
+    "border:1px solid var(--r-line);border-radius:4px}.rally .rally-said{display:contents}.rally [hidden]{display:none}"
     ".rally .rally-kill{padding:0 6px;opacity:.55}.rally tr:hover .rally-kill{opacity:1}"
     ".rally svg .rally-from_above,.rally svg .rally-from_below{fill:var(--r-dim);font-size:11px}"
 )
@@ -199,7 +202,13 @@ def standing_alone(svg: str) -> str:
 def job_facts(timeline: Timeline, now_ns: int) -> tuple[str, ...]:
     """What a job's head says beside its state: size, restarts, and how long it takes."""
     ranks = [rank.now for node in timeline.nodes.values() for rank in node.ranks.values()]
-    running = sum(rank.state == "running" for rank in ranks)
+    gone = lost_nodes(timeline)
+    running = sum(
+        rank.now.state == "running"
+        for name, node in timeline.nodes.items()
+        if name not in gone
+        for rank in node.ranks.values()
+    )
     size = f"{plural(len(timeline.nodes), 'node')}, {running} of {plural(len(ranks), 'rank')} running"
     if timeline.result:
         size = f"{plural(len(timeline.nodes), 'node')}, {plural(len(ranks), 'rank')}"

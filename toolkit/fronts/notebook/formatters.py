@@ -95,6 +95,17 @@ def group_html(group: Any) -> str:
     )
 
 
+#: nodes with a workload of their own that are told of
+_PLANS_MAX = 4
+
+
+def _trains(who: str, work: Any) -> str:
+    return html.facts(
+        f"{who} trains {work.steps} steps of {work.step_s:g} s",
+        f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints",
+    )
+
+
 def scenario_html(scenario: Any) -> str:
     """A Scenario: the cluster, the job, and what goes wrong."""
     low, high = scenario.bounds
@@ -111,9 +122,11 @@ def scenario_html(scenario: Any) -> str:
             f"{size} in a round",
             f"{plural(scenario.max_restarts, 'restart')} allowed",
         ),
-        html.facts(
-            f"each worker trains {work.steps} steps of {work.step_s:g} s",
-            f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints",
+        _trains("each worker", work),
+        "".join(
+            _trains(f"each of {name}", plan.workload)
+            for name, plan in list(scenario.plans.items())[:_PLANS_MAX]
+            if plan.workload is not None and plan.workload != work
         ),
         html.table(("at", "what goes wrong"), faults) if faults else html.facts("nothing goes wrong"),
     )
@@ -130,7 +143,11 @@ def report_html(report: Any) -> str:
     timeline = report.timeline
     ended = _last_ns(timeline)
     ends = [
-        (name, html.Markup(html.badge(end.result.lower())), f"{end.exited_at_s or 0:.1f} s")
+        (
+            name,
+            html.Markup(html.badge(end.result.lower())),
+            "" if end.exited_at_s is None else f"{end.exited_at_s:.1f} s",
+        )
         for name, end in report.nodes.items()
         if len(report.nodes) <= html.ROWS_MAX or end.result != "SUCCEEDED"
     ]
