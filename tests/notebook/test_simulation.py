@@ -16,6 +16,7 @@ from toolkit.core.errors import ConfigurationError
 pytest.importorskip("greenlet")
 from simulator import faults, scenarios, simulate
 from toolkit.fronts.notebook.formatters import report_html, scenario_html
+from toolkit.fronts.notebook.frames import Rows
 from toolkit.views.rows import RowMaker
 
 
@@ -55,6 +56,14 @@ def test_ranks_of_a_lost_node_do_not_run() -> None:
         assert f"{running} of " in repr(sim) and "lost" in {row.state for row in RowMaker().ranks(sim.now)}
     finally:
         sim.close()
+
+
+def test_rows_without_pandas_give_columns_and_name_the_remedy() -> None:
+    rows = Rows([{"at_s": 1.0, "node": "a", "v": 1}, {"at_s": 2.0, "node": "b", "v": 1}])
+    assert rows[["at_s", "node"]] == [{"at_s": 1.0, "node": "a"}, {"at_s": 2.0, "node": "b"}]
+    assert rows["node"] == ["a", "b"] and rows[1]["node"] == "b" and rows[-1:] == [rows[1]]
+    with pytest.raises(AttributeError, match="pip install pandas"):
+        rows.groupby("node")
 
 
 def test_a_report_names_no_time_for_a_node_that_did_not_end() -> None:

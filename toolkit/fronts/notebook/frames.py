@@ -14,7 +14,21 @@ _SHOWN_MAX = 60
 
 
 class Rows(list[Row]):
-    """Rows of plain values: a list of dicts with the same keys."""
+    """Rows of plain values: a list of dicts with the same keys. A name, or a list of them, gives columns."""
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, str):
+            return [row[at] for row in self]
+        if isinstance(at, list):
+            return Rows({name: row[name] for name in at} for row in self)
+        return super().__getitem__(at)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"without pandas this is a list of rows, which has no {name!r}: pip install pandas"
+        )
 
     def _repr_html_(self) -> str:
         columns = list(dict.fromkeys(key for row in self for key in row))
