@@ -97,15 +97,16 @@ class RallySubject:
     Args:
         rendezvous: makes the handler for an agent of several nodes; None is our own. Solo scenarios need none.
         surroundings: what must be in force while such handlers run; None is nothing.
+        name: of this combination; `subject_named` knows it.
     """
-
-    name = "rally"
 
     def __init__(
         self,
         rendezvous: Callable[[Process, Scenario, Ports], Any] | None = None,
         surroundings: Callable[[World], AbstractContextManager[None]] | None = None,
+        name: str = "rally",
     ) -> None:
+        self.name = name
         self._rendezvous = rendezvous
         self._surroundings = surroundings
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("greenlet")
 
-from simulator import Scenario, Workload, faults, simulate, sweep, toml_file
+from simulator import Scenario, Workload, faults, scenarios, simulate, sweep, toml_file
 from simulator.checkers import Broken, Checker, Record
 from simulator.faults import Fault
 from simulator.interactive.hosted import HostedRun
@@ -242,6 +242,13 @@ def test_in_a_run_that_is_held() -> None:
         run.run()
         assert [type(fault).__name__ for fault in run.injected] == ["SwitchReboots"]
         assert [broken.promise for broken in run.report().broken] == ["no-small-round"]
+
+
+@pytest.mark.torch
+def test_a_subject_has_the_name_that_repeats_it() -> None:
+    pytest.importorskip("torch")
+    report = simulate(scenarios.clock_skew, "rally-over-c10d", seed=1)
+    assert report.command == "rally sim clock-skew --subject rally-over-c10d --seed 1"
 
 
 def test_what_runs_it_again_is_python() -> None:
