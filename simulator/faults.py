@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from toolkit.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from simulator.strike import Place
 
 ROLES = ("rank0", "store-host", "last-joiner", "busy", "any")
 #: how a worker can be made to fail, in words
@@ -77,6 +81,16 @@ class Fault:
 
     def what(self) -> str:
         """Without the time."""
+        return f"{type(self).__name__} strikes {self.target}"
+
+    def strike(self, place: Place) -> str | None:
+        """What a fault of one's own does when its moment has come; those in this file are in `strike.py`.
+
+        `self.target` is the node that was found, also where a role was given.
+
+        Returns:
+            Why nothing was struck; nothing, or an empty text, if something was.
+        """
         raise NotImplementedError
 
 
@@ -492,22 +506,25 @@ def quiet_at_s(faults: tuple[Fault, ...]) -> float:
     return max((fault.at_s + fault.lasts_s() for fault in faults), default=0.0)
 
 
+def is_own(fault: Fault) -> bool:
+    """Whether it says itself what it does: a fault of somebody's own."""
+    return type(fault).strike is not Fault.strike
+
+
 def check(fault: Fault, workers: Mapping[str, int]) -> None:
-    """Whether a cluster has what the fault strikes.
+    """Whether a cluster has what the fault strikes, and anybody knows what it does.
 
     Args:
         fault: what is to strike.
         workers: local world size by node.
 
     Raises:
-        ConfigurationError: the node or the local rank isn't there.
+        ConfigurationError: the node or the local rank isn't there, or the fault has no `strike`.
     """
-    if fault.target not in workers and fault.target not in ROLES:
-        near = get_close_matches(fault.target, [*workers, *ROLES], n=2)
-        nodes = f"nodes are {', '.join(list(workers)[:8])}; roles are {', '.join(ROLES)}"
-        remedy = f"did you mean {' or '.join(near)}?" if near else nodes
+    check_target(fault, workers)
+    if not isinstance(fault, KINDS) and not is_own(fault):
         raise ConfigurationError(
-            f"{type(fault).__name__} strikes node {fault.target!r}, which isn't there; {remedy}"
+            f"{type(fault).__name__} doesn't say what it does; give it a method strike(self, place)"
         )
     if isinstance(fault, KillWorker | FailWorker | SlowWorker | FailSpawn):
         size = workers.get(fault.target, max(workers.values()))
@@ -516,6 +533,22 @@ def check(fault: Fault, workers: Mapping[str, int]) -> None:
                 f"{type(fault).__name__} strikes local rank {fault.local_rank} on {fault.target}, "
                 f"which isn't there; give 0 to {size - 1}"
             )
+
+
+def check_target(fault: Fault, names: Iterable[str]) -> None:
+    """Whether a cluster of these nodes has whom the fault strikes.
+
+    Raises:
+        ConfigurationError: the node isn't there.
+    """
+    nodes = list(names)
+    if fault.target not in nodes and fault.target not in ROLES:
+        near = get_close_matches(fault.target, [*nodes, *ROLES], n=2)
+        known = f"nodes are {', '.join(nodes[:8])}; roles are {', '.join(ROLES)}"
+        remedy = f"did you mean {' or '.join(near)}?" if near else known
+        raise ConfigurationError(
+            f"{type(fault).__name__} strikes node {fault.target!r}, which isn't there; {remedy}"
+        )
 
 
 def _span(for_s: float | None) -> str:

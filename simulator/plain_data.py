@@ -14,13 +14,20 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from simulator.checkers.values import Checker
 from simulator.faults import Fault, kind_named
 from simulator.scenario import NodePlan, Scenario
 from simulator.workloads import Fail, Workload
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.restarts import RestartPolicy
 
 #: how fields that hold values of their own are called in plain data
 TABLES = {"plans": "node", "faults": "fault", "failures": "failure"}
+
+#: lists of texts; a checker of one's own is no text, and stands in plain data by its name
+_TEXTS = (tuple[str, ...], tuple[str | Checker, ...])
+#: values that stand in a scenario as a table each
+_PARTS: tuple[Any, ...] = (Workload, RestartPolicy)
 
 _T = TypeVar("_T")
 
@@ -154,8 +161,8 @@ def _changed(held: Any, hint: Any, changes: Sequence[tuple[Sequence[str], Any]],
         }
     if isinstance(held, tuple) and bare is not str:
         return _changed_entries(held, inside, place)
-    if held is None and bare is Workload:
-        held = Workload()
+    if held is None and bare in _PARTS:
+        held = bare()
     if not is_dataclass(held) or isinstance(held, type):
         raise Misfit(place[:-1], str(place[-1]), "is a single value; give no name after it")
     kind = type(held)
@@ -238,8 +245,8 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
     if _optional(hint) and raw == "none":
         return None
     match _bare(hint):
-        case inner if inner is Workload:
-            return _build(Workload, raw, (*place, key))
+        case inner if inner in _PARTS:
+            return _build(inner, raw, (*place, key))
         case inner if inner == tuple[Fault, ...]:
             return tuple(_fault(entry, (*place, key, n)) for n, entry in enumerate(_list(raw, place, key)))
         case inner if inner == tuple[Fail, ...]:
@@ -250,8 +257,10 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
             return {name: _build(NodePlan, entry, (*place, key, name)) for name, entry in tables}
         case inner if inner == Mapping[str, str]:
             return {name: _setting(value) for name, value in _table(raw, place, key).items()}
-        case inner if inner == tuple[str, ...]:
+        case inner if inner in _TEXTS:
             return tuple(_scalar(entry, str, place, key) for entry in _list(raw, place, key))
+        case inner if inner == frozenset[int]:
+            return frozenset(_scalar(entry, int, place, key) for entry in _list(raw, place, key))
         case inner:
             return _scalar(raw, inner, place, key)
 
@@ -288,8 +297,10 @@ def _from_text(text: str, hint: Any, place: Place, key: str) -> Any:
     if _optional(hint) and text.lower() == "none":
         return "none"
     bare = _bare(hint)
-    if bare == tuple[str, ...]:
+    if bare in _TEXTS:
         return [part for part in text.split(",") if part]
+    if bare == frozenset[int]:
+        return [_from_text(part, int, place, key) for part in text.split(",") if part]
     if bare not in _NOUNS:
         raise Misfit(place, key, "is no single value; name one of its fields after a dot")
     if bare is bool and text.lower() in _TRUTHS:
@@ -347,6 +358,10 @@ def _plain(value: Any) -> Any:
             return "none"
         case tuple():
             return [_plain(entry) for entry in value]
+        case frozenset():
+            return sorted(value)
+        case Checker():
+            return value.promise
         case Mapping():
             return {key: _plain(entry) for key, entry in value.items()}
         case _ if is_dataclass(value):

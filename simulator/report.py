@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.checkers import (
-    CHECKERS,
     Broken,
     Facts,
     Hit,
@@ -207,8 +206,8 @@ def simulate(
         seed: fills the choice tape.
         recorded: a tape to repeat instead.
         stopwatch: seconds of a real clock, for `wall_s`; the simulator has none of its own.
-        command: the line that runs it again; by default `rally sim` with name, subject and seed, or
-            `simulate` for a scenario of one's own.
+        command: the line that runs it again; by default `rally sim` with name, subject and seed, or a line of Python
+            for a scenario of one's own.
         started: given the simulation before it runs, so that somebody can stop it.
 
     Returns:
@@ -322,18 +321,18 @@ def report_of(outcome: Outcome, facts: Facts, *, wall_s: float = 0.0, command: s
         choices=outcome.choices,
         struck=(*outcome.struck, *_too_late(outcome)),
         wall_s=wall_s,
-        command=command or _again(outcome),
+        command=command or _command(outcome),
     )
 
 
-def _again(outcome: Outcome) -> str:
-    """What runs it again: `rally sim` knows a scenario of one's own only as a file."""
-    from simulator.scenarios import ALL
+def _command(outcome: Outcome) -> str:
+    """What runs it once more: a line of the terminal for what ships with the simulator, else one of Python."""
+    from simulator import scenarios
 
-    name = outcome.scenario.name
-    if ALL.get(name) == outcome.scenario:
-        return f"rally sim {name} --subject {outcome.subject} --seed {outcome.seed}"
-    return f"simulate(scenario, {outcome.subject!r}, seed={outcome.seed})"
+    scenario, subject, seed = outcome.scenario, outcome.subject, outcome.seed
+    if scenarios.ALL.get(scenario.name) == scenario:
+        return f"rally sim {scenario.name} --subject {subject} --seed {seed}"
+    return f"simulate(report.scenario, {subject!r}, seed={seed})"
 
 
 # -- the screen -----------------------------------------------------------------------------------------------
@@ -370,7 +369,7 @@ def _head(report: Report, width: int) -> Iterator[_Line]:
 
 
 def _promises(report: Report, width: int) -> Iterator[_Line]:
-    about = {checker.promise: checker.about for checker in CHECKERS}
+    about = {ruling.checker.promise: ruling.checker.about for ruling in report.judgement.rulings}
     for promise, found in _grouped(report.broken)[:_BROKEN_MAX]:
         yield []
         first, *rest = wrapped(f"{promise}: {about.get(promise, '')}", width - 4)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from simulator import wear
+from simulator.checkers.values import Checker
 from simulator.faults import Fault, check
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.restarts import RestartPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Scenario:
         local_world_size: workers of each node.
         max_restarts: the budget.
         backoff_s: wait before the first restart, which doubles with each further one. Only our agent knows it.
+        restart_policy: when a restart is due, delayed or forbidden, beyond that; None is torch's meaning of
+            `max_restarts`. Only our agent knows it.
         workload: what the workers do.
         plans: what differs from node to node, by name.
         faults: what goes wrong, and when.
@@ -66,7 +70,8 @@ class Scenario:
         exit_barrier_timeout_s: how long finished nodes wait.
         quiet_by_s: when all agents must have ended, counted from the last fault that passes; the bound on liveness.
         limit_s: virtual time after which the run is stopped, undetermined.
-        checkers: names of the checkers that judge it; empty means all.
+        checkers: names of the checkers that judge it, none of them meaning all; and `Checker`s of one's own, which
+            judge it besides.
         note: what a reader should know, for instance why torch passes.
     """
 
@@ -80,6 +85,7 @@ class Scenario:
     local_world_size: int = 1
     max_restarts: int = 3
     backoff_s: float = 0.0
+    restart_policy: RestartPolicy | None = None
     workload: Workload = field(default_factory=Workload)
     plans: Mapping[str, NodePlan] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
@@ -94,12 +100,13 @@ class Scenario:
     exit_barrier_timeout_s: float = 300.0
     quiet_by_s: float = 1800.0
     limit_s: float = 7200.0
-    checkers: tuple[str, ...] = ()
+    checkers: tuple[str | Checker, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
         object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "checkers", tuple(self.checkers))
         for problem in (self._wrong_size(), self._wrong_names(), self._wrong_workload(), wear.problem(self)):
             if problem:
                 raise ConfigurationError(f"scenario {self.name!r} {problem}")
@@ -117,6 +124,8 @@ class Scenario:
             return f"has max_restarts {self.max_restarts}; it can't be negative"
         if not 0 <= self.backoff_s < math.inf:
             return f"has backoff_s {self.backoff_s}; give 0 or more seconds"
+        if self.backoff_s and self.restart_policy is not None:
+            return "has a backoff_s and a restart_policy; leave out one: a policy has a back-off of its own"
         size = min(self.workers_of(name) for name in self.node_names)
         return f"has a node with {size} workers; each needs at least 1" if size < 1 else ""
 

@@ -97,15 +97,16 @@ class RallySubject:
     Args:
         rendezvous: makes the handler for an agent of several nodes; None is our own. Solo scenarios need none.
         surroundings: what must be in force while such handlers run; None is nothing.
+        name: of this combination; `subject_named` knows it.
     """
-
-    name = "rally"
 
     def __init__(
         self,
         rendezvous: Callable[[Process, Scenario, Ports], Any] | None = None,
         surroundings: Callable[[World], AbstractContextManager[None]] | None = None,
+        name: str = "rally",
     ) -> None:
+        self.name = name
         self._rendezvous = rendezvous
         self._surroundings = surroundings
 
@@ -169,7 +170,7 @@ class RallySubject:
 
 def _restart_policy(scenario: Scenario) -> RestartPolicy | None:
     if not scenario.backoff_s:
-        return None
+        return scenario.restart_policy
     longest_s = max(scenario.backoff_s, PLAIN_BUDGET.backoff_max_s)
     return RestartPolicy(backoff_s=scenario.backoff_s, backoff_max_s=longest_s)
 

@@ -116,10 +116,17 @@ class Strikes:
             return
         found = replace(fault, target=node.name)
         role = "" if node.name == fault.target else f" ({fault.target})"
-        missed = self._apply(number, found, node)
+        place = Place(self, node, found)
+        missed = (found.strike(place) or "") if faults.is_own(found) else self._apply(number, found, node)
         self.words.append(f"{found.words()}{role}" + (f": struck nothing, {missed}" if missed else ""))
         if not missed:
             self._hit(found, f"{found.what()}{role}")
+        place.let_all()
+
+    @property
+    def cluster(self) -> Cluster:
+        """What they strike."""
+        return self._cluster
 
     def _hit(self, fault: Fault, words: str) -> None:
         at_s = self._kernel.now_ns / SECOND
@@ -391,6 +398,79 @@ class Strikes:
                 self._vanishes(node, fault, fault.away_s + fault.stays_s, times - 1)
 
         self._kernel.call_after(int(after_s * SECOND), f"{node.name} vanishes", vanish)
+
+
+class Place:
+    """Where a fault of one's own strikes, and what it may do there.
+
+    What it does by other faults (`let`) is known to checkers and excuses as these are. What it does to the node itself,
+    such as `place.node.slowness *= 3`, is known to nobody else: promises that it made impossible count as broken.
+
+    Args:
+        strikes: of the run.
+        node: that was found.
+        fault: that strikes.
+    """
+
+    def __init__(self, strikes: Strikes, node: Node, fault: Fault) -> None:
+        self._strikes = strikes
+        self._fault = fault
+        #: parts that wait until the whole has been told; None when it has
+        self._parts: list[Fault] | None = []
+        #: the node that is struck
+        self.node = node
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All nodes, by name, in their order."""
+        return self._strikes.cluster.world.nodes
+
+    @property
+    def agents(self) -> Mapping[str, Process]:
+        """The latest agent of each node that had one."""
+        return self._strikes.cluster.agents
+
+    def let(self, fault: Fault) -> None:
+        """Let another fault strike as a part of this one: at once, or `at_s` seconds from now.
+
+        Raises:
+            ConfigurationError: the node isn't there.
+        """
+        faults.check_target(fault, self.nodes)
+        if self._parts is None:
+            self._let(fault)
+        else:
+            self._parts.append(fault)
+
+    def let_all(self) -> None:
+        """The fault has been told; now its parts strike."""
+        parts, self._parts = self._parts, None
+        for part in parts or ():
+            self._let(part)
+
+    def _let(self, fault: Fault) -> None:
+        now_s = self._kernel.now_ns / SECOND
+        self._strikes.add(replace(fault, at_s=now_s + fault.at_s), int(fault.at_s * SECOND))
+
+    def later(self, after_s: float, do: Callable[[], object]) -> None:
+        """Do something `after_s` seconds from now: take back what was done, for instance."""
+
+        def now() -> None:
+            do()
+
+        self._kernel.call_after(int(after_s * SECOND), f"fault: more of {self._fault.what()}", now)
+
+    def draw(self, what: str, bound: int) -> int:
+        """A number from 0 to below `bound`, from the seed.
+
+        Args:
+            what: is drawn, in words; so that the draw does not depend on other faults.
+        """
+        return self._kernel.tape.draw(f"{what} of {self._fault.words()}", bound)
+
+    @property
+    def _kernel(self) -> Kernel:
+        return self._strikes.cluster.world.kernel
 
 
 def store_host(world: World) -> Node | None:

@@ -23,7 +23,7 @@ def subject_named(name: str) -> Subject:
         case "rally":
             return RallySubject()
         case "rally-over-c10d":
-            return RallySubject(torch_handler, TorchSurroundings)
+            return RallySubject(torch_handler, TorchSurroundings, name)
         case "torch":
             return TorchSubject()
     near = get_close_matches(name, SUBJECTS)

@@ -42,20 +42,22 @@ CHECKERS: tuple[Checker, ...] = (
 )
 
 
-def checkers_named(names: Iterable[str]) -> tuple[Checker, ...]:
-    """Those of that name, in their usual order; all if none is named.
+def checkers_named(names: Iterable[str | Checker]) -> tuple[Checker, ...]:
+    """Those of that name, in their usual order; all if none is named. Checkers of one's own come behind them.
 
     Raises:
         ConfigurationError: there is none of that name.
     """
-    wanted = list(names)
+    given = list(names)
+    wanted = [name for name in given if isinstance(name, str)]
+    own = [checker for checker in given if isinstance(checker, Checker)]
     known = [checker.promise for checker in CHECKERS]
     for name in wanted:
         if name not in known:
             near = get_close_matches(name, known, n=2, cutoff=0.4)
             remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
             raise ConfigurationError(f"there is no checker {name!r}; {remedy}")
-    return tuple(checker for checker in CHECKERS if not wanted or checker.promise in wanted)
+    return (*(checker for checker in CHECKERS if not wanted or checker.promise in wanted), *own)
 
 
 def judge(events: Iterable[Event], facts: Facts = NOTHING_MORE, names: Sequence[str] = ()) -> Judgement:

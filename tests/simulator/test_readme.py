@@ -30,14 +30,14 @@ COMMANDS = [line for text in blocks("console") for line in text.splitlines()]
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "text", blocks("python"), ids=["steps", "sweep", "scenario", "experiment", "checker"]
+    "text", blocks("python"), ids=["steps", "sweep", "scenario", "experiment", "fault", "checker"]
 )
 def test_python_runs(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(text, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
 
 
 def test_python_and_toml_say_the_same() -> None:

@@ -243,7 +243,7 @@ def test_the_screen_of_a_run_that_holds() -> None:
     text = str(simulate(CRASH, seed=1))
     assert text.startswith("✓ HELD  crash  with rally, seed 1\n  One node, and a worker dies once.\n")
     assert "rank 1 was killed by SIGKILL, restarts, 2 left" in text
-    assert text.rstrip().endswith("again: simulate(scenario, 'rally', seed=1)")
+    assert text.rstrip().endswith("again: simulate(report.scenario, 'rally', seed=1)")
 
 
 def test_the_command_that_repeats_it_can_be_given() -> None:

@@ -146,6 +146,15 @@ def test_ticks_are_round_and_inside(low: float, length: float) -> None:
     assert all(low - slack <= tick <= low + length + slack for tick in ticks)
 
 
+def test_labels_of_a_logarithmic_axis_do_not_touch() -> None:
+    lines = tuple(
+        Series(f"a line with a long name {n}", (Point(256, 1.0), Point(131_072, 2.0))) for n in (1, 2)
+    )
+    svg = Plot("t", "GPUs", "y", lines, x_log=True).svg
+    assert ">10,000<" in svg
+    assert ">50,000<" not in svg
+
+
 def test_ticks_as_one_would_draw_them() -> None:
     assert round_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert round_ticks(0.83, 0.98) == [0.85, 0.9, 0.95]

@@ -244,13 +244,22 @@ def _axis(
         ticks: list[float] = distinct
     else:
         ticks = log_ticks(10**low, 10**high) if log else round_ticks(low, high)
+        powers = [tick for tick in ticks if f"{tick:e}".startswith("1.000000e")]
+        # Labels stand beside each other on this axis; those of 50,000 and 100,000 would touch.
+        if log and at_values and len(powers) > 1 and not _apart(ticks, place):
+            ticks = powers
     return _Scale(place, tuple((place(tick), _tick(tick)) for tick in ticks))
 
 
 def _can_be_ticks(values: Sequence[float], place: Callable[[float], float]) -> bool:
     if not 2 <= len(values) <= 9 or any(float(f"{value:.3g}") != value for value in values):
         return False
-    widest = max(len(_tick(value)) for value in values) * _CHARACTER + 8
+    return _apart(values, place)
+
+
+def _apart(values: Sequence[float], place: Callable[[float], float]) -> bool:
+    """Whether their labels have room beside each other."""
+    widest = max(map(len, map(_tick, values)), default=0) * _CHARACTER + 8
     return all(abs(place(after) - place(before)) >= widest for before, after in pairwise(values))
 
 

@@ -112,7 +112,6 @@ def scenario_html(scenario: Any) -> str:
     workers = sum(scenario.workers_of(name) for name in scenario.node_names)
     size = f"{low}" if low == high else f"{low} to {high}"
     work = scenario.workload
-    faults = [(f"{fault.at_s:g} s", fault.what()) for fault in scenario.faults]
     return html.card(
         f'<div class="rally-head"><span class="rally-name">{html.text(scenario.name)}</span></div>',
         html.facts(scenario.about) if scenario.about else "",
@@ -128,8 +127,34 @@ def scenario_html(scenario: Any) -> str:
             for name, plan in list(scenario.plans.items())[:_PLANS_MAX]
             if plan.workload is not None and plan.workload != work
         ),
-        html.table(("at", "what goes wrong"), faults) if faults else html.facts("nothing goes wrong"),
+        _what_happens(scenario),
     )
+
+
+def _what_happens(scenario: Any) -> str:
+    """Who comes later, what strikes, and which workers fail, in the order of time."""
+    late = [(plan.start_s, f"{name} starts") for name, plan in scenario.plans.items() if plan.start_s]
+    struck = [(fault.at_s, fault.what()) for fault in scenario.faults]
+    rows = [(f"{at_s:g} s", words) for at_s, words in sorted((*late, *struck), key=lambda row: row[0])]
+    of_plans = (plan.workload for plan in scenario.plans.values() if plan.workload is not None)
+    fails = [failure for work in (scenario.workload, *of_plans) for failure in work.failures]
+    rows += [(_when(failure), f"rank {failure.rank} fails{_how_often(failure)}") for failure in fails]
+    if scenario.mtbf_s is not None:
+        what = "node fails" if scenario.mtbf_hits == "node" else "node's worker is killed"
+        rows.append(("any time", f"each {what} every {scenario.mtbf_s:,g} s in the mean"))
+    shown = html.table(("at", "what happens"), rows[: html.ROWS_MAX]) if rows else ""
+    more = len(rows) - html.ROWS_MAX
+    return shown + (html.facts(f"and {more:,} more") if more > 0 else "") or html.facts("nothing goes wrong")
+
+
+def _when(failure: Any) -> str:
+    return f"step {failure.at_step}" if failure.at_s is None else f"{failure.at_s:g} s of work"
+
+
+def _how_often(failure: Any) -> str:
+    if failure.incarnations is None:
+        return ", each time"
+    return "" if failure.incarnations == 1 else f", {failure.incarnations} times"
 
 
 _VERDICTS = {"held": "succeeded", "broken": "failed"}
@@ -139,7 +164,6 @@ def report_html(report: Any) -> str:
     """A Report of a simulated run: what struck, what was promised and broken, the timeline."""
     state = _VERDICTS.get(report.verdict, "ending")
     badge = html.badge(state).replace(html.text(state), html.text(report.verdict))
-    broken = [(found.promise, found.detail, found.node) for found in report.broken]
     timeline = report.timeline
     ended = _last_ns(timeline)
     ends = [
@@ -156,7 +180,7 @@ def report_html(report: Any) -> str:
         f'<div class="rally-head">{badge}<span class="rally-name">{html.text(report.scenario.name)}</span>'
         f'<span class="rally-facts">with {html.text(report.subject)} · seed {report.seed}</span></div>',
         html.facts(report.scenario.about),
-        html.table(("promise broken", "", "node"), broken) if broken else "",
+        _promises_html(report),
         html.facts(report.finding) if report.finding else "",
         timeline_svg(timeline, ended),
         "".join(html.facts(f"⚡ {words}") for words in report.struck[:8]),
@@ -168,6 +192,23 @@ def report_html(report: Any) -> str:
             f"again: {report.command}",
         ),
     )
+
+
+def _promises_html(report: Any) -> str:
+    """Each broken promise with its first finding, in full; and what is excused."""
+    kinds: dict[str, list[str]] = {}
+    for found in report.broken:
+        kinds.setdefault(found.promise, []).append(found.detail)
+    lines = []
+    for promise, details in kinds.items():
+        more = f" (and {len(details) - 1} more of this kind)" if len(details) > 1 else ""
+        lines.append(
+            f'<div><b class="rally-bad">✗ {html.text(promise)}</b> {html.text(details[0])}'
+            f'<span class="rally-facts">{more}</span></div>'
+        )
+    reasons = dict.fromkeys((found.broken.promise, found.excuse) for found in report.excused)
+    excused = [html.facts(f"~ {promise} is excused: {why}") for promise, why in reasons]
+    return "".join((*lines[: html.ROWS_MAX], *excused[:2]))
 
 
 def experiment_html(result: Any) -> str:
