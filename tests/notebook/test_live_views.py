@@ -44,9 +44,9 @@ class FrontEnd:
         """Messages of changes, of each view."""
         return self.value("[view.sent for view in views]")
 
-    def say(self, view: int, act: str) -> None:
+    def say(self, view: int, act: str, place: str) -> None:
         """As `live.js` says it."""
-        self._send("comm_msg", view, {"method": "custom", "content": {"act": act}})
+        self._send("comm_msg", view, {"method": "custom", "content": {"act": act, "place": place}})
 
     def close(self, view: int) -> None:
         """As a page does whose widgets are cleared."""
@@ -79,16 +79,27 @@ def test_an_output_that_was_cleared_is_told_nothing_until_it_is_shown_again(one:
     page = FrontEnd(one)
     for view in (0, 1):
         page.until_told(view)
-    page.say(0, "all")
-    page.say(0, "all")  # a second place for the same output
-    page.say(0, "left")
+    page.say(0, "all", "here")
+    page.say(0, "all", "also here")
+    page.say(0, "left", "here")
     page.until_told(0)
-    page.say(0, "left")
+    page.say(0, "left", "also here")
     before = page.sent[0]
     page.until_told(1)
     assert page.sent[0] == before
-    page.say(0, "all")
+    page.say(0, "all", "here again")
     page.until_told(0)
+
+
+def test_a_place_may_be_heard_to_go_before_it_comes(one: Kernel) -> None:
+    # What a page says while a cell runs may overtake what it said before.
+    page = FrontEnd(one)
+    page.until_told(0)
+    page.say(0, "left", "here")
+    page.say(0, "all", "here")
+    before = page.sent[0]
+    page.until_told(1)
+    assert page.sent[0] == before
 
 
 def test_a_view_that_was_closed_is_forgotten(one: Kernel) -> None:

@@ -84,6 +84,36 @@ class _Cells:
         self._context.copy().run(speak, *args, **how)
 
 
+class _Places:
+    """Where pages show a widget, as far as they say so: each place comes, and goes when its output is cleared.
+
+    A page that is closed does not say so, and what it has said may be heard when a cell has ended: too late, and even
+    behind what it said after that. So all counts as shown until a place has gone and no other is known.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        #: those that went before they came
+        self._early: set[str] = set()
+        self.none_left = False
+
+    def comes(self, place: str) -> bool:
+        """Returns whether it is still there."""
+        if place in self._early:
+            self._early.remove(place)
+            return False
+        self._known.add(place)
+        self.none_left = False
+        return True
+
+    def goes(self, place: str) -> None:
+        if place in self._known:
+            self._known.remove(place)
+        else:
+            self._early.add(place)
+        self.none_left = not self._known
+
+
 class View:
     """One place in a notebook where a run is shown."""
 
@@ -98,8 +128,7 @@ class View:
         self._widget: Any = None
         #: what is said is said in the order in which it was made, by whichever thread
         self._order = lock()
-        #: places of the page that show the widget, of those that have said so; None until one has
-        self._shown: int | None = None
+        self._places = _Places()
         #: messages that were sent, for whoever measures
         self.sent = 0
 
@@ -133,7 +162,7 @@ class View:
             return
         if self._widget.closed:
             self._watched.unsubscribe(self._tell)
-        elif self._shown != 0:
+        elif not self._places.none_left:
             self._tell_changes(now_ns)
 
     def _tell_changes(self, now_ns: int) -> None:
@@ -171,14 +200,10 @@ class View:
         """A message of the front end, in whichever thread the kernel takes it."""
         match message.get("act"):
             case "all":
-                # Each place that shows it begins so. It may not hear of this before a cell has ended, and is told of
-                # changes until then: they fit to what it was made with.
-                self._shown = (self._shown or 0) + 1
-                if not self._watched.over:
+                if self._places.comes(str(message.get("place"))) and not self._watched.over:
                     self._tell_all()
             case "left":
-                # An output that was cleared; a page that is closed does not say so.
-                self._shown = max((self._shown or 0) - 1, 0)
+                self._places.goes(str(message.get("place")))
             case "kill" | "restart" | "stop" as act:
                 wiring.aside(lambda: self._act(act, message), "rally-button")
             case _:

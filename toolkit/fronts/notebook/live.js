@@ -243,12 +243,13 @@ function render({ model, el }) {
   model.on("change:_frozen", freeze);
   take(model.get("_all"));
   freeze();
-  model.send({ act: "all" });
+  const place = String(Math.random()); // not of `crypto`, which pages without TLS don't have
+  model.send({ act: "all", place });
   return () => {
     clearInterval(clock);
     model.off("msg:custom", take);
     model.off("change:_frozen", freeze);
-    try { model.send({ act: "left" }); } catch { /* there is no kernel any more to be told */ }
+    try { model.send({ act: "left", place }); } catch { /* there is no kernel any more to be told */ }
   };
 }
 
