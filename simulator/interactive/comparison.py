@@ -38,6 +38,7 @@ class Parting:
 
     Args:
         at_s: when: the earlier of the two.
+        times_s: in each run; None where nothing was said.
         node: who said it.
         one: what was said, in words.
         other: in the other run.
@@ -47,6 +48,7 @@ class Parting:
     node: str
     one: str
     other: str
+    times_s: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,12 @@ def _parting(node: str, ours: list[Told], theirs: list[Told], apart_s: float) ->
         if one is None or other is None:
             told = one or other
             said = _words(told.event)
-            return Parting(told.at_s, node, *((said, _NOTHING) if other is None else (_NOTHING, said)))
+            words = (said, _NOTHING) if other is None else (_NOTHING, said)
+            return Parting(told.at_s, node, *words, (one and one.at_s, other and other.at_s))
         changed = _changed(one.event, other.event, apart_s)
         if changed or abs(other.at_s - one.at_s) > apart_s:
-            return Parting(min(one.at_s, other.at_s), node, *_told_apart(one, other, changed))
+            words = _told_apart(one, other, changed)
+            return Parting(min(one.at_s, other.at_s), node, *words, (one.at_s, other.at_s))
     return None
 
 
@@ -286,7 +290,7 @@ def _screen(comparison: Comparison) -> Iterator[str]:
         yield f"they part at {first.at_s:.3f} s, on {first.node}; {len(comparison.partings)} of {count} differ"
         yield ""
         rows = [
-            (parting.node, f"{parting.at_s:.3f} s", parting.one, parting.other)
+            (parting.node, "", *map(_at, parting.times_s, (parting.one, parting.other)))
             for parting in comparison.partings
         ]
         yield from _table(("", "", *comparison.names), rows, _NODES_MAX)
@@ -294,6 +298,10 @@ def _screen(comparison: Comparison) -> Iterator[str]:
         yield ""
         ends = [(difference.what, "", difference.one, difference.other) for difference in comparison.outcome]
         yield from _table(("what came of it", "", *comparison.names), ends, _OUTCOME_MAX)
+
+
+def _at(at_s: float | None, words: str) -> str:
+    return words if at_s is None else f"{at_s:.3f} s {words}"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int) -> Iterator[str]:

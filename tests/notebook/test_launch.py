@@ -122,8 +122,8 @@ def test_kill_restart_and_stop(started: list[Job], hold: Path) -> None:
     assert "holds a b" in job.logs(0, incarnation=0)
     job.stop()
     result = job.wait(40)
-    assert result is not None and result.is_failed() and not result.failures
-    assert "stop" in repr(job).splitlines()[1], "who stopped it"
+    assert result is not None and result.state == WorkerState.STOPPED and not result.failures
+    assert job.state == "stopped" and "stop" in repr(job).splitlines()[1], "who stopped it"
     assert not any(map(alive, pids(job)))
     assert [row["by"] != "" for row in _rows(job.events("action_taken"))] == [True] * 3
 
@@ -289,6 +289,7 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
         ({"kwargs": [1]}, "give a dict"),
         ({"env": {"A": 1}}, "env has A=1; variables are text, so give '1'"),
         ({"nproc": 9999, "gpu": True}, "GPUs, and this machine has"),
+        ({"nproc": "auto", "gpu": True}, "says nothing of GPUs"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(
@@ -335,12 +336,35 @@ def test_attach_to_another_machine(started: list[Job], hold: Path) -> None:
         attach("nobody")
 
 
+def test_a_stop_before_the_agent_listens(hold: Path) -> None:
+    job = launch(hold)
+    job.stop()
+    result = job.wait(40)
+    assert result is not None and job.state == "stopped" and result.state == WorkerState.STOPPED
+
+
+def test_what_was_not_read_of_a_long_log_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "talks.py"
+    script.write_text("for number in range(30_000): print(number, 'x' * 300)")
+    job = launch(script)
+    job.wait(60)
+    logs = job.logs(0, stream="out")
+    assert logs[-1].startswith("29999 ") and logs.cut == (logs.cut[0],)
+    assert "lines before these are in" in logs._repr_mimebundle_()["text/html"]
+    assert not job.logs(0, stream="out", last=10).cut
+
+
 def test_orders_that_can_not_be(started: list[Job], hold: Path) -> None:
     job = launch(hold, nproc=2)
     started.append(job)
     until_running(job, 2)
     with pytest.raises(ConfigurationError, match="there is no rank 7; there are 0 to 1"):
         job.kill(7)
+    for wrong in ("0", True, None, 0.5, []):
+        with pytest.raises(ConfigurationError, match="rank is"):
+            job.kill(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="signal is 99; give a name"):
+        job.signal(99, 0)
     with pytest.raises(ConfigurationError, match="SIGNOTHING"):
         job.signal("SIGNOTHING", 0)
     with pytest.raises(ConfigurationError, match="stream is 'all'; give out, err or both"):

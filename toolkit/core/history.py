@@ -335,6 +335,8 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         """What the job does, or how it ended."""
         if not self.nodes:
             return "unknown"
+        if self.result == "FAILED" and self.job.stopped_by:
+            return "stopped"  # by somebody who said so: nothing went wrong
         if self.result:
             return STATE_OF_RESULT.get(self.result, "error")
         return _state_while_running(self.nodes.values())

@@ -172,6 +172,7 @@ def job_html(
     mode: str,
     notes: Sequence[str] = (),
     said: Said = NOTHING_SAID,
+    state: str = "",
 ) -> str:
     """A job: its state, what restarts cost, the timeline, failures, ranks.
 
@@ -181,9 +182,10 @@ def job_html(
         mode: LIVE, REPLAY or SIM, and of what.
         notes: lines that stand below the head.
         said: the last lines of workers.
+        state: what to call its state; as the timeline does if empty.
     """
     return card(
-        head(timeline.state, name, *job_facts(timeline, now_ns), mode),
+        head(state or timeline.state, name, *job_facts(timeline, now_ns), mode),
         *(f'<div class="rally-note">{text(note)}</div>' for note in notes),
         timeline_svg(timeline, now_ns) if timeline.nodes else "",
         failures_html(timeline),
@@ -201,21 +203,19 @@ def standing_alone(svg: str) -> str:
 
 def job_facts(timeline: Timeline, now_ns: int) -> tuple[str, ...]:
     """What a job's head says beside its state: size, restarts, and how long it takes."""
-    ranks = [rank.now for node in timeline.nodes.values() for rank in node.ranks.values()]
+    # A lost node's ranks are somebody else's by now.
     gone = lost_nodes(timeline)
-    running = sum(
-        rank.now.state == "running"
-        for name, node in timeline.nodes.items()
-        if name not in gone
-        for rank in node.ranks.values()
-    )
+    there = [node for name, node in timeline.nodes.items() if name not in gone]
+    ranks = [rank.now for node in there for rank in node.ranks.values()]
+    running = sum(rank.state == "running" for rank in ranks)
     size = f"{plural(len(timeline.nodes), 'node')}, {running} of {plural(len(ranks), 'rank')} running"
     if timeline.result:
         size = f"{plural(len(timeline.nodes), 'node')}, {plural(len(ranks), 'rank')}"
-    restarts = (
-        f"restarts {timeline.restarts_used} of {timeline.restarts_max}" if timeline.restarts_max else ""
-    )
-    lost = f"{duration_in_words(timeline.time_lost_s)} lost" if timeline.time_lost_s else ""
+    used, most, total = timeline.restarts_used, timeline.restarts_max, timeline.restarts_total
+    restarts = f"restarts {used} of {most}" if most else ""
+    if total > used:
+        restarts = f"{plural(total, 'restart')}, {used} of {most} spent"
+    lost = f"{duration_in_words(timeline.time_lost_s)} in restarts" if timeline.time_lost_s else ""
     began = timeline.started
     ended_ns = timeline.ended.wall_ns if timeline.ended is not None else now_ns
     took = duration_in_words(max(ended_ns - began.wall_ns, 0) / 1e9) if began is not None else ""

@@ -81,6 +81,11 @@ class MergedLogs:
         """Name and text of the lines that have no end yet."""
         return [(name, text) for name, file in self._files if (text := file.unfinished)]
 
+    @property
+    def cut(self) -> list[Path]:
+        """Logs of which only the end was read."""
+        return [file.path for _, file in self._files if file.cut]
+
     def read_new(self) -> None:
         """Read on. Never raises."""
         found: list[tuple[float, str, str]] = []

@@ -32,9 +32,14 @@ class Rows(list[Row]):
 
     def _repr_html_(self) -> str:
         columns = list(dict.fromkeys(key for row in self for key in row))
-        shown = [[row.get(column) for column in columns] for row in self[:_SHOWN_MAX]]
+        # Numbers as they are: a pid has no thousands.
+        shown = [[_plain(row.get(column)) for column in columns] for row in self[:_SHOWN_MAX]]
         more = f'<div class="rally-note">of {len(self)} rows</div>' if len(self) > _SHOWN_MAX else ""
         return html.card(html.table(columns, shown), more)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, int) else value
 
 
 def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> Any:

@@ -20,7 +20,7 @@ from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
-from toolkit.core.words import ending, failing, without_tokens
+from toolkit.core.words import ending, failing
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
 from toolkit.fronts.watching import RunController, read_all, simulated
@@ -144,7 +144,7 @@ class Job(Watched):
         """What the job does, or how it ended."""
         known = self.now
         if self.over and not known.result and not self._session.simulated:
-            return "error"
+            return "stopped" if self._stop_asked else "error"
         return "starting" if known.state == "unknown" else known.state
 
     @property
@@ -222,12 +222,8 @@ class Job(Watched):
         if not self.over:
             return None
         timeline = self.now
-        words = {
-            "SUCCEEDED": WorkerState.SUCCEEDED,
-            "STOPPED": WorkerState.STOPPED,
-            "SIGNAL": WorkerState.STOPPED,
-        }
-        state = words.get(timeline.result, WorkerState.FAILED)
+        words = {"succeeded": WorkerState.SUCCEEDED, "stopped": WorkerState.STOPPED}
+        state = words.get(self.state, WorkerState.FAILED)
         failed = {}
         if state == WorkerState.FAILED:
             for each in self.failures:
@@ -282,8 +278,8 @@ class Job(Watched):
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
         notes, known = list(super().notes()), self.now
-        if known.result not in ("", "SUCCEEDED") and known.reason:
-            notes.append(without_tokens(known.reason))
+        if self._stop_asked and self.over and not known.result:
+            return [*notes, "stopped before its agent had begun"]
         code = self.exit_code
         if code is not None and self.over and not known.result:
             how = ending(code, _signal_name(-code)) if code < 0 else ending(code, "")
@@ -353,7 +349,7 @@ class Job(Watched):
 
     def signal(
         self,
-        signal: str | Signals,
+        signal: str | int,
         rank: int | Iterable[int],
         *,
         why: str = "",
@@ -362,7 +358,7 @@ class Job(Watched):
         """A signal to workers and what they have started.
 
         Args:
-            signal: "SIGUSR1", ...
+            signal: "SIGUSR1", or its number.
             rank: global rank, or several.
             why: goes into the record.
             incarnation: that is meant; with another one nothing is done. None is the one that runs now.
@@ -371,8 +367,7 @@ class Job(Watched):
             ConfigurationError: no such rank or signal.
             ControlError: the agent refuses, or can't be asked.
         """
-        wanted = [rank] if isinstance(rank, int) else list(rank)
-        name = signal.name if isinstance(signal, Signals) else str(signal)
+        wanted, name = _ranks(rank), _signal(signal)
         by_node: dict[str, list[RankRow]] = {}
         for row in self._rows(wanted):
             by_node.setdefault(row.key[0], []).append(row)
@@ -405,15 +400,15 @@ class Job(Watched):
         """
         if self.over:
             return
+        asked_before, self._stop_asked = self._stop_asked, True
         try:
             self._tell(self._some_node(), Action(action="stop", why=why))
-            self._stop_asked = True
         except (ConfigurationError, AgentGoneError):
             if self._process is None:
                 raise
             self._process.send(Signals.SIGTERM)  # it has not begun to listen
         except ControlError:
-            if not self._stop_asked:
+            if not asked_before:
                 raise
 
     def _some_node(self) -> str:
@@ -459,3 +454,24 @@ def _number(signal: str) -> int:
 
 def _signal_name(number: int) -> str:
     return Signals(number).name if number in set(Signals) else f"signal {number}"
+
+
+def _ranks(given: Any) -> list[int]:
+    """Global ranks: one, or several.
+
+    Raises:
+        ConfigurationError: these are no ranks.
+    """
+    several = [given] if isinstance(given, int | str | None) else given
+    ranks = list(several) if isinstance(several, Iterable) else [several]
+    wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int)]
+    if wrong or not ranks:
+        raise ConfigurationError(f"rank is {given!r}; give a global rank such as 2, or a list of them")
+    return ranks
+
+
+def _signal(given: str | int) -> str:
+    try:
+        return Signals(given).name if isinstance(given, int) and not isinstance(given, bool) else str(given)
+    except ValueError:
+        raise ConfigurationError(f"signal is {given!r}; give a name such as SIGKILL or SIGUSR1") from None

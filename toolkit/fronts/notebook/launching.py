@@ -203,6 +203,10 @@ class _Order:
         options: RunOptions = parse(argv, self._environ)
         if options.solo:
             preflight.check(options, self._environ, Path.cwd(), sys.executable, lambda waited_s, why: None)
+        if self._gpu and isinstance(self._nproc, str) and self._nproc != "gpu":
+            raise ConfigurationError(
+                f"nproc={self._nproc!r} says nothing of GPUs; with gpu=True give a number, or 'gpu' for all of them"
+            )
         if self._gpu and isinstance(self._nproc, int):
             there = count("gpu", self._environ, sys.executable)
             if self._nproc > there:

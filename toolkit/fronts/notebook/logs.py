@@ -22,8 +22,10 @@ _SHOWN_MAX = 200
 class LogText(Sequence[str]):
     """Lines, the oldest first."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], cut: Sequence[Path] = ()) -> None:
         self.lines = tuple(lines)
+        #: logs of which only the end was read
+        self.cut = tuple(cut)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -42,8 +44,9 @@ class LogText(Sequence[str]):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         shown = self.lines[-_SHOWN_MAX:]
-        more = len(self.lines) - len(shown)
-        head = html.facts(f"the last {len(shown)} of {len(self.lines)} lines") if more else ""
+        notes = [f"the last {len(shown)} of {len(self.lines)} lines"] if len(self.lines) > len(shown) else []
+        notes += [f"lines before these are in {path}" for path in self.cut]
+        head = "".join(map(html.facts, notes))
         body = (
             f"<pre>{html.text_block(chr(10).join(shown))}</pre>"
             if shown
@@ -83,6 +86,7 @@ def read_logs(
         while file.read_new():
             pass
         lines = [*file.lines, *filter(None, [file.unfinished])]
+        cut = [file.path] if file.cut or file.count > len(file.lines) else []
     else:
         merged = MergedLogs(places)
         merged.read_new()
@@ -90,7 +94,9 @@ def read_logs(
             text if len(rows) == 1 else f"[{name}] {text}"
             for name, text in (*merged.lines, *merged.unfinished())
         ]
-    return LogText(lines if last is None else lines[-last:])
+        cut = merged.cut
+    whole = last is not None and len(lines) >= last
+    return LogText(lines if last is None else lines[-last:], () if whole else cut)
 
 
 def _incarnation(row: RankRow, timeline: Timeline, number: int | None) -> Incarnation:

@@ -65,7 +65,9 @@ class Simulation(Watched):
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 f"the simulator needs {error.name}: pip install 'rallypoint[sim]'"
-            ) from error
+            ) from None
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigurationError(f"seed is {seed!r}; give a whole number")
 
         self._begin(HostedRun(_scenario(scenario), seed, subject))
 
@@ -94,6 +96,12 @@ class Simulation(Watched):
         return self._held.now_s
 
     @property
+    def state(self) -> str:
+        """What the job does, or how it ended; "not started" before its first event."""
+        state = super().state
+        return "not started" if state == "unknown" else state
+
+    @property
     def now_ns(self) -> int:
         """Wall time in the simulated world, in nanoseconds."""
         from simulator.world import WALL_START_NS
@@ -113,7 +121,7 @@ class Simulation(Watched):
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
         struck = [f"⚡ {fault.words()}" for fault in self._held.injected]
-        return [*struck[-8:], *([self._held.finding] if self._held.finding else [])]
+        return [*struck[-8:], *([self._held.finding] if self._held.finding else []), *super().notes()]
 
     def node(self, name: str) -> NodeView:
         """A node at this moment: its processes and what they wait for; `stack()` shows where in the code.

@@ -10,7 +10,7 @@ from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Failure, Timeline
-from toolkit.core.words import failing, plural
+from toolkit.core.words import failing, plural, without_tokens
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
 from toolkit.views.html import NOTHING_SAID, Said
@@ -133,15 +133,22 @@ class Watched:
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
         with self._lock:
-            problem = self._session.problem
-        return [problem] if problem else []
+            problem, known = self._session.problem, self._session.film.latest
+        why = without_tokens(known.reason) if known.result not in ("", "SUCCEEDED") else ""
+        return [note for note in (problem, why) if note]
 
     def html(self) -> str:
         """As it stands now, as HTML without script."""
         with self._lock:
             timeline, now_ns = self._session.film.latest, self.now_ns
         return html.job_html(
-            timeline, now_ns, name=self.name, mode=self.mode, notes=self.notes(), said=self.said()
+            timeline,
+            now_ns,
+            name=self.name,
+            mode=self.mode,
+            notes=self.notes(),
+            said=self.said(),
+            state=self.state,
         )
 
     def said(self) -> Said:
