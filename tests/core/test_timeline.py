@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from tests.core.test_events import sample
 from toolkit.core import events as ev
 from toolkit.core import timeline as tl
 from toolkit.core.job_report import FailureRecord
@@ -572,3 +574,17 @@ def test_a_torn_recording_still_tells_how_it_ended(lost: set[int]) -> None:
     assert timeline.state == "succeeded"
     assert timeline.restarts_used == 1
     assert timeline.nodes["a"].missing == len(events) - len(kept)
+
+
+def test_a_job_that_somebody_stopped_has_not_failed() -> None:
+    stop = replace(
+        sample(ev.ActionTaken), node="a", run_id="job", seq=2, action="stop", outcome="done", by="me@here"
+    )
+    start = replace(sample(ev.AgentStarted), node="a", run_id="job", seq=1)
+    end = replace(sample(ev.AgentFinished), node="a", run_id="job", seq=3, result="FAILED")
+    stopped = tl.fold_all([start, stop, end])
+    assert stopped.state == "stopped" and stopped.stopped_by == "me@here"
+    assert tl.fold_all([start, end]).state == "failed"
+    assert tl.fold_all([start, replace(stop, outcome="refused"), end]).state == "failed"
+    again = tl.fold_all([replace(start, seq=1, pid=8, mono_ns=10**12)], stopped)
+    assert again.stopped_by == "", "another job"

@@ -306,6 +306,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         nodes: by name, in the order of their first event.
         failures: in the order of their events; between nodes that is only as good as their wall clocks.
         job: what the nodes decided together, with our rendezvous.
+        stopped_by: who had it ended, if somebody did.
         sessions: jobs that ran one after another into this recording; only the last one is told.
         ignored: events that a bound kept out.
     """
@@ -314,6 +315,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Mapping[str, Node] = {}
     failures: Mapping[FailureKey, Failure] = {}
     job: JobStory = JobStory()
+    stopped_by: str = ""
     sessions: int = 1
     ignored: int = 0
 
@@ -335,7 +337,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
         """What the job does, or how it ended."""
         if not self.nodes:
             return "unknown"
-        if self.result == "FAILED" and self.job.stopped_by:
+        if self.result == "FAILED" and self.stopped_by:
             return "stopped"  # by somebody who said so: nothing went wrong
         if self.result:
             return STATE_OF_RESULT.get(self.result, "error")

@@ -130,7 +130,6 @@ class JobStory(msgspec.Struct, frozen=True, kw_only=True):
         epochs: by number, in the order in which they were told of.
         rounds: by number, likewise.
         outcome: None while nobody has told.
-        stopped_by: who had the job ended, if somebody did.
     """
 
     epochs: Mapping[int, Epoch] = {}
@@ -139,7 +138,6 @@ class JobStory(msgspec.Struct, frozen=True, kw_only=True):
     joins: tuple[Join, ...] = ()
     silences: tuple[Silence, ...] = ()
     outcome: JobOutcome | None = None
-    stopped_by: str = ""
 
     @property
     def coordinator(self) -> str:
@@ -312,12 +310,6 @@ def _appended(history: tuple[_T, ...], item: _T) -> tuple[_T, ...]:
     return (*history[-(TOLD_MAX - 1) :], item)
 
 
-def _action_taken(story: JobStory, event: events.ActionTaken, at: Moment) -> JobStory:
-    if event.action != "stop" or event.outcome != "done":
-        return story
-    return replace(story, stopped_by=event.by or "somebody")
-
-
 _STEPS: dict[type[Event], Callable[[JobStory, Any, Moment], JobStory]] = {
     events.RoundFormed: _round_formed,
     events.RendezvousCompleted: _rendezvous_completed,
@@ -329,5 +321,4 @@ _STEPS: dict[type[Event], Callable[[JobStory, Any, Moment], JobStory]] = {
     events.StoreSilent: _store_silent,
     events.StoreAnswers: _store_answers,
     events.JobEnded: _job_ended,
-    events.ActionTaken: _action_taken,
 }

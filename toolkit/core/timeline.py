@@ -86,6 +86,7 @@ class _Draft:
         self.nodes = dict(start.nodes)
         self.failures = dict(start.failures)
         self.job = start.job
+        self.stopped_by = start.stopped_by
         self.sessions = start.sessions
         self.ignored = start.ignored
 
@@ -95,6 +96,7 @@ class _Draft:
             nodes=self.nodes,
             failures=self.failures,
             job=self.job,
+            stopped_by=self.stopped_by,
             sessions=self.sessions,
             ignored=self.ignored,
         )
@@ -135,7 +137,7 @@ class _Draft:
             # The job had ended: what follows is another one.
             self.nodes.clear()
             self.failures.clear()
-            self.job = JobStory()
+            self.job, self.stopped_by = JobStory(), ""
             self.sessions += 1
             return _with_header(Node(name=node.name), event)
         reborn = Node(
@@ -224,6 +226,12 @@ def _agent_started(draft: _Draft, node: Node, event: events.AgentStarted, at: Mo
         entrypoint=event.entrypoint,
         started=at,
     )
+
+
+def _action_taken(draft: _Draft, node: Node, event: events.ActionTaken, at: Moment) -> Node:
+    if event.action == "stop" and event.outcome == "done":
+        draft.stopped_by = event.by or "somebody"
+    return node
 
 
 def _agent_finished(draft: _Draft, node: Node, event: events.AgentFinished, at: Moment) -> Node:
@@ -524,6 +532,7 @@ def _with_latest(rank: Rank | None, changed: Incarnation) -> Rank:
 
 _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.AgentStarted: _agent_started,
+    events.ActionTaken: _action_taken,
     events.AgentFinished: _agent_finished,
     events.RendezvousStarted: _rendezvous_started,
     events.RendezvousCompleted: _rendezvous_completed,

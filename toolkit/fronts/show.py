@@ -130,7 +130,8 @@ def _headline(said: RunSummary, now_ns: int | None) -> str:
         case "stopped" if said.result == "STOPPED":
             return f"was not needed, and left after {took}"
         case "stopped":
-            return f"was stopped by a signal in {took}{after}"
+            by = " by a signal" if said.result == "SIGNAL" else ""
+            return f"was stopped{by} in {took}{after}"
         case "error":
             return f"ended with an error in {took}{after}"
         case "vanished":
