@@ -60,10 +60,10 @@ def pack(
     _check_kind(function)
     try:
         import cloudpickle
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError:
         raise ConfigurationError(
             "functions as entrypoints need cloudpickle: pip install 'rallypoint[notebook]'; or give a script"
-        ) from error
+        ) from None
     try:
         call = cloudpickle.dumps((function, args, dict(kwargs)))
     except Exception as error:
