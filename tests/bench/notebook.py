@@ -206,7 +206,7 @@ def picture() -> Mapping[str, float]:
     scenario = Scenario("thousand-intervals", nodes=26, max_restarts=9, workload=workload)
     events = ScenarioRun(scenario, subject_named("rally"), seed=1).run().events
     timeline, ended_ns = fold_all(events), max(event.wall_ns for event in events)
-    count = sum(len(node_stretches(node)) for node in timeline.nodes.values())
+    count = sum(len(node_stretches(node, timeline)) for node in timeline.nodes.values())
     assert 1_000 <= count <= 1_050, f"{count} intervals"
     took_s = _each(lambda: timeline_svg(timeline, ended_ns), _TIMES)
     size = len(timeline_svg(timeline, ended_ns).encode())
