@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from notebooks.render import HERE, read
 from tests.browser import chromium
 from tests.notebook.lab import Page, lab, write_notebook
 
@@ -136,3 +137,34 @@ def test_dark_and_light(page: Any, tmp_path: Path) -> None:
         page.screenshot(path=tmp_path / f"{theme}.png")
     assert colours["true"] == ["rgb(31, 35, 40)", "rgb(255, 255, 255)"]
     assert colours["false"] == ["rgb(230, 237, 243)", "rgb(13, 17, 23)"]
+
+
+def test_the_first_notebook_as_a_reader_runs_it(tmp_path: Path) -> None:
+    """All cells of 01 in JupyterLab: nothing fails, every live view is frozen in the end."""
+    notebook = read(HERE / "01-first-run.py")
+    nbformat.write(notebook, tmp_path / NOTEBOOK)
+    # As high as all of it: cells that are out of sight are not in the page.
+    with lab(tmp_path) as server, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 6000})
+        opened = Page(page, server, NOTEBOOK)
+        opened.idle()
+        page.get_by_text("Run", exact=True).first.click()
+        page.get_by_text("Run All Cells", exact=True).first.click()
+        count = sum(cell.cell_type == "code" for cell in notebook.cells)
+        prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+        page.wait_for_function(
+            f"{prompts}.filter((prompt) => /\\d/.test(prompt.textContent)).length === {count}"
+        )
+        page.wait_for_function("document.querySelectorAll('.rally-live').length === 0")
+        page.screenshot(path=tmp_path / "first.png")
+        assert (
+            page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').count()
+            == 0
+        )
+        assert page.locator(".rally svg.rally-timeline").count() >= 2
+        assert "restarts 1 of 3" in page.locator(".rally .rally-facts").first.inner_text()
+        opened.save()
+    outputs = [
+        output for cell in nbformat.read(tmp_path / NOTEBOOK, 4).cells for output in cell.get("outputs", ())
+    ]
+    assert not [output for output in outputs if output.output_type == "error"]
