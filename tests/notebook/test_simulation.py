@@ -30,7 +30,7 @@ def sim() -> Iterator[Simulation]:
 
 
 def test_it_is_looked_at_as_a_job_is(sim: Simulation) -> None:
-    assert sim.state == "unknown" and sim.now_s == 0
+    assert sim.state == "not started" and sim.now_s == 0
     happened = sim.step(2)
     assert len(happened) >= 2 and "agent starts" in repr(happened)
     sim.run(until=lambda timeline: sum(len(node.ranks) for node in timeline.nodes.values()) == 8)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from toolkit.core import events
 from toolkit.core.job_story import JobStory
@@ -297,6 +298,32 @@ STATE_OF_RESULT: dict[str, JobState] = {
     "SIGNAL": "stopped",
     "STOPPED": "stopped",
 }
+
+
+def same_start(node: Node, event: events.AgentStarted) -> bool:
+    """Whether it is the start that is known of the node's agent, and not that of another one."""
+    started = node.started
+    if started is None:
+        # Events of before its start, or the start itself was torn.
+        return event.seq > node.last_seq or event.seq <= 0
+    return event.pid == node.pid and event.mono_ns == started.mono_ns
+
+
+def with_header(node: Node, event: events.Event) -> Node:
+    """The node with what each event says taken in: number, time, round, epoch, restarts."""
+    at = Moment(event.mono_ns, event.wall_ns)
+    numbered = event.seq > 0
+    return replace(
+        node,
+        events_seen=node.events_seen + 1,
+        last_seq=event.seq if numbered else node.last_seq,
+        missing=node.missing + (event.seq - node.last_seq - 1 if numbered else 0),
+        round=event.round,
+        epoch=event.epoch,
+        restart_count=event.restart_count,
+        first_event=node.first_event or at,
+        last_event=at,
+    )
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):

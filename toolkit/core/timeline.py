@@ -28,6 +28,8 @@ from toolkit.core.history import (
     Round,
     Signal,
     Timeline,
+    same_start,
+    with_header,
     worst_result,
 )
 from toolkit.core.job_story import JobStory
@@ -116,7 +118,7 @@ class _Draft:
         node = self.nodes.get(event.node)
         if node is None:
             return self._new_node(event)
-        if isinstance(event, events.AgentStarted) and not _same_start(node, event):
+        if isinstance(event, events.AgentStarted) and not same_start(node, event):
             return self._next_life(node, event)
         if 0 < event.seq <= node.last_seq:
             if node.last_event is None or event.mono_ns <= node.last_event.mono_ns:
@@ -124,13 +126,13 @@ class _Draft:
                 return None
             # The count began anew while time went on: another agent of that name, whose start is missing.
             return self._next_life(node, event)
-        return _with_header(node, event)
+        return with_header(node, event)
 
     def _new_node(self, event: Event) -> Node | None:
         if len(self.nodes) >= NODES_MAX:
             self.ignored += 1
             return None
-        return _with_header(Node(name=event.node), event)
+        return with_header(Node(name=event.node), event)
 
     def _next_life(self, node: Node, event: Event) -> Node:
         if all(other.result for other in self.nodes.values()):
@@ -139,7 +141,7 @@ class _Draft:
             self.failures.clear()
             self.job, self.stopped_by = JobStory(), ""
             self.sessions += 1
-            return _with_header(Node(name=node.name), event)
+            return with_header(Node(name=node.name), event)
         reborn = Node(
             name=node.name,
             life=node.life + 1,
@@ -153,7 +155,7 @@ class _Draft:
             time_lost_s=node.time_lost_s,
             evictions=node.evictions,
         )
-        return _with_header(reborn, event)
+        return with_header(reborn, event)
 
     def note_failure(self, node: Node, failure: Failure) -> Node:
         """Keep `failure`, or what it adds to what is known of it."""
@@ -184,30 +186,6 @@ class _Draft:
         inferred = self.failures.get(key)
         if inferred is not None:
             self.failures[key] = replace(inferred, first=False)
-
-
-def _same_start(node: Node, event: events.AgentStarted) -> bool:
-    started = node.started
-    if started is None:
-        # Events of before its start, or the start itself was torn.
-        return event.seq > node.last_seq or event.seq <= 0
-    return event.pid == node.pid and event.mono_ns == started.mono_ns
-
-
-def _with_header(node: Node, event: Event) -> Node:
-    at = Moment(event.mono_ns, event.wall_ns)
-    numbered = event.seq > 0
-    return replace(
-        node,
-        events_seen=node.events_seen + 1,
-        last_seq=event.seq if numbered else node.last_seq,
-        missing=node.missing + (event.seq - node.last_seq - 1 if numbered else 0),
-        round=event.round,
-        epoch=event.epoch,
-        restart_count=event.restart_count,
-        first_event=node.first_event or at,
-        last_event=at,
-    )
 
 
 # -- one step for each kind of event ------------------------------------------------------------------------

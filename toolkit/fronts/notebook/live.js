@@ -122,7 +122,7 @@ function render({ model, el }) {
   const head = made("div", "rally-head"), summary = made("span", "rally-head"), buttons = made("span", "rally-buttons"), ask = made("div", "rally-ask");
   const notes = made("div"), picture = made("div"), failures = made("div"), ranks = made("div");
   const sum = made("div", "rally-note"), told = made("div", "rally-note");
-  root.append(style, head, ask, notes, picture, failures, ranks, sum, told);
+  root.append(style, head, ask, notes, picture, failures, ranks, told);
   el.append(root);
 
   function order(words, message) {
@@ -159,64 +159,57 @@ function render({ model, el }) {
     failures.innerHTML = all.failures; // made and escaped by views/html.py
   }
 
-  // Rows stay the elements that they are while they mean the same: a click on one that was replaced would be lost.
-  let built = "", cells = new Map();
+  // Rows and buttons stay the elements that they are: a click on one that was replaced meanwhile would be lost.
+  const table = made("table", "rally-table"), titles = made("tr"), top = made("thead"), body = made("tbody");
+  const names = COLUMNS.map((name) => made("th", "", name)), lines = new Map();
+  // The buttons stand before what is as long as it likes, so that none of them moves.
+  titles.append(...names.slice(0, LAST), made("th"), names[LAST]);
+  top.append(titles);
+  table.append(top, body);
+  ranks.append(table, sum);
 
-  function draw_ranks() {
-    const all = known.all, places = shown(all);
-    const told_of = COLUMNS.map((_, column) => all.rows.some((row) => row[column] !== "" && row[column] !== null));
-    const kills = (row) => all.acts && all.states[row[STATE]][0] === "running";
-    const means = JSON.stringify([told_of, places.map((place) => [place, all.rows[place][RANK], kills(all.rows[place])])]);
-    if (means !== built) build_ranks(places, told_of, kills);
-    built = means;
-    for (const place of places) all.rows[place].forEach((value, column) => {
-      const cell = cells.get(`${place} ${column}`);
-      if (!cell || cell.told === value) return;
+  function line_of(place) {
+    if (!lines.has(place)) {
+      const line = made("tr"), cells = COLUMNS.map(() => made("td")), last = made("td");
+      const kill = made("button", "rally-button rally-kill", "kill");
+      kill.onclick = () => {
+        const row = known.all.rows[place];
+        order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
+          { act: "kill", rank: row[RANK], incarnation: row[INCARNATION] });
+      };
+      last.append(kill);
+      line.append(...cells.slice(0, LAST), last, cells[LAST]);
+      lines.set(place, { line, cells, kill });
+    }
+    return lines.get(place);
+  }
+
+  function draw_line(place, told_of) {
+    const all = known.all, row = all.rows[place], { line, cells, kill } = line_of(place);
+    cells.forEach((cell, column) => {
+      const value = row[column];
+      cell.hidden = !told_of[column];
+      if (cell.told === value) return;
       cell.told = value;
       if (column === STATE) cell.replaceChildren(badge(all.states[value]));
       else cell.textContent = value ?? "";
+      cell.className = typeof value === "number" && column !== STATE ? "rally-number" : "";
     });
+    kill.hidden = !all.acts || all.states[row[STATE]][0] !== "running";
+    return line;
+  }
+
+  function draw_ranks() {
+    const all = known.all;
+    const told_of = COLUMNS.map((_, column) => all.rows.some((row) => row[column] !== "" && row[column] !== null));
+    names.forEach((name, column) => { name.hidden = !told_of[column]; });
+    const now = shown(all).map((place) => draw_line(place, told_of));
+    if (now.length !== body.children.length || now.some((line, at) => body.children[at] !== line)) body.replaceChildren(...now);
+    table.hidden = !all.rows.length;
     const counts = new Map();
     for (const row of all.rows) counts.set(row[STATE], (counts.get(row[STATE]) ?? 0) + 1);
     const sums = [...counts].map(([state, count]) => `${count} ${all.states[state][0]}`).join(", ");
     sum.textContent = all.rows.length > all.rows_max ? `${all.rows.length} ranks: ${sums}` : "";
-  }
-
-  function build_ranks(places, told_of, kills) {
-    const all = known.all, table = made("table", "rally-table"), titles = made("tr"), top = made("thead"), body = made("tbody");
-    cells = new Map();
-    COLUMNS.forEach((name, column) => {
-      if (column === LAST && all.acts) titles.append(made("th"));
-      if (told_of[column]) titles.append(made("th", "", name));
-    });
-    top.append(titles);
-    for (const place of places) {
-      const row = all.rows[place], line = made("tr");
-      row.forEach((value, column) => {
-        // Before what is as long as it likes, so that nobody's button moves.
-        if (column === LAST && all.acts) line.append(kill_cell(place, kills(row)));
-        if (!told_of[column]) return;
-        const cell = made("td", typeof value === "number" && column !== STATE ? "rally-number" : "");
-        cells.set(`${place} ${column}`, cell);
-        line.append(cell);
-      });
-      body.append(line);
-    }
-    table.append(top, body);
-    ranks.replaceChildren(...(all.rows.length ? [table] : []));
-  }
-
-  function kill_cell(place, can) {
-    const cell = made("td");
-    if (!can) return cell;
-    const kill = made("button", "rally-button rally-kill", "kill");
-    kill.onclick = () => {
-      const row = known.all.rows[place];
-      order({ what: `SIGKILL to rank ${row[RANK]}, incarnation ${row[INCARNATION]}?`, yes: "Kill" },
-        { act: "kill", rank: row[RANK], incarnation: row[INCARNATION] });
-    };
-    cell.append(kill);
-    return cell;
   }
 
   function draw_picture() {
