@@ -74,7 +74,11 @@ def load_ipython_extension(shell: Any) -> None:
 
 def _greet_ipython() -> None:
     """Importing the package where IPython runs is enough; elsewhere nothing more is imported."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if "IPython" not in sys.modules:
+        return
+    from toolkit.fronts.notebook.shell import running_shell
+
+    shell = running_shell()
     if shell is not None:
         load_ipython_extension(shell)
 

@@ -6,6 +6,7 @@ JupyterLab (light and dark), in an exported page, and with the network off.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
-from toolkit.views.rows import RankKey, RankRow, RowMaker, lost_nodes, size_in_words
+from toolkit.views.rows import RANK_STATES, RankKey, RankRow, RowMaker, lost_nodes, size_in_words
 from toolkit.views.svg import timeline_svg
 from toolkit.views.wording import duration_in_words, harmless, tail_of
 
@@ -149,11 +150,6 @@ def _number(value: float) -> str:
     return f'<td class="rally-number">{value:,.4g}</td>'
 
 
-def pairs(values: Mapping[str, Any]) -> str:
-    """Names and values, one pair a line."""
-    return table(("", ""), [(name, value) for name, value in values.items() if value not in ("", None)])
-
-
 # -- a job ----------------------------------------------------------------------------------------------------
 
 
@@ -273,19 +269,14 @@ def ranks_html(timeline: Timeline, most: int = ROWS_MAX, said: Said = NOTHING_SA
     columns += ["last"] if told else []
     body = table(columns, [_rank(row, used, [last_of(row, said)] if told else []) for row in shown])
     if len(rows) > len(shown):
-        counts: dict[str, int] = {}
-        for row in rows:
-            counts[row.state] = counts.get(row.state, 0) + 1
+        counts = Counter(row.state for row in rows)
         all_of_them = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         body += f'<div class="rally-note">{plural(len(rows), "rank")}: {text(all_of_them)}</div>'
     return body
 
 
-_ODD = {state: place for place, state in enumerate(("failed", "lost", "unkillable", "stopped", "running"))}
-
-
 def _oddest(row: RankRow) -> tuple[int, int]:
-    return _ODD.get(row.state, len(_ODD)), row.now.global_rank
+    return RANK_STATES.index(row.state), row.now.global_rank
 
 
 def _rank(row: RankRow, used: bool, last: list[str]) -> list[Any]:

@@ -55,6 +55,10 @@ class Mark:
     words: str
 
 
+#: how a cause looks, wherever it is drawn
+MARK_SIGNS = {"failure": "✗", "bell": "◆", "lost": "☠", "signal": "!", "from_above": "↓", "from_below": "↑"}
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One line.

@@ -15,6 +15,7 @@ from typing import TypeVar
 from toolkit.core.history import Node, Timeline
 from toolkit.core.words import plural
 from toolkit.views.lanes import (
+    MARK_SIGNS,
     Mark,
     Phase,
     Span,
@@ -41,7 +42,6 @@ _LABEL_LETTERS = 15
 _Key = TypeVar("_Key")
 
 _ORDER: tuple[Phase, ...] = ("done", "waits", "moves", "runs", "succeeds", "fails")
-_SIGNS = {"failure": "✗", "bell": "◆", "lost": "☠", "signal": "!", "from_above": "↓", "from_below": "↑"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class _Picture:
         x, words = self._x_of_cell(mark.cell), escape(harmless(mark.words))
         return (
             f'<text class="rally-mark rally-{mark.kind}" x="{x:.1f}" y="{middle + 4}" text-anchor="middle">'
-            f"{_SIGNS[mark.kind]}<title>{words}</title></text>"
+            f"{MARK_SIGNS[mark.kind]}<title>{words}</title></text>"
         )
 
 

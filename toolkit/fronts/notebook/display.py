@@ -7,28 +7,19 @@ the output is replaced by HTML without script when the run ends.
 from __future__ import annotations
 
 import contextvars
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 from toolkit import wiring
 from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import RallyError
 from toolkit.fronts.notebook.deltas import Deltas
+from toolkit.fronts.notebook.shell import running_shell
 from toolkit.fronts.notebook.watched import Watched
 
 #: messages of one view are at least so far apart, and pictures where there is no widget, in nanoseconds
 APART_NS, _PICTURES_APART_NS = 200_000_000, 1_000_000_000
-
-
-class Live(Protocol):
-    """What can be shown live."""
-
-    over: bool
-
-    def subscribe(self, tell: Callable[[bool], None]) -> None: ...
-    def unsubscribe(self, tell: Callable[[bool], None]) -> None: ...
 
 
 def bundle(watched: Watched) -> dict[str, Any]:
@@ -51,12 +42,8 @@ def show(watched: Any, *, widget: bool = True) -> None:
     View(watched, widget=widget).show()
 
 
-def _shell() -> Any:
-    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-
-
 def _in_notebook() -> bool:
-    return getattr(_shell(), "kernel", None) is not None
+    return getattr(running_shell(), "kernel", None) is not None
 
 
 class _Cells:
@@ -120,7 +107,7 @@ class View:
     def __init__(self, watched: Any, *, widget: bool = True) -> None:
         self._watched = watched
         self._by_widget = widget and find_spec("anywidget") is not None
-        self._cells = _Cells.of(_shell())
+        self._cells = _Cells.of(running_shell())
         self._place = f"rally-{wiring.fresh_run_id()}"
         self._deltas = Deltas(watched.name, acts=hasattr(watched, "kill"))
         self._said_ns = 0
@@ -191,7 +178,7 @@ class View:
         self._replace(data)
 
     def _replace(self, data: dict[str, Any]) -> None:
-        publish = _shell().display_pub.publish
+        publish = running_shell().display_pub.publish
         self._cells.say(publish, data, {}, transient={"display_id": self._place}, update=True)
 
     # -- what its buttons ask for ---------------------------------------------------------------------------

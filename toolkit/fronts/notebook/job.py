@@ -12,7 +12,7 @@ from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
 from toolkit.adapters.recording.catalog import wall_clock_ns
 from toolkit.adapters.recording.follow import FollowedRun
-from toolkit.adapters.recording.log_places import LastLines, log_path
+from toolkit.adapters.recording.log_places import LastLines
 from toolkit.adapters.recording.merged_logs import without_time
 from toolkit.adapters.watch_thread import Ending, WatchThread, used_s
 from toolkit.core.actions import Action, Outcome
@@ -32,6 +32,8 @@ from toolkit.views.session import TAKEN_MAX, Session
 #: took, in CPU time, there is none after one that has seen something, and after one that has not. So it is a tenth of
 #: a core, and a hundredth for a silent job, however many ranks and views there are.
 _LOOK_S, _LOOK_MAX_S, _REST, _REST_OF_SILENT = 0.1, 1.0, 10, 100
+#: in the launch folder of a run: what its agent wrote to its console
+AGENT_LOG = "agent.log"
 #: where the end of what an agent said to its console is shown
 _SAID_LINES = 12
 
@@ -84,8 +86,6 @@ class Job(Watched):
         self._last_lines = LastLines(path)
         self._ending = Ending()
         self._over = self._stop_asked = False
-        #: called in the watching thread when something is new, and when it is over
-        self._watchers: list[Callable[[bool], None]] = []
         if process is None:
             # What is recorded is known at once, and also whether that was all.
             read_all(self._session)
@@ -100,9 +100,7 @@ class Job(Watched):
             gone = self._process is None or self._process.exit_code() is not None
             new = self._session.tick(0.0)
             self._over = over = gone and not new and self._is_over()
-            watchers = list(self._watchers)
-        for tell in watchers:
-            tell(over)
+        self._tell_watchers(over)
         if over:
             self._watchers.clear()
             if self._process is not None:
@@ -115,24 +113,16 @@ class Job(Watched):
         return min(max(_LOOK_S, took_s * (_REST if new else _REST_OF_SILENT)), _LOOK_MAX_S)
 
     def _is_over(self) -> bool:
-        if self._process is not None:
-            return True
-        return self._session.mode != "LIVE"
+        return self._process is not None or self._session.mode != "LIVE"
 
-    def subscribe(self, tell: Callable[[bool], None]) -> None:
-        """Have `tell` called in the watching thread again and again, the last time with True: it is over."""
+    def subscribe(self, tell: Callable[..., None]) -> None:
+        """See `Watched`; called in the watching thread, or here and once if it is over."""
         with self._lock:
             over = self._over
             if not over:
-                self._watchers.append(tell)
+                super().subscribe(tell)
         if over:
             tell(True)
-
-    def unsubscribe(self, tell: Callable[[bool], None]) -> None:
-        """Call it no more."""
-        with self._lock:
-            if tell in self._watchers:
-                self._watchers.remove(tell)
 
     @property
     def over(self) -> bool:
@@ -336,10 +326,10 @@ class Job(Watched):
 
     def output(self) -> str:
         """The end of what its agent wrote to its console."""
-        path = log_path(str(self.path / LAUNCH_FOLDER / "agent.log"), None)
         if self._process is not None:
             return self._process.said()
-        return path.read_text(errors="replace") if path is not None and path.exists() else ""
+        path = self.path / LAUNCH_FOLDER / AGENT_LOG
+        return path.read_text(errors="replace") if path.exists() else ""
 
     # -- what it is told ------------------------------------------------------------------------------------
 

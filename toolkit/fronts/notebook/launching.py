@@ -21,9 +21,11 @@ from toolkit.adapters.recording.directory import stamped_name
 from toolkit.adapters.recording.layout import is_recording, path_safe
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.timeline import Timeline
 from toolkit.fronts import preflight
 from toolkit.fronts.arguments import check_keyword
-from toolkit.fronts.notebook.job import Job
+from toolkit.fronts.notebook.job import AGENT_LOG, Job
+from toolkit.fronts.notebook.shell import running_shell
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.watching import OFFERED_MAX, run_of_now
 
@@ -176,7 +178,7 @@ class _Order:
             ["run", *self._argv(words)],
             environ=self._environ,
             cwd=Path.cwd(),
-            output=folder / "agent.log",
+            output=folder / AGENT_LOG,
             tied=not self._detach,
         )
         job = Job(self._path, self._run_id, process, returns=call is not None)
@@ -230,13 +232,16 @@ def attach(run: str | Path | None = None) -> Job:
     path = run_of_now(state) if run is None else find_run(state, str(run))
     recording = read_run(path)
     host = str(recording.run.get("host", ""))
-    timeline = recording.timeline()
-    if not timeline.result and host and host != platform.node() and is_live(timeline) is None:
+    if host and host != platform.node() and _runs_elsewhere(recording.timeline()):
         raise ConfigurationError(
             f"{recording.run_id} runs on {host}, and this is {platform.node()}; attach there, "
             "or watch it from here with `rally top http://HOST:PORT --token-file FILE`"
         )
     return Job(path.absolute(), recording.run_id or path.name)
+
+
+def _runs_elsewhere(timeline: Timeline) -> bool:
+    return not timeline.result and is_live(timeline) is None
 
 
 # -- before anything starts -----------------------------------------------------------------------------------
@@ -323,8 +328,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _cell_name(file: str) -> str:
     """What the notebook calls the cell whose text is said to be in this file."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    name = getattr(getattr(shell, "compile", None), "format_code_name", lambda name: None)(file)
+    name = getattr(getattr(running_shell(), "compile", None), "format_code_name", lambda name: None)(file)
     return " ".join(name) if name else file
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Timeline
 from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.watching import read_all
 from toolkit.views import html
 from toolkit.views.lanes import since
 from toolkit.views.session import Session
@@ -73,10 +75,9 @@ class Simulation(Watched):
 
     def _begin(self, held: HostedRun) -> None:
         self._held = held
-        self._watchers: list[Callable[..., None]] = []
         self._thread: WatchThread | None = None
         super().__init__(self._new_session(), held.scenario.name)
-        self._tick()
+        read_all(self._session)
 
     def _new_session(self) -> Session:
         held = self._held
@@ -199,25 +200,23 @@ class Simulation(Watched):
 
     # -- for those that show it -----------------------------------------------------------------------------
 
-    def _moves(self) -> _Move:
-        return _Move(self._tell)
-
-    def _tick(self) -> None:
-        with self._lock:
-            while self._session.tick(0.0):
-                pass
+    @contextmanager
+    def _moves(self) -> Iterator[None]:
+        """Whoever shows it is told when a call that moves it has ended, also by an error or an interrupt."""
+        try:
+            yield
+        finally:
+            self._tell(settled=True)
 
     def _tell(self, settled: bool) -> None:
-        self._tick()
         with self._lock:
-            watchers = list(self._watchers)
-        for tell in watchers:
-            tell(self.over and settled, settled=settled)
+            read_all(self._session)
+        self._tell_watchers(self.over and settled, settled=settled)
 
     def subscribe(self, tell: Callable[..., None]) -> None:
-        """Have `tell(over, settled=...)` called while a call goes on, and when it has ended."""
+        """See `Watched`; called by a thread while a call goes on, and by the call when it has ended."""
+        super().subscribe(tell)
         with self._lock:
-            self._watchers.append(tell)
             if self._thread is None:
                 self._thread = WatchThread(self._look, f"rally-sim-{self.name}")
 
@@ -228,29 +227,10 @@ class Simulation(Watched):
         self._tell(settled=False)
         return _LOOK_S
 
-    def unsubscribe(self, tell: Callable[..., None]) -> None:
-        """Call it no more."""
-        with self._lock:
-            if tell in self._watchers:
-                self._watchers.remove(tell)
-
     def _ipython_display_(self) -> None:
         from toolkit.fronts.notebook.display import show
 
         show(self, widget=False)
-
-
-class _Move:
-    """A call that moves it: whoever shows it is told when it has ended, also by an error or an interrupt."""
-
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        self._tell = tell
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._tell(True)
 
 
 class Happened(Sequence[AnyEvent]):

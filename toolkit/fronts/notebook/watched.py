@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,30 @@ class Watched:
         self._session = session
         self._lock = lock()
         self.name = name
+        #: told by whatever moves or looks at it
+        self._watchers: list[Callable[..., None]] = []
+
+    # -- for those that show it -----------------------------------------------------------------------------
+
+    def subscribe(self, tell: Callable[..., None]) -> None:
+        """Have `tell(over, settled=...)` called again and again, the last time with True: it is over.
+
+        `settled` says that what moved it has ended, so that what is shown now will stand for a while.
+        """
+        with self._lock:
+            self._watchers.append(tell)
+
+    def unsubscribe(self, tell: Callable[..., None]) -> None:
+        """Call it no more."""
+        with self._lock:
+            if tell in self._watchers:
+                self._watchers.remove(tell)
+
+    def _tell_watchers(self, over: bool, *, settled: bool = False) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for tell in watchers:
+            tell(over, settled=settled)
 
     # -- what is known --------------------------------------------------------------------------------------
 

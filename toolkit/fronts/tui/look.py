@@ -32,7 +32,6 @@ PHASES: dict[Phase, tuple[str, str]] = {
 PLAIN_PHASES: dict[Phase, str] = {
     "none": " ", "waits": "w", "moves": "~", "runs": "=", "fails": "x", "succeeds": "#", "done": "·",
 }  # fmt: skip
-MARKS = {"failure": "✗", "bell": "◆", "lost": "☠", "signal": "!", "from_above": "↓", "from_below": "↑"}
 MARK_STYLES = {
     "failure": "bold white on red",
     "bell": "bold black on yellow",

@@ -15,10 +15,10 @@ from textual.strip import Strip
 from textual.widgets import Static
 
 from toolkit.core.history import Node, Timeline
-from toolkit.fronts.tui.look import MARK_STYLES, MARKS, PHASES, PLAIN_PHASES, style
+from toolkit.fronts.tui.look import MARK_STYLES, PHASES, PLAIN_PHASES, style
 from toolkit.fronts.tui.panes import Pane
 from toolkit.views import lanes
-from toolkit.views.lanes import Band, Lane, Span
+from toolkit.views.lanes import MARK_SIGNS, Band, Lane, Span
 from toolkit.views.rows import NODE_FIELDS, RankKey
 from toolkit.views.session import Session
 from toolkit.views.wording import harmless
@@ -149,7 +149,7 @@ class Lanes(ScrollView, can_focus=True):
             if plain:
                 letter = PLAIN_PHASES[phase]
             if cell in marks:
-                letter, look = MARKS[marks[cell].kind], style(MARK_STYLES[marks[cell].kind])
+                letter, look = MARK_SIGNS[marks[cell].kind], style(MARK_STYLES[marks[cell].kind])
             if cell == cursor:
                 letter, look = (
                     ("│" if letter in " ·" else letter),
@@ -196,7 +196,7 @@ class TimelinePane(Pane):
         for mark in lane.marks[-3:]:
             at = lanes.since((span.time_of(mark.cell) - view._origin_ns) / 1e9)
             said.append(
-                f" {MARKS[mark.kind]} {at} {harmless(mark.words)}  ",
+                f" {MARK_SIGNS[mark.kind]} {at} {harmless(mark.words)}  ",
                 "red" if mark.kind in ("failure", "lost") else "yellow",
             )
         return said
