@@ -13,7 +13,7 @@ import pytest
 
 from notebooks.render import HERE, read
 from tests.browser import chromium
-from tests.notebook.lab import Page, lab, write_notebook
+from tests.notebook.lab import PATIENCE_MS, Page, lab, write_notebook
 
 NOTEBOOK = "job.ipynb"
 TRAIN = """
@@ -152,8 +152,10 @@ def test_the_first_notebook_as_a_reader_runs_it(tmp_path: Path) -> None:
         page.get_by_text("Run All Cells", exact=True).first.click()
         count = sum(cell.cell_type == "code" for cell in notebook.cells)
         prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+        # Training, failures and a restart, one after another: as long as a busy machine takes for all of it.
         page.wait_for_function(
-            f"{prompts}.filter((prompt) => /\\d/.test(prompt.textContent)).length === {count}"
+            f"{prompts}.filter((prompt) => /\\d/.test(prompt.textContent)).length === {count}",
+            timeout=6 * PATIENCE_MS,
         )
         page.wait_for_function("document.querySelectorAll('.rally-live').length === 0")
         page.screenshot(path=tmp_path / "first.png")
