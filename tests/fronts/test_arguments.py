@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.arguments import OPTIONS, build_parser, comma_separated, parse_arguments
+from toolkit.fronts.arguments import build_parser, parse_arguments
+from toolkit.fronts.option import comma_separated
+from toolkit.fronts.option_table import OPTIONS
 
 OURS = {
     *("--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"),

@@ -5,21 +5,20 @@ Nothing here looks at the machine; `toolkit.fronts.preflight` does. torch is not
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
-from toolkit.fronts import rally_options
-from toolkit.fronts.arguments import OPTIONS, Arguments, build_parser, parse_arguments
+from toolkit.fronts import option_values, rally_options
+from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options
+from toolkit.fronts.notices import notices, unheard
 from toolkit.fronts.option import one_of
 from toolkit.fronts.rally_options import MASTER_PORT, RallyOptions
 from toolkit.fronts.rendezvous_settings import (
@@ -32,7 +31,6 @@ from toolkit.fronts.rendezvous_settings import (
     parse_conf,
     parse_endpoint,
     says_yes,
-    unread_keys,
 )
 
 __all__ = [
@@ -48,16 +46,9 @@ __all__ = [
 #: what `--nproc-per-node` may say besides a number and the name of an out-of-tree device
 NPROC_WORDS = ("cpu", "gpu", "xpu", "auto")
 
-_SHUTDOWN_TIMEOUT_S = 30
-_SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 #: torch's `LaunchConfig`: how long the static store waits for the others
 _STATIC_TIMEOUT_S = 900
 _READ_TIMEOUT_S = 60
-#: readings more often than this would cost what they measure
-_READINGS_INTERVAL_MIN_S = 0.25
-_UNHANDLED = (signal.SIGKILL, signal.SIGSTOP)
-#: options that a script hardly has itself; behind the script they are likely misplaced
-_OFTEN_MISPLACED = ("nproc-per-node", "nnodes", "standalone", "rdzv-backend", "rdzv-endpoint", "max-restarts")
 
 
 class ScriptKind(Enum):
@@ -257,7 +248,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
     values = arguments.values
     min_nodes, max_nodes = _nodes(values.nnodes, arguments.name("nnodes"))
     conf = parse_conf(values.rdzv_conf, values.rdzv_backend, arguments.name("rdzv_conf"))
-    max_restarts = _at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
+    max_restarts = option_values.at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
     rally = None
     if values.rdzv_backend == RALLY:
         rally = rally_options.rally_options(arguments, min_nodes, max_nodes, conf, environ)
@@ -282,16 +273,24 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         local_addr=values.local_addr or None,
         role=values.role,
         max_restarts=max_restarts,
-        monitor_interval_s=_positive(values.monitor_interval, arguments.name("monitor_interval")),
+        monitor_interval_s=option_values.positive(
+            values.monitor_interval, arguments.name("monitor_interval")
+        ),
         start_method=values.start_method,
-        shutdown_timeout_s=_shutdown_timeout(arguments, environ),
-        exit_barrier_timeout_s=_positive(values.exit_barrier_timeout, arguments.name("exit_barrier_timeout")),
-        signals_to_handle=_signals(values.signals_to_handle, arguments.name("signals_to_handle")),
+        shutdown_timeout_s=option_values.shutdown_timeout(arguments, environ),
+        exit_barrier_timeout_s=option_values.positive(
+            values.exit_barrier_timeout, arguments.name("exit_barrier_timeout")
+        ),
+        signals_to_handle=option_values.signals(
+            values.signals_to_handle, arguments.name("signals_to_handle")
+        ),
         event_log_handler=values.event_log_handler,
         log_dir=values.log_dir or None,
         redirects=parse_std(values.redirects, arguments.name("redirects")),
         tee=parse_std(values.tee, arguments.name("tee")),
-        local_ranks_filter=_ranks(values.local_ranks_filter, arguments.name("local_ranks_filter")),
+        local_ranks_filter=option_values.ranks(
+            values.local_ranks_filter, arguments.name("local_ranks_filter")
+        ),
         stdout_filters=tuple(values.duplicate_stdout_filters),
         stderr_filters=tuple(values.duplicate_stderr_filters),
         log_line_prefix_template=environ.get("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"),
@@ -302,8 +301,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         run_dir=values.run_dir or None,
         quiet=values.quiet,
         control=control_options(values, arguments.sources),
-        readings_interval_s=_readings_interval(values.readings_interval, arguments.name("readings_interval")),
-        notices=(*_notices(arguments, min_nodes, max_nodes, conf, endpoint), *_unheard(environ)),
+        readings_interval_s=option_values.readings_interval(
+            values.readings_interval, arguments.name("readings_interval")
+        ),
+        notices=(*notices(arguments, min_nodes, max_nodes, conf, endpoint), *unheard(environ)),
     )
     _check_nodes_can_meet(options, arguments)
     return options
@@ -396,7 +397,7 @@ def _handler_conf(conf: Mapping[str, str], values: Namespace) -> dict[str, str |
 
 def _node_rank(arguments: Arguments, max_nodes: int) -> int:
     values, name = arguments.values, arguments.name("node_rank")
-    rank = _at_least_0(values.node_rank, name, "nodes before this one")
+    rank = option_values.at_least_0(values.node_rank, name, "nodes before this one")
     if rank >= max_nodes and values.rdzv_backend in (RALLY, STATIC) and not values.standalone:
         raise ConfigurationError(
             f"{name} is {rank}, and with --nnodes {values.nnodes} the last rank is {max_nodes - 1}; "
@@ -410,60 +411,6 @@ def _master_port(arguments: Arguments) -> int | None:
     if port is not None and not 0 <= port <= 65535:
         raise ConfigurationError(f"{arguments.name('master_port')} is {port}; give a port from 1 to 65535")
     return port
-
-
-def _at_least_0(value: int, name: str, what: str) -> int:
-    if value < 0:
-        raise ConfigurationError(f"{name} is {value}; give 0 or more {what}")
-    return value
-
-
-def _positive(value: float, name: str) -> float:
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigurationError(f"{name} is {value}; give a number of seconds above 0")
-    return value
-
-
-def _readings_interval(value: float, name: str) -> float:
-    if value != 0 and not (value >= _READINGS_INTERVAL_MIN_S and math.isfinite(value)):
-        raise ConfigurationError(
-            f"{name} is {value}; give at least {_READINGS_INTERVAL_MIN_S} seconds, or 0 for no readings"
-        )
-    return value
-
-
-def _shutdown_timeout(arguments: Arguments, environ: Mapping[str, str]) -> int:
-    value, name = arguments.values.shutdown_timeout, arguments.name("shutdown_timeout")
-    if value is None:
-        text, name = environ.get(_SHUTDOWN_VARIABLE, str(_SHUTDOWN_TIMEOUT_S)), _SHUTDOWN_VARIABLE
-        try:
-            value = int(text)
-        except ValueError:
-            raise ConfigurationError(f"{name} is {text!r}; give a whole number of seconds") from None
-    return _at_least_0(value, name, "seconds")
-
-
-def _signals(text: str, name: str) -> tuple[signal.Signals, ...]:
-    return tuple(dict.fromkeys(_signal(word.strip(), name) for word in text.split(",")))
-
-
-def _signal(word: str, name: str) -> signal.Signals:
-    known = signal.Signals.__members__
-    if word not in known:
-        near = get_close_matches(word.upper(), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else "give names such as SIGTERM,SIGUSR1"
-        raise ConfigurationError(f"{name} names {word!r}, which is not a signal here; {remedy}")
-    if known[word] in _UNHANDLED:
-        raise ConfigurationError(f"{name} names {word}, which no process can handle; leave it out")
-    return known[word]
-
-
-def _ranks(text: str, name: str) -> frozenset[int] | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
-        raise ConfigurationError(f"{name} is {text!r}; give local ranks with commas in between, such as 0,1")
-    return frozenset(int(rank) for rank in text.split(","))
 
 
 def _check_nodes_can_meet(options: RunOptions, arguments: Arguments) -> None:
@@ -482,67 +429,3 @@ def _check_nodes_can_meet(options: RunOptions, arguments: Arguments) -> None:
             f"the endpoint {address} has port 0, any free one, which the other nodes can't know; "
             "give a port such as 29500, the same on every node"
         )
-
-
-#: options of a rendezvous, which one node alone does without
-_OF_NODES = ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank", "spares", "topology")
-
-
-def _notices(
-    arguments: Arguments, min_nodes: int, max_nodes: int, conf: Mapping[str, str], endpoint: str
-) -> list[str]:
-    values, given = arguments.values, arguments.sources
-    backend, several = values.rdzv_backend, max_nodes > 1 and not values.standalone
-    notices = []
-    if values.standalone:
-        notices += [f"{given[dest]} has no effect with --standalone" for dest in _OF_NODES if dest in given]
-    elif backend == RALLY:
-        several = several or bool(endpoint)
-        notices += rally_options.notices(arguments, min_nodes, max_nodes, endpoint)
-    elif backend != STATIC or values.rdzv_endpoint:
-        unused = [d for d in ("master_addr", "master_port") if d in given and several]
-        notices += [f"{given[dest]} has no effect here: it is for the backend static" for dest in unused]
-        if backend != STATIC and values.node_rank != 0:
-            notices.append(f"{given['node_rank']} has no effect: the backend {backend} gives out the ranks")
-    if backend != RALLY and not values.standalone:
-        unused = [d for d in ("spares", "topology") if d in given]
-        notices += [f"{given[dest]} has no effect: it is for the backend rally" for dest in unused]
-    if several and backend in DEFAULT_PORTS and not endpoint:
-        here = f"localhost:{DEFAULT_PORTS[backend]}"
-        notices.append(
-            f"no --rdzv-endpoint: the nodes meet at {here}, which only agents on this machine reach"
-        )
-    if backend == STATIC and several and min_nodes < max_nodes:
-        notices.append(
-            f"the backend static waits for all {max_nodes} nodes; rally can start with {min_nodes}"
-        )
-    if several:
-        unread = unread_keys(conf, backend)
-        notices += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
-    return notices + _misplaced(values.training_script_args)
-
-
-#: variables of torch's local agent that ours does not read yet
-_UNREAD_VARIABLES = (
-    "TORCHELASTIC_ENABLE_FILE_TIMER",
-    "TORCHELASTIC_HEALTH_CHECK_PORT",
-    "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
-)
-
-
-def _unheard(environ: Mapping[str, str]) -> list[str]:
-    return [
-        f"{name} is set, and rally has nothing like it yet" for name in _UNREAD_VARIABLES if environ.get(name)
-    ]
-
-
-def _misplaced(script_args: Sequence[str]) -> list[str]:
-    spellings = {
-        name: option.long for option in OPTIONS if option.name in _OFTEN_MISPLACED for name in option.names
-    }
-    found = dict.fromkeys(word.partition("=")[0] for word in script_args)
-    return [
-        f"{word} stands behind the script and goes to the script; for rally it must stand before it"
-        for word in found
-        if word in spellings
-    ]
