@@ -16,6 +16,8 @@ import toolkit
 from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.pump import LAGGING_S
+from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
@@ -229,14 +231,22 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    pumps = Pumps(
+        console,
+        capture_console=status.active,
+        log_max_bytes=options.log_max_bytes,
+        console_may_lag=True,
+    )
     ports = wiring.system_ports(
         orders=control.orders,
         events=FanOut((recording, narration, status, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),
-        new_pump=wiring.new_pump(console, capture_console=status.active),
+        new_pump=pumps.new,
     )
     handler = _rendezvous(job, ports)
+    # After a signal nobody wants to wait for a slow console.
+    cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))
     agent = wiring.LocalElasticAgent(
         _spec(job, handler),
         _logs(job, node),
