@@ -42,6 +42,7 @@ from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
 from toolkit.core.words import plural
 from toolkit.fronts import preflight
+from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.rally_options import RallyOptions
@@ -224,6 +225,8 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
+    notice = RecordingNotice(recording, str(job.directory.events_path(node)), narration.say)
+    cleanup.callback(notice.close)
     readings = _readings(options, narration.say)
     control = wiring.control_server(
         job.directory, node, _control_address(job), narration.say, options.local_addr
@@ -239,7 +242,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     )
     ports = wiring.system_ports(
         orders=control.orders,
-        events=FanOut((recording, narration, status, *readings, control.feed)),
+        events=FanOut((recording, narration, status, notice, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=pumps.new,
