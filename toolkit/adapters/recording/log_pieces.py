@@ -7,6 +7,7 @@ A piece is known by its number, not by its inode, which the next file may have.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.adapters.recording.layout import open_regular
@@ -68,6 +69,39 @@ class LogPieces:
                 return self._offset > 0 or bool(before_it)
             self._number = before_it[-1]
 
+    def backward(self, size: int) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Up to `size` bytes at a time from this place back to the beginning. Leaves the place where it is.
+
+        Yields:
+            The place of the bytes, for `go_to`, and the bytes.
+
+        Raises:
+            RecordingError: it can't be read.
+        """
+        number, offset = self._number, self._offset
+        while True:
+            numbers = _numbers(self.path)
+            full = number <= max(numbers, default=0)
+            if not full or number in numbers:
+                fd = open_regular(self._piece(number) if full else self.path)
+                try:
+                    while offset > 0:
+                        part = min(size, offset)
+                        offset -= part
+                        yield (number, offset), os.pread(fd, part, offset)
+                except OSError as error:
+                    raise RecordingError(f"{self.path} can't be read: {error.strerror}") from error
+                finally:
+                    os.close(fd)
+            number = max((known for known in numbers if known < number), default=0)
+            if not number:
+                return
+            offset = self._piece(number).stat().st_size if self._piece(number).exists() else 0
+
+    def go_to(self, place: tuple[int, int]) -> None:
+        """Go to a place that `backward` gave."""
+        self._number, self._offset = place
+
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none if there are no more now.
 
@@ -92,6 +126,9 @@ class LogPieces:
             elif self._number > max(_numbers(self.path), default=0):
                 return b""  # else it became full since it was opened, and may have got more before
 
+    def _piece(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
+
     def _open(self) -> tuple[int, bool]:
         """The piece that is read, and whether it gets no more. If it was deleted, the next one that is there."""
         while True:
@@ -108,7 +145,7 @@ class LogPieces:
                 self._number = next((number for number in numbers if number > self._number), numbers[-1] + 1)
                 self._offset, self.skipped = 0, True
                 continue
-            if (piece := _opened(self.path.with_name(f"{self.path.name}.{self._number}"))) is not None:
+            if (piece := _opened(self._piece(self._number))) is not None:
                 return piece, True
 
 
