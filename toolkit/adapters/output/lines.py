@@ -83,6 +83,10 @@ class ConsoleLines:
         self._show_held()
         self._console.release(self.stream, self)
 
+    def forget(self) -> None:
+        """What is held will not be shown: it is in the file, as what comes after it."""
+        self._held, self._rows, self.due = b"", None, None
+
     def _show_rows(self, data: bytes, now: float) -> None:
         if self._rows is None:
             self._rows = Rows()

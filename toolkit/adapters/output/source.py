@@ -111,6 +111,7 @@ class Source:
         if self.display is None:
             return
         if self._file is not None and self._behind is not None:
+            self.display.forget()
             self._console.write(
                 self.display.stream, f"(output not shown here is in {self._file.path})\n".encode()
             )
