@@ -1,7 +1,5 @@
 """Where the workers' output goes: files by incarnation and rank that no restart overwrites, and the console."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from toolkit.adapters.recording.log_file import LogFile
 from toolkit.core.events import DecisionMade, WorkerStarted
 
 from .conftest import Meet, Python, Rally, Script
-from .jobs import Job, Up, clean_environment
+from .jobs import Job, Up
 
 #: all say a line on both streams; rank 1 fails once
 WORKER = """
@@ -148,7 +146,7 @@ def test_the_layout_is_torchruns(rally: Rally, python: Python, script: Script, t
 
 
 def test_a_run_directory_that_is_used_twice_keeps_the_logs_of_both(
-    rally: Rally, script: Script, tmp_path: Path
+    python: Python, script: Script, tmp_path: Path
 ) -> None:
     worker = script("say(os.environ['SAID'])")
     # As in a container, each agent has the same name: its host's and its process id.
@@ -163,13 +161,8 @@ def test_a_run_directory_that_is_used_twice_keeps_the_logs_of_both(
     )
     words = ("run", "--run-dir", tmp_path / "run", "--rdzv-id", "job", "--redirects", "1")
     for word in ("first", "second"):
-        done = subprocess.run(
-            [sys.executable, agent, *words, worker],
-            env=clean_environment(tmp_path) | {"SAID": word},
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        job = python(agent, *words, worker, env={"SAID": word})
+        assert job.wait() == 0, job.told()
     assert files(tmp_path / "run" / "logs") == {
         "container_1-2/attempt_0/0/stdout.log": "second\n",
         "container_1/attempt_0/0/stdout.log": "first\n",

@@ -9,6 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.wording import parked, report_in_words, store_silent, tail_of, taken_over
 
 
@@ -33,6 +34,7 @@ class Narration:
         self._lost = ""
         self._over = ""
         self._gave_up = False
+        self._losses = LossNarration(self.say)
         #: the traceback that was written last
         self._shown: tuple[str, ...] = ()
 
@@ -71,7 +73,9 @@ class Narration:
                 self._done_waiting()
                 self._left_barrier(event)
             case ev.LogsLost():
-                self.say(event.problem)
+                self._losses.tell(event)
+            case ev.AgentFinished():
+                self._losses.end()
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
