@@ -226,6 +226,25 @@ def test_a_file_size_limit_keeps_what_fits(tmp_path: Path) -> None:
     assert screen.end() == b"[default0]:" + b"x" * 2999 + b"\n"
 
 
+def test_with_too_few_descriptors_for_a_pipe_a_file_is_written_directly(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pipe_screen() as (screen, console):
+        pump = OutputPump(console)
+        free_fd = os.dup(0)
+        os.close(free_fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free_fd + 1, hard))
+        try:
+            streams = pump.open(plan(stdout=tmp_path / "o", tee=False))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert streams.stdout == free_fd
+        os.write(free_fd, b"straight\n")
+        pump.started(0)
+        pump.close()
+    screen.end()
+    assert (tmp_path / "o").read_bytes() == b"straight\n"
+
+
 def test_dev_null_takes_everything() -> None:
     with pipe_screen() as (screen, console):
         pump = OutputPump(console)
@@ -305,6 +324,19 @@ def test_an_unfinished_line_shows_soon_and_goes_on_where_it_is(tmp_path: Path) -
 
 def lines_of(console: Console, rank: int) -> ConsoleLines:
     return ConsoleLines(console, "out", b"[%d]:" % rank)
+
+
+def test_a_line_that_a_buffer_has_cut_is_held_for_its_end() -> None:
+    with pipe_screen() as (screen, console):
+        one, other = lines_of(console, 0), lines_of(console, 1)
+        block = (b"x" * 99 + b"\n") * 82  # of 8192 bytes, as Python writes to a pipe, the last line has 92
+        one.show(block[:8192], 0.0)
+        one.tick(5.0)
+        other.show(b"other\n", 5.0)
+        one.show(block[8192:], 6.0)
+        one.show(b"go on? ", 7.0)
+        assert one.due == 7.5, "what comes in small writes was meant to be seen"
+    assert [line for line in screen.end().split(b"\n") if len(line) not in (103, 0)] == [b"[1]:other"]
 
 
 def test_another_rank_starts_a_new_line_below_an_unfinished_one() -> None:
