@@ -291,11 +291,13 @@ def _console_pump(plan: LaunchPlan) -> OutputPump:
     return new_pump(standard_console())(plan)
 
 
-def new_pump(console: Console, *, capture_console: bool = False) -> Callable[[LaunchPlan], OutputPump]:
+def new_pump(
+    console: Console, *, capture_console: bool = False, keep_words: bool = False
+) -> Callable[[LaunchPlan], OutputPump]:
     """What makes the output pump of one incarnation."""
 
     def make(plan: LaunchPlan) -> OutputPump:
-        pump = OutputPump(console, capture_console=capture_console)
+        pump = OutputPump(console, capture_console=capture_console, keep_words=keep_words)
         pump.filters(plan)
         return pump
 

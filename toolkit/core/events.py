@@ -250,7 +250,14 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
 
 
 class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
-    """One worker failed by itself. `first` marks the failure that this agent saw first in this incarnation."""
+    """One worker failed by itself. `first` marks the one that made the others fail, as far as this agent can tell.
+
+    Args:
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
+        hand: "first" if it died of itself, "second" of another's death, "unclear".
+        remedy: what helps, or empty.
+    """
 
     incarnation: int
     local_rank: int
@@ -263,6 +270,10 @@ class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
     traceback: str = ""
     error_file: str = ""
     first: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
 
 
 class GroupStateChanged(Event, frozen=True, kw_only=True, tag="group_state_changed"):

@@ -361,6 +361,10 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_file=event.error_file,
         first=event.first,
         told=True,
+        what=event.what,
+        error_class=event.error_class,
+        hand=event.hand,
+        remedy=event.remedy,
         at=at,
     )
     known = _incarnation_of(node, event.incarnation, event.local_rank)

@@ -234,7 +234,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         events=FanOut((recording, narration, status, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),
-        new_pump=wiring.new_pump(console, capture_console=status.active),
+        new_pump=wiring.new_pump(console, capture_console=status.active, keep_words=True),
     )
     handler = _rendezvous(job, ports)
     agent = wiring.LocalElasticAgent(

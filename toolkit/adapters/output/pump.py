@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.adapters.output.console import Console, Stream
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained, LastWords
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import CONSOLE, LaunchPlan, WorkerPlan
@@ -50,11 +51,18 @@ class OutputPump:
         console: where teed lines go.
         capture_console: whether console streams go through the agent too, as one pseudo-terminal per worker,
             where the console is a terminal; a status line needs that.
+        keep_words: whether a stderr that shows on the console goes through the agent where the console is no
+            terminal, so that its end is known when its worker fails.
     """
 
-    def __init__(self, console: Console, *, capture_console: bool = False) -> None:
+    def __init__(
+        self, console: Console, *, capture_console: bool = False, keep_words: bool = False
+    ) -> None:
         self._console = console
         self._capture_console = capture_console
+        self._keep_words = keep_words
+        self._stderrs: dict[int, _Source] = {}
+        self._drained = Drained()
         self._lock = threading.Lock()
         self._sources: list[_Source] = []
         self._files: list[_LogFile] = []
@@ -107,6 +115,26 @@ class OutputPump:
                 "raise the limit of open files (ulimit -n) or tee fewer streams"
             ) from error
 
+    def last_words(self, local_rank: int) -> tuple[str, int]:
+        """The end of what a worker that is gone has said on stderr, as far as that goes through the agent.
+
+        Waits a moment for what is still on its way.
+
+        Returns:
+            The text, and when the last of it came, in nanoseconds since the epoch; empty and 0 if there is none.
+        """
+        source = self._stderrs.get(local_rank)
+        if source is None:
+            return "", 0
+        with self._lock:
+            waits = source in self._sources and self._wake_fd >= 0
+            if waits:
+                drained = self._drained.want(source.fd)
+                os.eventfd_write(self._wake_fd, 1)
+        if waits:
+            drained.wait(ON_ITS_WAY_S)
+        return source.words.text(), source.words.at_ns
+
     def started(self, local_rank: int) -> None:
         """The worker has its ends of the streams; close the agent's copies. May be called again."""
         for fd in self._child_ends.pop(local_rank, []):
@@ -137,9 +165,10 @@ class OutputPump:
         self, worker: WorkerPlan, stream: Stream, path: str, tee: bool, terminals: dict[bool, int]
     ) -> int | None:
         if path == CONSOLE:
-            if not (self._capture_console and self._console.is_tty(stream)):
-                return None
-            return self._open_terminal(worker, stream, terminals)
+            if self._capture_console and self._console.is_tty(stream):
+                return self._open_terminal(worker, stream, terminals)
+            kept = self._keep_words and stream == "err" and not self._console.is_tty(stream)
+            return self._open_passed_on(worker) if kept else None
         return self._open_pipe(worker, stream, path) if tee else self._open_file(worker, path)
 
     def _open_file(self, worker: WorkerPlan, path: str) -> int:
@@ -151,22 +180,36 @@ class OutputPump:
         self._child_ends[worker.local_rank].append(fd)
         return fd
 
-    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str) -> int:
+    def _open_passed_on(self, worker: WorkerPlan) -> int:
+        """A stderr that goes to the console as it is, by way of the agent, which keeps its end."""
+        read_fd, write_fd = self._pipe(worker)
+        display = ConsoleLines(self._console, "err", b"", verbatim=True)
+        source = _Source(read_fd, display, console=self._console)
+        self._stderrs[worker.local_rank] = source
+        self._add(source)
+        return write_fd
+
+    def _pipe(self, worker: WorkerPlan) -> tuple[int, int]:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         self._child_ends[worker.local_rank].append(write_fd)
         # More room for bursts while the thread is busy; over the user's quota it stays at 64 KiB.
         with contextlib.suppress(OSError):
             fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return read_fd, write_fd
+
+    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str) -> int:
+        read_fd, write_fd = self._pipe(worker)
         prefix = worker.prefix.encode()
-        self._add(
-            _Source(
-                read_fd,
-                ConsoleLines(self._console, stream, prefix),
-                console=self._console,
-                file=self._log_file(path),
-                filtered=self._filtered(stream, prefix),
-            )
+        source = _Source(
+            read_fd,
+            ConsoleLines(self._console, stream, prefix),
+            console=self._console,
+            file=self._log_file(path),
+            filtered=self._filtered(stream, prefix),
         )
+        if stream == "err":
+            self._stderrs[worker.local_rank] = source
+        self._add(source)
         return write_fd
 
     def _open_terminal(self, worker: WorkerPlan, stream: Stream, terminals: dict[bool, int]) -> int:
@@ -179,7 +222,10 @@ class OutputPump:
             display = ConsoleLines(self._console, stream, b"", verbatim=True)
             real = self._console.fd(stream)
             _copy_size(real, master_fd)
-            self._add(_Source(master_fd, display, console=self._console, real_terminal=real))
+            source = _Source(master_fd, display, console=self._console, real_terminal=real)
+            if stream == "err" or self._console.same():
+                self._stderrs[worker.local_rank] = source
+            self._add(source)
             terminals[key] = slave_fd
         return terminals[key]
 
@@ -218,7 +264,7 @@ class OutputPump:
                 taken = 0
             if taken:
                 progress_at = time.monotonic()
-            if taken < CHUNK_BYTES and self._closing_at is None:
+            if taken < CHUNK_BYTES and self._closing_at is None and not self._drained.is_wanted:
                 time.sleep(max(0.0, began + PAUSE_S - time.monotonic()))
         self._release()
 
@@ -234,6 +280,7 @@ class OutputPump:
                 taken += source.take(now, alone=alone)
             taken += source.catch_up(now)
             source.display.tick(now)
+        self._drained.note(readable)
         return taken
 
     def _live(self) -> list[_Source]:
@@ -306,6 +353,7 @@ class _Source:
         os.set_blocking(fd, False)
         self.fd = fd
         self.display = display
+        self.words = LastWords()
         self._console = console
         self._file = file
         self._filtered = filtered
@@ -340,6 +388,7 @@ class _Source:
         data = self._read()
         if not data:
             return 0
+        self.words.add(data)
         self._follow_size(now)
         start = self._file.append(data) if self._file else None
         if self._filtered:
