@@ -52,9 +52,7 @@ class Blame:
         failed = [end for end in ends if end.failed]
         return bool(failed) and all(self.diagnosis(end).hand == "second" for end in failed)
 
-    def settle(
-        self, workers: Workers, elsewhere: bool, over: Callable[[], Any]
-    ) -> None:
+    def settle(self, workers: Workers, elsewhere: bool, over: Callable[[], Any]) -> None:
         """Wait a moment for the culprit, if only victims have died so far. Does not wait in any other case.
 
         Args:
@@ -92,5 +90,7 @@ class Blame:
             return self._stop_signal != signal.SIGKILL and end.local_rank not in self._killed
         said_before = 0 < end.said_at_ns < self._stopped_wall_ns - _TICK_NS
         # Somebody who logs an error and goes on is stopped by the signal; an error file is written by who ends.
-        own_end = end.exit_code != -self._stop_signal or (end.error_data is not None and not end.error_unusable)
+        own_end = end.exit_code != -self._stop_signal or (
+            end.error_data is not None and not end.error_unusable
+        )
         return said_before and own_end and self.diagnosis(end).hand != "unclear"

@@ -16,7 +16,7 @@ from toolkit.agent.blame import Blame
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
-from toolkit.core.diagnosis import Diagnosis
+from toolkit.core.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
 from toolkit.core.failures import failure_of, in_utf8, result_of, signal_name
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
@@ -254,6 +254,7 @@ class LaunchedAgent(SimpleElasticAgent):
             exit_code=None if end.exit_code < 0 else end.exit_code,
             signal=signal_name(end.exit_code),
             stopped_by_agent=stopped,
+            consequence=in_utf8(consequence(end)) if stopped else "",
         )
 
     def _say_failure(self, group: WorkerGroup, end: WorkerExit, told: Diagnosis, *, first: bool) -> None:

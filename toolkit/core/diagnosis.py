@@ -1,4 +1,4 @@
-"""What a worker died of, in words: from its exit code or signal, its last words, and what the kernel has on record. Pure.
+"""What a worker died of, in words: from its exit code, its last words, and what the kernel has on record. Pure.
 
 The error file of torch's `@record` counts more than stderr, and both count more than the exit code alone. Never raises,
 whatever a dying process has left; the time it takes is bounded by the length of what is looked at.
@@ -6,6 +6,7 @@ whatever a dying process has left; the time it takes is bounded by the length of
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 from collections.abc import Sequence
@@ -20,12 +21,16 @@ from toolkit.core.tracebacks import Found, clean_lines, last_traceback
 
 #: the last lines that are looked at where there is no traceback, and that may follow one that still counts
 _LAST_LINES, _LAST_SAID, _AFTER_ERROR, _AFTER_EXIT = 150, 8, 60, 12
+#: characters that are looked at of a worker that was stopped: there may be many of them
+_STOPPED_CHARS = 8_192
 #: exit codes that Python gives an exception, and how far a shell's code is from the signal
 _OF_EXCEPTION, _SHELL = (1,), 128
 
 _SIGNALS: dict[int, Known] = {
     signal.SIGSEGV: Known("segmentation fault", "own", "first", "python -X faulthandler shows the line"),
-    signal.SIGBUS: Known("bus error: /dev/shm full?", "memory", "first", "`df -h /dev/shm`; more of it: --shm-size"),
+    signal.SIGBUS: Known(
+        "bus error: /dev/shm full?", "memory", "first", "`df -h /dev/shm`; more of it: --shm-size"
+    ),
     signal.SIGILL: Known("illegal instruction: built for another CPU?", "own", "first"),
     signal.SIGFPE: Known("arithmetic error, such as a division by zero", "own", "first"),
     signal.SIGABRT: Known("abort", "unknown", "unclear"),
@@ -39,7 +44,9 @@ _SIGNALS: dict[int, Known] = {
     signal.SIGHUP: Known("SIGHUP: its terminal or session is gone", "stopped", "first"),
 }
 _EXIT_CODES: dict[int, Known] = {
-    126: Known("exit code 126: the command can't be executed", "own", "first", "chmod +x, or a wrong interpreter"),
+    126: Known(
+        "exit code 126: the command can't be executed", "own", "first", "chmod +x, or a wrong interpreter"
+    ),
     127: Known("exit code 127: command not found", "own", "first", "a full path, or PATH of the workers"),
 }
 _USAGE = re.compile(r"^\S{1,200}: error: .{1,400}|^usage: .{0,400}")
@@ -73,6 +80,17 @@ def diagnose(end: WorkerExit) -> Diagnosis:
     if told is None:
         told = _of_stderr(lines, found, end)
     return _with_kernel(told, end)
+
+
+def consequence(end: WorkerExit) -> str:
+    """Of what other worker's death a worker spoke that was stopped then, in words; or an empty string."""
+    if not end.failed:
+        return ""
+    # As if it had ended by the error that it told of; the end of its words is enough for that.
+    told = diagnose(
+        dataclasses.replace(end, exit_code=1, last_words=end.last_words[-_STOPPED_CHARS:], kernel=None)
+    )
+    return (told.what or told.message) if told.hand == "second" else ""
 
 
 # -- what it said -------------------------------------------------------------------------------------------------
@@ -122,7 +140,9 @@ def _of_stderr(lines: Sequence[str], found: Found | None, end: WorkerExit) -> Di
             return _diagnosis(is_it, message, found.text)
         hand: Hand = "second" if _of_closed_pipe(found) else "unclear" if found.aside else "first"
         kind: Kind = "peer" if hand == "second" else "own"
-        return Diagnosis(kind=kind, hand=hand, message=message, traceback=found.text)
+        # Of one that was killed by a signal in the end, such as an abort while it shut down, nobody says the message.
+        what = message if end.exit_code < 0 else ""
+        return Diagnosis(what=what, kind=kind, hand=hand, message=message, traceback=found.text)
     last = [line for line in lines[-_LAST_LINES:] if line.strip()]
     crash = [line for line in last if is_crash_line(line)]
     if end.exit_code < 0 and end.exit_code not in (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV):

@@ -238,6 +238,7 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
         exit_code: its exit code, or None when a signal ended it.
         signal: name of the signal that ended it, or empty.
         stopped_by_agent: whether the agent had told it to stop before.
+        consequence: of what other worker's death it spoke before it was stopped, in words; or empty.
     """
 
     incarnation: int
@@ -247,6 +248,7 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
     exit_code: int | None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
 
 
 class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):

@@ -37,7 +37,9 @@ def failure_of(end: WorkerExit, told: Diagnosis | None = None) -> ProcessFailure
     if end.error_data is not None and data.get("message") and not end.error_unusable:
         message = data["message"]
     else:
-        message = _of_stderr(told, end) or data.get("message" if end.error_unusable else "", "") or _sentence(end)
+        message = (
+            _of_stderr(told, end) or data.get("message" if end.error_unusable else "", "") or _sentence(end)
+        )
     return ProcessFailure(
         local_rank=end.local_rank,
         pid=end.pid,

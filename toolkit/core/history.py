@@ -68,6 +68,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
 

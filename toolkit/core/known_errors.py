@@ -1,7 +1,7 @@
 """Errors that are known by their words: of CUDA, NCCL, gloo, torch's stores, the system and Python. Pure, a table.
 
-The texts are those of torch 2.6 to 2.13, NCCL 2.18 to 2.28, gloo, CPython 3.11 to 3.14 and glibc. The first row that fits
-counts, so that the particular stands above the general. All patterns are linear in the length of a line.
+The texts are those of torch 2.6 to 2.13, NCCL 2.18 to 2.28, gloo, CPython 3.11 to 3.14 and glibc. The first row that
+fits counts, so that the particular stands above the general. All patterns are linear in the length of a line.
 """
 
 from __future__ import annotations
@@ -158,7 +158,13 @@ _TABLE = (
         "second",
         "some rank did not take part in it: the stacks of the ranks show which",
     ),
-    _row(r"communicator (?:was|is) aborted|ncclCommAbort", "NCCL: the communicator was aborted", "peer", "second", _LOOK),
+    _row(
+        r"communicator (?:was|is) aborted|ncclCommAbort",
+        "NCCL: the communicator was aborted",
+        "peer",
+        "second",
+        _LOOK,
+    ),
     _row(
         r"unhandled system error|ncclSystemError",
         "NCCL: a system call failed",
@@ -180,7 +186,13 @@ _TABLE = (
         "second",
         _LOOK,
     ),
-    _row(r"gloo.{0,200}(?:reset by peer|Broken pipe)", "gloo: connection reset by peer", "peer", "second", _LOOK),
+    _row(
+        r"gloo.{0,200}(?:reset by peer|Broken pipe)",
+        "gloo: connection reset by peer",
+        "peer",
+        "second",
+        _LOOK,
+    ),
     _row(
         r"gloo.{0,200}Timed out waiting (?P<ms>\d+)ms|Timed out waiting (?P<ms2>\d+)ms for (?:send|recv)"
         r"|Application timeout caused pair closure",
@@ -197,7 +209,13 @@ _TABLE = (
         _LOOK,
     ),
     _row(r"monitoredBarrier", "gloo: not all ranks came to the barrier", "peer", "second", _LOOK),
-    _row(r"gloo.{0,200}(?:Connection refused|connectFullMesh)", "gloo: a peer can't be reached", "peer", "second", _LOOK),
+    _row(
+        r"gloo.{0,200}(?:Connection refused|connectFullMesh)",
+        "gloo: a peer can't be reached",
+        "peer",
+        "second",
+        _LOOK,
+    ),
     _row(
         r"Timed out after \d+ seconds waiting for clients\. (?P<came>\d+)/(?P<all>\d+) clients joined",
         "torch's store: {came} of {all} ranks joined in time",
@@ -228,7 +246,8 @@ _TABLE = (
     ),
     # -- memory and disks of the machine
     _row(
-        r"insufficient shared memory \(shm\)|out of shared memory|unable to (?:write to file|open shared memory object) </?torch_"
+        r"insufficient shared memory \(shm\)|out of shared memory"
+        r"|unable to (?:write to file|open shared memory object) </?torch_"
         r"|No space left on device.{0,80}/dev/shm|/dev/shm.{0,200}No space left on device",
         "shared memory is full (/dev/shm)",
         "memory",
@@ -242,7 +261,9 @@ _TABLE = (
         "first",
         "make room where the worker writes, or write elsewhere (`df -h`)",
     ),
-    _row(r"Disk quota exceeded", "the disk quota is used up", "own", "first", "make room, or write elsewhere"),
+    _row(
+        r"Disk quota exceeded", "the disk quota is used up", "own", "first", "make room, or write elsewhere"
+    ),
     _row(
         r"DataLoader worker \(pid (?P<pid>\d+)\) is killed by signal: Killed",
         "a DataLoader worker was killed (SIGKILL)",
@@ -257,7 +278,8 @@ _TABLE = (
         "first",
     ),
     _row(
-        r"DefaultCPUAllocator: (?:can't|not enough memory|could not)|std::bad_alloc|MemoryError|[Cc]annot allocate memory",
+        r"DefaultCPUAllocator: (?:can't|not enough memory|could not)|std::bad_alloc|MemoryError"
+        r"|[Cc]annot allocate memory",
         "out of memory (the machine's, not a GPU's)",
         "memory",
         "first",
@@ -302,7 +324,12 @@ _TABLE = (
     _row(r"undefined symbol: (?P<name>\w{1,200})", "two libraries do not fit together", "own", "first"),
     # -- general
     _row(r"CUDA error: (?P<how>.{1,120})", "CUDA: {how}", "gpu", "first"),
-    _row(r"(?P<how>CUDNN_STATUS_\w{1,60}|CUBLAS_STATUS_\w{1,60}|CUSOLVER_STATUS_\w{1,60})", "CUDA: {how}", "gpu", "first"),
+    _row(
+        r"(?P<how>CUDNN_STATUS_\w{1,60}|CUBLAS_STATUS_\w{1,60}|CUSOLVER_STATUS_\w{1,60})",
+        "CUDA: {how}",
+        "gpu",
+        "first",
+    ),
     _row(
         r"ncclInternalError|NCCL error|DistBackendError",
         "NCCL: an error",
@@ -317,7 +344,13 @@ _TABLE = (
         "second",
         _LOOK,
     ),
-    _row(r"BrokenPipeError|[Bb]roken pipe", "broken pipe: who should have read is gone", "peer", "second", _LOOK),
+    _row(
+        r"BrokenPipeError|[Bb]roken pipe",
+        "broken pipe: who should have read is gone",
+        "peer",
+        "second",
+        _LOOK,
+    ),
     _row(
         r"ConnectionRefusedError|[Cc]onnection refused",
         "connection refused: nobody listens there (any more)",
@@ -325,13 +358,20 @@ _TABLE = (
         "second",
         _LOOK,
     ),
-    _row(r"[Cc]onnection (?:was )?closed|\bby (?:remote )?peer\b", "connection closed by peer", "peer", "second", _LOOK),
+    _row(
+        r"[Cc]onnection (?:was )?closed|\bby (?:remote )?peer\b",
+        "connection closed by peer",
+        "peer",
+        "second",
+        _LOOK,
+    ),
     _row(r"KeyboardInterrupt", "interrupted (SIGINT)", "stopped", "first"),
 )
 
 #: lines of C++ and C libraries that say why a process ended
 _CRASH_LINES = re.compile(
-    r"terminate called|what\(\): |terminating (?:due to|with) uncaught|malloc\(\)|free\(\): |double free|corrupted (?:size|double)"
+    r"terminate called|what\(\): |terminating (?:due to|with) uncaught|malloc\(\)|free\(\): |double free"
+    r"|corrupted (?:size|double)"
     r"|stack smashing detected|Assertion [`'].{0,300} failed|munmap_chunk|invalid pointer|buffer overflow detected"
     r"|Segmentation fault|Bus error|Illegal instruction|Killed\b"
 )

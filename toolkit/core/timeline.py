@@ -322,6 +322,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         exit_code=event.exit_code,
         signal=event.signal,
         stopped_by_agent=event.stopped_by_agent,
+        consequence=event.consequence,
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)

@@ -1,7 +1,7 @@
 """Tracebacks in the last words of a process: found in whatever stands around them, whole, and bounded in time. Pure.
 
-What a worker leaves on stderr may be anything: binary, megabytes without a line's end, progress bars, colours. Each line
-is cut, each pattern is linear, and only the last lines are looked at.
+What a worker leaves on stderr may be anything: binary, megabytes without a line's end, progress bars, colours. Each
+line is cut, each pattern is linear, and only the last lines are looked at.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ _CHAINS = (
     "The above exception was the direct cause of the following exception:",
 )
 #: what stands before tracebacks of errors that did not end the process
-_ASIDE = ("Exception ignored", "Exception in thread", "Error in sys.", "Exception in threading", "--- Logging error")
+_ASIDE = (
+    "Exception ignored",
+    "Exception in thread",
+    "Error in sys.",
+    "Exception in threading",
+    "--- Logging error",
+)
 # Colours and other commands to a terminal, and titles of its window. Neither part can run away: no nesting.
-_ANSI = re.compile(r"\x1b(?:\[[0-9;:?<=>]{0,40}[@-~]|\][^\x07\x1b\n]{0,400}(?:\x07|\x1b\\)?|[@-Z\\^_()#][0-9A-Za-z]?)")
+_ANSI = re.compile(
+    r"\x1b(?:\[[0-9;:?<=>]{0,40}[@-~]|\][^\x07\x1b\n]{0,400}(?:\x07|\x1b\\)?|[@-Z\\^_()#][0-9A-Za-z]?)"
+)
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]{0,200}(?:: ?|$)")
 _COMPILE_ERRORS = ("SyntaxError:", "IndentationError:", "TabError:")
 #: lines that are no more of a message: logs, warnings, what other parts of a dying process say
@@ -198,7 +206,7 @@ def _group(lines: Sequence[str], at: int) -> tuple[int, Found]:
         if top and _EXCEPTION.match(line) and ":" in line and not line.startswith(("Traceback", "File "))
     ]
     # The group itself comes first in the text, and is what was raised in the end.
-    return at, Found(told, tuple((*heads[1:], *heads[:1])))
+    return at, Found(told, (*heads[1:], *heads[:1]))
 
 
 def _box(lines: Sequence[str], at: int) -> tuple[int, Found]:
@@ -210,7 +218,9 @@ def _box(lines: Sequence[str], at: int) -> tuple[int, Found]:
     told = [_bare(line, prefix).strip("│╭╰╮╯─ ") for line in lines[begun + 1 : at]]
     exception = _bare(lines[at + 1], prefix) if at + 1 < len(lines) else ""
     exceptions = (exception,) if _EXCEPTION.match(exception) else ()
-    return at + 1 + len(exceptions), Found((_HEADER, *(f"  {line}" for line in told), *exceptions), exceptions)
+    return at + 1 + len(exceptions), Found(
+        (_HEADER, *(f"  {line}" for line in told), *exceptions), exceptions
+    )
 
 
 def _compile_error(lines: Sequence[str], at: int) -> Found:
@@ -231,7 +241,9 @@ def _fatal_python(lines: Sequence[str]) -> Found | None:
     while end < len(lines) and end - at < _FRAME_LINES_MAX:
         line = lines[end]
         blank = blank + 1 if not line.strip() else 0
-        known = line.startswith(("  ", "Current thread", "Thread 0x", "Python runtime state", "Extension modules"))
+        known = line.startswith(
+            ("  ", "Current thread", "Thread 0x", "Python runtime state", "Extension modules")
+        )
         if blank > 1 or not (known or not line.strip()):
             break
         end += 1
@@ -248,10 +260,12 @@ def own_frames(lines: Iterable[str], most: int) -> list[str]:
     if len(told) <= most:
         return told
     frames = _frames(told)
-    tail = frames.pop() if frames else told  # the exception, and what follows it
+    if len(frames) < 2:
+        return [f"({len(told) - most} lines left out)", *told[-most:]]
+    tail = frames.pop()  # the exception, and what follows it
     tail = tail if len(tail) < most else [*tail[: most - 1], f"({len(tail) - most + 1} more lines)"]
     kept: list[tuple[int, list[str]]] = []
-    room = most - len(tail) - 1
+    room = most - len(tail)
     order = sorted(range(len(frames)), key=lambda n: (_of_library(frames[n]), -n))
     for number in order:
         if len(frames[number]) <= room:
@@ -266,7 +280,9 @@ def _frames(told: Sequence[str]) -> list[list[str]]:
     """Each frame with its lines; the last piece is what follows the frames."""
     pieces: list[list[str]] = [[]]
     for line in told:
-        if line.lstrip(" |>").startswith('File "') or (not line.startswith((" ", "\t")) and _in_frame(pieces[-1])):
+        if line.lstrip(" |>").startswith('File "') or (
+            not line.startswith((" ", "\t")) and _in_frame(pieces[-1])
+        ):
             pieces.append([])
         pieces[-1].append(line)
     return [piece for piece in pieces if piece]
@@ -278,4 +294,6 @@ def _in_frame(piece: Sequence[str]) -> bool:
 
 def _of_library(frame: Sequence[str]) -> bool:
     first = frame[0]
-    return "site-packages" in first or "dist-packages" in first or "/lib/python3" in first or "<frozen " in first
+    return (
+        "site-packages" in first or "dist-packages" in first or "/lib/python3" in first or "<frozen " in first
+    )

@@ -55,9 +55,7 @@ class OutputPump:
             terminal, so that its end is known when its worker fails.
     """
 
-    def __init__(
-        self, console: Console, *, capture_console: bool = False, keep_words: bool = False
-    ) -> None:
+    def __init__(self, console: Console, *, capture_console: bool = False, keep_words: bool = False) -> None:
         self._console = console
         self._capture_console = capture_console
         self._keep_words = keep_words

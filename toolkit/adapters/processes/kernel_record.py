@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +81,9 @@ class KernelRecords:
         killed_pids = [int(pid_) for text in messages for pid_ in _KILLED.findall(text)]
         record = KernelRecord(
             counted=before is not None and now is not None,
-            xids=tuple(f"{number} (GPU {where})" for text in messages for where, number in _XID.findall(text))[-8:],
+            xids=tuple(
+                f"{number} (GPU {where})" for text in messages for where, number in _XID.findall(text)
+            )[-8:],
             fault=_fault_of(pid, messages),
             limit_bytes=_limit(group.limit) if group is not None else None,
         )
@@ -179,5 +180,3 @@ def _fault_of(pid: int, messages: list[str]) -> str:
             if int(number) == pid:
                 return f"in {where}" if where else ""
     return ""
-
-

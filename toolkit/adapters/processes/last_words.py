@@ -19,7 +19,7 @@ def end_of_file(path: str) -> tuple[str, int]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):
         return "", 0
-    with os.fdopen(fd, "rb") as file:
+    with os.fdopen(fd, "rb"):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return "", 0
