@@ -23,6 +23,8 @@ from toolkit.core.tracebacks import Found, clean_lines, last_traceback
 _LAST_LINES, _LAST_SAID, _AFTER_ERROR, _AFTER_EXIT = 150, 8, 60, 12
 #: characters that are looked at of a worker that was stopped: there may be many of them
 _STOPPED_CHARS = 8_192
+#: characters of a message in an error file that are looked at
+_MESSAGE_CHARS = 4_000
 #: exit codes that Python gives an exception, and how far a shell's code is from the signal
 _OF_EXCEPTION, _SHELL = (1,), 128
 
@@ -108,7 +110,7 @@ def _of_error_file(end: WorkerExit) -> Diagnosis | None:
         return None
     first_line = said.split("\n", 1)[0][:1_000]
     found = last_traceback(clean_lines(trace)) if trace else None
-    heads = [first_line, *reversed(found.exceptions if found else ())]
+    heads = [said[:_MESSAGE_CHARS], *reversed(found.messages if found else ())]
     is_it = first_known(heads)
     if is_it is not None:
         return _diagnosis(is_it, first_line, trace)
@@ -133,7 +135,7 @@ def _of_stderr(lines: Sequence[str], found: Found | None, end: WorkerExit) -> Di
     if found is not None and found.exceptions:
         message = found.exceptions[-1]
         # What was raised in the end counts most, then what it came of; an abort may have other words below.
-        is_it = first_known(reversed(found.exceptions))
+        is_it = first_known(reversed(found.messages))
         if is_it is None and message.startswith("Fatal Python error"):
             is_it = first_known(line for line in reversed(lines) if is_crash_line(line)) or by_code
         if is_it is not None:
@@ -148,13 +150,15 @@ def _of_stderr(lines: Sequence[str], found: Found | None, end: WorkerExit) -> Di
     if end.exit_code < 0 and end.exit_code not in (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV):
         return _diagnosis(by_code, "", "") if by_code else Diagnosis()
     is_it = first_known(reversed(crash)) or first_known(reversed(last[-_LAST_SAID:]))
-    message = crash[-1].strip() if crash else _last_error(last)
+    message = _crash_message(crash) if crash else _last_error(last)
     trace = found.text if found is not None else "\n".join(crash) + "\n" if len(crash) > 1 else ""
     if is_it is not None:
         return _diagnosis(is_it, message, trace)
     if by_code is not None:
         own = by_code.hand == "unclear" and bool(crash)
-        return _diagnosis(Known(by_code.what, "own", "first") if own else by_code, message, trace)
+        return _diagnosis(
+            Known(f"{by_code.what}: {message}", "own", "first") if own else by_code, message, trace
+        )
     # It ended by itself with a code of its own; whether others made it do so is not said.
     return Diagnosis(kind="own" if message else "unknown", hand="unclear", message=message, traceback=trace)
 
@@ -164,6 +168,16 @@ def _of_closed_pipe(found: Found) -> bool:
     return found.exceptions[-1].rstrip(": ") == "EOFError" and any(
         "multiprocessing/connection.py" in line for line in found.lines
     )
+
+
+def _crash_message(crash: Sequence[str]) -> str:
+    """Why a library of C or C++ ended the process, in a line."""
+    thrown = next((line for line in crash if "terminate called after throwing" in line), "")
+    what = next((line for line in crash if "what(): " in line), "")
+    if thrown and what:
+        name = thrown.rpartition("instance of ")[2].strip("' \"")
+        return f"C++ exception {name}: {what.split('what(): ', 1)[1].strip()}"[:1_000]
+    return crash[-1].strip()
 
 
 def _last_error(last: Sequence[str]) -> str:

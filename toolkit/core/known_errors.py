@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from toolkit.core.job_report import Hand
@@ -40,8 +41,8 @@ _PORT = "another process listens there: leave the port to rally, or end that one
 _LOOK = "who failed first is elsewhere: look at the other ranks"
 
 
-def _row(pattern: str, what: str, kind: Kind, hand: Hand, remedy: str = "") -> tuple[re.Pattern[str], Known]:
-    return re.compile(pattern), Known(what, kind, hand, remedy)
+def _row(pattern: str, what: str, kind: Kind, hand: Hand, remedy: str = "") -> tuple[str, Known]:
+    return pattern, Known(what, kind, hand, remedy)
 
 
 #: particular before general
@@ -369,17 +370,24 @@ _TABLE = (
 )
 
 #: lines of C++ and C libraries that say why a process ended
-_CRASH_LINES = re.compile(
-    r"terminate called|what\(\): |terminating (?:due to|with) uncaught|malloc\(\)|free\(\): |double free"
+_CRASH_LINES = (
+    r"terminate called|Watchdog caught collective|what\(\): "
+    r"|terminating (?:due to|with) uncaught|malloc\(\)|free\(\): |double free"
     r"|corrupted (?:size|double)"
     r"|stack smashing detected|Assertion [`'].{0,300} failed|munmap_chunk|invalid pointer|buffer overflow detected"
     r"|Segmentation fault|Bus error|Illegal instruction|Killed\b"
 )
 
 
+@cache
+def _compiled() -> tuple[tuple[re.Pattern[str], Known], ...]:
+    # Not when the module is imported: most runs do not fail, and their start is measured in milliseconds.
+    return tuple((re.compile(pattern), is_it) for pattern, is_it in _TABLE)
+
+
 def known(line: str) -> Known | None:
     """What one line says, with what was found in its place; None if it is none of the known."""
-    for pattern, is_it in _TABLE:
+    for pattern, is_it in _compiled():
         found = pattern.search(line)
         if found:
             return _filled(is_it, found)
@@ -397,10 +405,11 @@ def _filled(is_it: Known, found: re.Match[str]) -> Known:
 
 
 def first_known(lines: Iterable[str]) -> Known | None:
-    """What the first of these lines says that says something known."""
-    return next((one for line in lines if (one := known(line)) is not None), None)
+    """What the first of these lines says that says something known, and something in particular if one does."""
+    found = [one for line in lines if (one := known(line)) is not None]
+    return next((one for one in found if one.kind != "unknown"), found[0] if found else None)
 
 
 def is_crash_line(line: str) -> bool:
     """Whether a library of C or C++ says here why the process ends."""
-    return bool(_CRASH_LINES.search(line))
+    return bool(re.search(_CRASH_LINES, line))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: of the text, its last characters and lines are looked at, and so much of each line
 CHARS_MAX, LINES_MAX, LINE_MAX = 65_536, 2_000, 1_000
@@ -31,13 +31,14 @@ _ASIDE = (
     "--- Logging error",
 )
 # Colours and other commands to a terminal, and titles of its window. Neither part can run away: no nesting.
-_ANSI = re.compile(
-    r"\x1b(?:\[[0-9;:?<=>]{0,40}[@-~]|\][^\x07\x1b\n]{0,400}(?:\x07|\x1b\\)?|[@-Z\\^_()#][0-9A-Za-z]?)"
-)
+_ANSI = r"\x1b(?:\[[0-9;:?<=>]{0,40}[@-~]|\][^\x07\x1b\n]{0,400}(?:\x07|\x1b\\)?|[@-Z\\^_()#][0-9A-Za-z]?)"
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]{0,200}(?:: ?|$)")
+_INDENTS = (" ", "\t", "> ", "│", "└")
+#: a line that can only be that of an exception
+_LAST_LINE = r"[A-Za-z_][\w.]{0,200}(?:Error|Exception|Exit|Interrupt|Warning)(?:: |$)"
 _COMPILE_ERRORS = ("SyntaxError:", "IndentationError:", "TabError:")
 #: lines that are no more of a message: logs, warnings, what other parts of a dying process say
-_OTHER = re.compile(
+_OTHER = (
     r"\[rank\d{1,6}\]|\[[WEIF]\d{4} |[WEIF]\d{4} \d\d:|\d{4}-\d\d-\d\d[ T]|(?:INFO|DEBUG|WARNING|ERROR|CRITICAL)\b"
     r"|Exception ignored|terminate called|/\S{1,300}Warning:|\S{1,300}:\d{1,7}: \w{0,40}Warning:|Fatal Python error"
     r"|\s*$|" + re.escape(_HEADER)
@@ -51,12 +52,14 @@ class Found:
     Args:
         lines: all of it, without what stood before each line.
         exceptions: first lines of the exceptions in it, causes first; the last is what was raised in the end.
+        messages: the same with all lines of each.
         after: lines that follow it.
         aside: whether it is of an error that did not end the process.
     """
 
     lines: tuple[str, ...]
     exceptions: tuple[str, ...]
+    messages: tuple[str, ...]
     after: int = 0
     aside: bool = False
 
@@ -68,7 +71,7 @@ class Found:
 
 def clean_lines(text: str) -> list[str]:
     """The last lines of a text as a terminal would show them: no colours, and of a progress bar its last state."""
-    lines = _ANSI.sub("", text[-CHARS_MAX:]).split("\n")[-LINES_MAX:]
+    lines = re.sub(_ANSI, "", text[-CHARS_MAX:]).split("\n")[-LINES_MAX:]
     return [_shown(line)[:LINE_MAX] for line in lines]
 
 
@@ -108,7 +111,7 @@ def tracebacks(lines: Sequence[str]) -> list[Found]:
             at += 1
             continue
         aside = _is_aside(lines, at)
-        found.append(Found(one.lines, one.exceptions, len(lines) - end, aside))
+        found.append(replace(one, after=len(lines) - end, aside=aside))
         at = max(end, at + 1)
     return found
 
@@ -121,15 +124,15 @@ def _is_aside(lines: Sequence[str], at: int) -> bool:
 def _chain(lines: Sequence[str], at: int) -> tuple[int, Found]:
     """A traceback and those that came of it."""
     told: list[str] = []
-    exceptions: list[str] = []
+    messages: list[str] = []
     while True:
         prefix = _prefix(lines, at)
         end, block, exception = _block(lines, at, prefix)
         told += block
-        exceptions += [exception] if exception else []
+        messages += [exception] if exception else []
         follows = _link(lines, end, prefix)
         if follows is None:
-            return end, Found(tuple(told), tuple(exceptions))
+            return end, Found(tuple(told), tuple(m.split("\n", 1)[0] for m in messages), tuple(messages))
         told += ["", _bare(lines[follows - 2], prefix), ""]
         at = follows
 
@@ -147,12 +150,12 @@ def _bare(line: str, prefix: str) -> str:
 
 
 def _block(lines: Sequence[str], at: int, prefix: str) -> tuple[int, list[str], str]:
-    """One traceback: where it ends, its lines, and the first line of its exception."""
+    """One traceback: where it ends, its lines, and those of its exception as one text."""
     told, at = [_HEADER], at + 1
     marked = prefix.rstrip()
     while at < len(lines) and len(told) < _FRAME_LINES_MAX and lines[at].startswith(marked):
         line = _bare(lines[at], prefix)
-        if not line.startswith((" ", "\t", "> ", "│", "└")):
+        if not (line.startswith(_INDENTS) or (not line.strip() and _goes_on(lines, at + 1))):
             break
         told.append(line)
         at += 1
@@ -163,7 +166,13 @@ def _block(lines: Sequence[str], at: int, prefix: str) -> tuple[int, list[str], 
         return at, told, ""
     told.append(exception)
     end = _message_end(lines, at + 1, prefix)
-    return end, told + [_bare(line, prefix) for line in lines[at + 1 : end]], exception
+    message = [_bare(line, prefix) for line in lines[at + 1 : end]]
+    return end, told + message, "\n".join((exception, *message[:20]))
+
+
+def _goes_on(lines: Sequence[str], at: int) -> bool:
+    """Whether a traceback goes on behind an empty line, as loguru writes it."""
+    return at < len(lines) and bool(lines[at].startswith(_INDENTS) or re.match(_LAST_LINE, lines[at]))
 
 
 def _message_end(lines: Sequence[str], at: int, prefix: str) -> int:
@@ -174,7 +183,7 @@ def _message_end(lines: Sequence[str], at: int, prefix: str) -> int:
         line = lines[at]
         if marked and not (line.startswith(prefix) or line == marked):
             return at
-        if _OTHER.match(_bare(line, prefix)):
+        if re.match(_OTHER, _bare(line, prefix)):
             return at
         at += 1
     return at
@@ -206,7 +215,8 @@ def _group(lines: Sequence[str], at: int) -> tuple[int, Found]:
         if top and _EXCEPTION.match(line) and ":" in line and not line.startswith(("Traceback", "File "))
     ]
     # The group itself comes first in the text, and is what was raised in the end.
-    return at, Found(told, (*heads[1:], *heads[:1]))
+    exceptions = (*heads[1:], *heads[:1])
+    return at, Found(told, exceptions, exceptions)
 
 
 def _box(lines: Sequence[str], at: int) -> tuple[int, Found]:
@@ -218,9 +228,8 @@ def _box(lines: Sequence[str], at: int) -> tuple[int, Found]:
     told = [_bare(line, prefix).strip("│╭╰╮╯─ ") for line in lines[begun + 1 : at]]
     exception = _bare(lines[at + 1], prefix) if at + 1 < len(lines) else ""
     exceptions = (exception,) if _EXCEPTION.match(exception) else ()
-    return at + 1 + len(exceptions), Found(
-        (_HEADER, *(f"  {line}" for line in told), *exceptions), exceptions
-    )
+    told = [_HEADER, *(f"  {line}" for line in told), *exceptions]
+    return at + 1 + len(exceptions), Found(tuple(told), exceptions, exceptions)
 
 
 def _compile_error(lines: Sequence[str], at: int) -> Found:
@@ -228,7 +237,7 @@ def _compile_error(lines: Sequence[str], at: int) -> Found:
     begun = at
     while begun > max(0, at - 6) and lines[begun - 1].startswith(" "):
         begun -= 1
-    return Found(tuple(lines[begun : at + 1]), (lines[at],))
+    return Found(tuple(lines[begun : at + 1]), (lines[at],), (lines[at],))
 
 
 def _fatal_python(lines: Sequence[str]) -> Found | None:
@@ -248,7 +257,7 @@ def _fatal_python(lines: Sequence[str]) -> Found | None:
             break
         end += 1
     head = lines[at][lines[at].index("Fatal Python error: ") :]
-    return Found((head, *lines[at + 1 : end]), (head,), len(lines) - end)
+    return Found((head, *lines[at + 1 : end]), (head,), (head,), len(lines) - end)
 
 
 def own_frames(lines: Iterable[str], most: int) -> list[str]:
