@@ -25,7 +25,7 @@ _STYLES: dict[Level, str] = {"ok": "", "note": "", "warning": "yellow", "problem
 _LABEL = 13
 #: below that the name of a group has a line of its own
 _NARROW = 64
-_WIDTH_MIN = 24
+_WIDTH_MIN, _ROOM_MIN = 28, 12
 
 
 def report_lines(
@@ -39,11 +39,14 @@ def report_lines(
         every: whether what is well has a line for each check, too.
     """
     page = _Pen(max(width, _WIDTH_MIN), unicode)
-    lines: list[Line] = [
-        *page.wrapped(_head(report.facts, asked, unicode), "dim", first=[("rally doctor  ", "bold")])
-    ]
+    head = _head(report.facts, asked, unicode)
+    lines: list[Line] = [[("rally doctor", "bold")]] if page.narrow else []
+    lines += page.wrapped(
+        head, "dim", [("  ", "")] if page.narrow else [("rally doctor".ljust(_LABEL), "bold")]
+    )
     for group, findings in groupby(report.findings, key=lambda found: found.id.partition(".")[0]):
-        lines.append([]) if page.narrow or every else None
+        if page.narrow or every:
+            lines.append([])
         lines += page.group(group, list(findings), every=every)
     return [*lines, [], *page.foot(report)]
 
@@ -87,8 +90,9 @@ class _Pen:
                 yield from self._told(found, first, blank)
                 first = blank
             elif every:
+                name = [] if self.narrow else [(f"{found.id:<27}", "dim")]
                 yield from self.wrapped(
-                    found.what, "", [*first, self.sign("ok"), (f"{found.id:<27}", "dim")], trail=""
+                    found.what, "", [*first, self.sign("ok"), *name], found.id if self.narrow else ""
                 )
                 first = blank
         well = [found.what for found in findings if found.level == "ok"]
@@ -115,21 +119,21 @@ class _Pen:
         """What is well, many to a line; broken between them."""
         dot = " · " if self.unicode else ", "
         head = [*first, self.sign("ok")]
-        room = self.width - _length(head)
+        room = max(self.width - _length(head), _ROOM_MIN)
         row = ""
         for text in said:
             if row and len(row) + len(dot) + len(text) > room:
-                yield [*head, (row, "")]
+                yield from self.wrapped(row, "", head)
                 head, row = [(" " * _length(head), "")], text
             else:
                 row = f"{row}{dot}{text}" if row else text
-        yield [*head, (row, "")]
+        yield from self.wrapped(row, "", head)
 
     def wrapped(self, text: str, style: str, first: Line, trail: str = "") -> Iterator[Line]:
         """A text behind `first`, its other lines under it; `trail` where there is room for it."""
         indent = _length(first)
         rows = textwrap.wrap(
-            text, max(self.width - indent, _WIDTH_MIN), break_long_words=False, break_on_hyphens=False
+            text, max(self.width - indent, _ROOM_MIN), break_long_words=False, break_on_hyphens=False
         )
         for number, row in enumerate(rows or [""]):
             line = [*(first if number == 0 else [(" " * indent, "")]), (row, style)]
@@ -144,7 +148,12 @@ class _Pen:
         more = [plural(report.notes, "note")] if report.notes else []
         more.append(f"{len(report.findings)} checks in {report.took_s:.1f} s")
         dot = " · " if self.unicode else ", "
-        yield [(text, style), (report.verdict_in_words(), "bold"), (dot + dot.join(more), "dim")]
+        line: Line = [(text, style), (report.verdict_in_words(), "bold")]
+        if _length(line) + sum(len(dot) + len(said) for said in more) <= self.width:
+            yield [*line, (dot + dot.join(more), "dim")]
+        else:
+            yield from self.wrapped(dot.join(more), "dim", [("  ", "")])
+            yield line
 
 
 def _length(line: Line) -> int:

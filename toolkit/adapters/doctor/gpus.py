@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from toolkit.adapters.doctor.child import output_of
+from toolkit.adapters.readings import nvml
 from toolkit.adapters.readings.gpus import GpuLost
-from toolkit.adapters.readings.nvml import Nvml, NvmlGpu, device_files, open_nvml
+from toolkit.adapters.readings.nvml import Nvml, NvmlGpu
 from toolkit.core.doctor.facts import GpuFacts, GpusFacts
 from toolkit.core.errors import RallyError
 
@@ -37,7 +38,7 @@ _LOG_BYTES = 1 << 16
 _XIDS_MAX = 64
 
 
-def gpus(patience_s: float, devices: Path = Path("/dev")) -> GpusFacts | None:
+def gpus(patience_s: float, devices: Path = Path("/dev")) -> GpusFacts:
     """The GPUs; at once where there are none.
 
     Args:
@@ -47,7 +48,7 @@ def gpus(patience_s: float, devices: Path = Path("/dev")) -> GpusFacts | None:
     Raises:
         TimeoutError: the driver did not answer.
     """
-    there = device_files(devices)
+    there = nvml.device_files(devices)
     others = [name for pattern, name in _OTHERS.items() if any(devices.glob(pattern))]
     if not there:
         return GpusFacts(other=others)
@@ -62,21 +63,29 @@ def gpus(patience_s: float, devices: Path = Path("/dev")) -> GpusFacts | None:
 
 
 def _asked() -> GpusFacts:
-    files = len(device_files())
+    files = len(nvml.device_files())
     try:
-        driver = open_nvml()
+        driver = nvml.open_nvml()
     except RallyError:
         return GpusFacts(device_files=files, library=False, xids=_xids())
     except Exception as error:  # noqa: BLE001 the package's own errors, which can't be named without it
         return GpusFacts(device_files=files, problem=str(error), xids=_xids())
-    if driver is None:
-        return GpusFacts()
+    return GpusFacts() if driver is None else facts_of_driver(driver, files)
+
+
+def facts_of_driver(driver: Nvml, device_files: int) -> GpusFacts:
+    """What a driver that works says.
+
+    Args:
+        driver: opened.
+        device_files: of GPUs that this process sees.
+    """
     library = driver.library
     found = [_gpu(gpu, library) for gpu in driver.gpus()]
     missing = [GpuFacts(index=index, lost=True) for index in _lost(driver, [gpu.index for gpu in found])]
     blocked, why, nvlinks = _peers(driver.gpus(), library)
     return GpusFacts(
-        device_files=files,
+        device_files=device_files,
         driver=_text(_of_system(library, library.nvmlSystemGetDriverVersion)),
         cuda=_cuda_version(_of_system(library, library.nvmlSystemGetCudaDriverVersion_v2)),
         gpus=sorted([*found, *missing], key=lambda gpu: gpu.index),
