@@ -17,7 +17,7 @@ from toolkit.core.doctor.findings import Asked, Report, report
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.words import plural
 from toolkit.fronts.show import json_text
-from toolkit.views.doctor_lines import Line, report_lines
+from toolkit.views.doctor_lines import report_lines
 from toolkit.views.wording import shows_unicode, visible
 
 BAD_INPUT = 2
@@ -293,22 +293,16 @@ def _of_this_machine(
 def _print(found: Report, asked: Asked, words: _Words, stdout: TextIO) -> None:
     """In colour on a terminal unless NO_COLOR is set, plain elsewhere."""
     from rich.console import Console  # late: --json does without
+    from rich.text import Text
 
     console = Console(force_jupyter=False, file=stdout, highlight=False, markup=False, emoji=False)
     width = console.width if console.is_terminal else _WIDTH
     lines = report_lines(found, asked, width=width, unicode=shows_unicode(stdout), every=words.every)
-    _print_lines(lines, console, stdout)
-
-
-def _print_lines(lines: Sequence[Line], console: object, stdout: TextIO) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    assert isinstance(console, Console)
-    for line in lines:
-        console.print(
-            Text.assemble(*((visible(words, stdout), style) for words, style in line)), soft_wrap=True
-        )
+    with console.capture() as shown:  # a reader that went away is `entry`'s to deal with, not rich's
+        for line in lines:
+            parts = [(visible(text, stdout), style) for text, style in line]
+            console.print(Text.assemble(*parts), soft_wrap=True)
+    stdout.write(shown.get())
 
 
 def _print_list(words: _Words, stdout: TextIO) -> None:

@@ -90,9 +90,9 @@ class _Pen:
                 yield from self._told(found, first, blank)
                 first = blank
             elif every:
-                name = [] if self.narrow else [(f"{found.id:<27}", "dim")]
+                column: Line = [] if self.narrow else [(f"{found.id:<27}", "dim")]
                 yield from self.wrapped(
-                    found.what, "", [*first, self.sign("ok"), *name], found.id if self.narrow else ""
+                    found.what, "", [*first, self.sign("ok"), *column], found.id if self.narrow else ""
                 )
                 first = blank
         well = [found.what for found in findings if found.level == "ok"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
+
+from toolkit.adapters.processes.parent_death import die_with
 
 #: the reaping of what was killed; what hangs in the kernel is left to it
 _LAST_S = 0.2
@@ -15,7 +19,7 @@ def output_of(
     environ: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> tuple[int, str, str] | None:
-    """Exit code, stdout and stderr; None if it did not end in time, and was killed.
+    """Exit code, stdout and stderr; None if it did not end in time, and was killed. It dies with this thread.
 
     Raises:
         OSError: it can't be run.
@@ -28,6 +32,8 @@ def output_of(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Runs one system call in the child, whose function was looked up before.
+        preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509
     )
     try:
         said, complained = process.communicate(timeout=patience_s)

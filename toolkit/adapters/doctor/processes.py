@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
 from pathlib import Path
 
 from toolkit.adapters.doctor.child import output_of
 from toolkit.adapters.doctor.limits import number_in, text_in
+from toolkit.adapters.processes.means import of_this_machine
 from toolkit.adapters.stacks import installed_py_spy
 from toolkit.core.doctor.facts import ProcessFacts
 
 _PROC = Path("/proc")
-_PR_GET_PDEATHSIG, _PR_GET_CHILD_SUBREAPER = 2, 37
 
 
 def processes(patience_s: float) -> ProcessFacts:
@@ -25,57 +23,24 @@ def processes(patience_s: float) -> ProcessFacts:
     """
     pyspy = installed_py_spy()
     readable, trouble = _reads_stacks(pyspy, patience_s) if pyspy else (None, "")
-    pidfd, parent_death, subreaper = (
-        _has_pidfd(),
-        _answers(_PR_GET_PDEATHSIG),
-        _answers(_PR_GET_CHILD_SUBREAPER),
-    )
-    means = {
-        "parent-death signal": parent_death,
-        "process groups": True,
-        "subreaper": subreaper,
-        "pidfd": pidfd,
-    }
+    means = of_this_machine()
     return ProcessFacts(
         kernel=platform.release(),
-        pidfd=pidfd,
-        parent_death=parent_death,
-        subreaper=subreaper,
+        pidfd="pidfd" in means.used,
+        parent_death="parent-death signal" in means.used,
+        subreaper="subreaper" in means.used,
         children_listed=(_PROC / f"self/task/{os.getpid()}/children").exists(),
         hidepid=_hidepid(text_in(_PROC / "self/mounts") or ""),
         pid1=text_in(_PROC / "1/comm") or "",
         is_pid1_child=os.getpid() == 1 or os.getppid() == 1,
-        means=[name for name, there in means.items() if there],
-        means_lacking={name: "this kernel has none" for name, there in means.items() if not there},
-        means_enough=parent_death,
+        means=list(means.used),
+        means_lacking=means.missing,
+        means_enough=means.enough,
         pyspy=pyspy,
         ptrace_scope=number_in(_PROC / "sys/kernel/yama/ptrace_scope"),
         ptrace_self=readable,
         ptrace_problem=trouble,
     )
-
-
-def _has_pidfd() -> bool:
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:
-        return False
-    return True
-
-
-def _answers(question: int) -> bool:
-    """Whether the kernel knows a setting of prctl."""
-    if sys.platform != "linux":
-        return False
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return False
-    prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
-    value = ctypes.c_int()
-    return bool(prctl(question, ctypes.byref(value), None, None, None) == 0)
 
 
 def _hidepid(mounts: str) -> str:
