@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from toolkit.core.doctor.amounts import GIB, MIB
 from toolkit.core.doctor.checks import CHECKS, chosen, facts_needed, judged
@@ -210,12 +215,6 @@ BAD: list[tuple[str, Level, Machine, str]] = [
         "warning",
         facts_of("processes", means_enough=False, means_lacking={"supervisor": "no /bin/sh"}),
         "may outlive",
-    ),
-    (
-        "processes.cgroup",
-        "note",
-        facts_of("cgroup", child_possible=False, child_problem="read-only"),
-        "read-only",
     ),
     ("processes.pidfd", "warning", facts_of("processes", pidfd=False), "no pidfds"),
     ("processes.proc", "note", facts_of("processes", hidepid="2"), "hidepid=2"),
@@ -483,6 +482,7 @@ def test_checks_are_chosen_by_id_group_and_pattern() -> None:
     [
         (["gp"], [], "--only is 'gp', and no check is called so; did you mean gpu?"),
         ([], ["limits.nofiles"], "did you mean limits.nofile?"),
+        ([], ["torch"], "did you mean software.torch?"),
         (["xyz"], [], "rally doctor --list"),
         (["clock"], ["clock.*"], "--skip leaves out all of 2 checks"),
     ],
@@ -529,6 +529,54 @@ def test_problems_make_the_exit_code_and_warnings_if_asked(
 ) -> None:
     said = report(judged(CHECKS, machine, ASKED, {}), ASKED, machine, {}, strict=strict, took_s=0.1)
     assert (said.exit_code, said.verdict_in_words()) == (code, words)
+
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Whatever a field of that type may hold."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return st.builds(kind, **{name: values_of(hint) for name, hint in get_type_hints(kind).items()})
+    if origin is list:
+        return st.lists(values_of(arguments[0]), max_size=3)
+    if origin is dict:
+        return st.dictionaries(values_of(arguments[0]), values_of(arguments[1]), max_size=3)
+    if origin is tuple:
+        return st.tuples(*map(values_of, arguments))
+    if origin is UnionType:
+        return st.one_of(*map(values_of, arguments))
+    return PLAIN[kind]
+
+
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.one_of(st.integers(0, 100), st.integers(0, 1 << 62)),
+    float: st.floats(0, 1e9),
+    str: st.sampled_from(
+        ["", "0", "eth0", "127.0.0.1", "10.0.0.5", "fe80::1%eth0", "2.13.0+cu128", "completed"]
+    ),
+    bool: st.booleans(),
+    type(None): st.none(),
+}
+ANY_ENVIRON = st.dictionaries(
+    st.sampled_from(sorted({name for _, _, environ, _ in ENVIRONMENTS for name in environ})),
+    st.sampled_from(
+        ["", "0", "1", "0,1", "-1", "x", "1(x4)", "1790000000", "^lo", "=eth0", "GPU-1", "MIG-1", ",,"]
+    ),
+)
+
+
+@given(values_of(Machine), ANY_ENVIRON, st.integers(1, 4096), st.integers(0, 3600))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+def test_whatever_the_machine_is_it_is_judged_in_whole_sentences(
+    machine: Machine, environ: dict[str, str], nproc: int, shutdown_timeout_s: int
+) -> None:
+    run = Asked(nproc=nproc, environ=environ, shutdown_timeout_s=shutdown_timeout_s)
+    for finding in judged(CHECKS, machine, run, {}):
+        assert finding.what
+        assert finding.level == "ok" or finding.why
+        assert finding.remedy or finding.level in ("ok", "note")
+        assert "None" not in f"{finding.what} {finding.why} {finding.remedy} {finding.command}"
 
 
 def test_the_report_keeps_the_environment_to_itself() -> None:

@@ -44,8 +44,10 @@ def report_lines(
     lines += page.wrapped(
         head, "dim", [("  ", "")] if page.narrow else [("rally doctor".ljust(_LABEL), "bold")]
     )
-    for group, findings in groupby(report.findings, key=lambda found: found.id.partition(".")[0]):
-        if page.narrow or every:
+    lines.append([])
+    groups = groupby(report.findings, key=lambda found: found.id.partition(".")[0])
+    for number, (group, findings) in enumerate(groups):
+        if number and (page.narrow or every):
             lines.append([])
         lines += page.group(group, list(findings), every=every)
     return [*lines, [], *page.foot(report)]

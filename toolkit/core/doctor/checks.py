@@ -193,9 +193,11 @@ def _means(word: str, check: Check) -> bool:
 
 
 def _no_check(word: str, option: str) -> str:
-    names = [*dict.fromkeys(check.group for check in CHECKS), *(check.id for check in CHECKS)]
+    # Who remembers the second part of an id alone is told the whole.
+    names = {check.id.partition(".")[2]: check.id for check in CHECKS}
+    names |= {check.group: check.group for check in CHECKS} | {check.id: check.id for check in CHECKS}
     near = get_close_matches(word, names, n=1)
-    remedy = f"did you mean {near[0]}?" if near else "`rally doctor --list` has them all"
+    remedy = f"did you mean {names[near[0]]}?" if near else "`rally doctor --list` has them all"
     return f"{option} is {word!r}, and no check is called so; {remedy}"
 
 

@@ -18,6 +18,7 @@ _OF_WORKERS = (
     "ROLE_RANK",
     "MASTER_ADDR",
     "MASTER_PORT",
+    "TORCHELASTIC_USE_AGENT_STORE",
 )
 #: Slurm's KillWait, and what Kubernetes gives a pod unless told otherwise
 _KILL_WAIT_S, _POD_GRACE_S = 30, 30

@@ -78,7 +78,7 @@ def nproc(facts: LimitsFacts, asked: Asked, machine: Machine) -> Said:
     what = f"{number(max(left, 0))} more threads may be started ({name} is {number(soft)})"
     if name == "ulimit -u":
         command, remedy = _raised(
-            "-u", facts.nproc, 2 * (facts.threads_now + need), "nproc", "TasksMax", machine
+            "-u", facts.nproc, max(4096, 2 * (facts.threads_now + need)), "nproc", "TasksMax", machine
         )
     else:
         command, remedy = f"sudo sysctl {name}=4194304", "raise it for the machine"

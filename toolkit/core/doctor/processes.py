@@ -66,7 +66,7 @@ def stacks(facts: ProcessFacts, asked: Asked, machine: Machine) -> Said:
     if not facts.pyspy:
         return note(
             "py-spy is not installed",
-            "where a hanging worker stands is then told by Python's faulthandler: one thread state, no native frames",
+            "a hanging worker is then asked itself where it stands, by a signal, and many don't answer",
             "install it",
             "pip install 'rallypoint[stacks]'",
         )
@@ -91,12 +91,4 @@ def kill_group(facts: CgroupFacts, asked: Asked, machine: Machine) -> Said:
     """Whether workers can have a control group of their own."""
     if facts.child_possible:
         return ok("own cgroup for workers" + (", killed as one" if facts.kill_possible else ""))
-    why_not = facts.child_problem or "nobody tried"
-    if not facts.version:
-        return note(
-            "there are no control groups", "the kernel's record of who ran out of memory is missing, too"
-        )
-    return note(
-        f"no control group of their own for workers: {why_not}",
-        "what leaves a worker's session is found by other means, and memory is counted for the whole group",
-    )
+    return ok("no cgroup of their own for workers" if facts.version else "no cgroups")
