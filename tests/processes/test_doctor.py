@@ -245,3 +245,30 @@ def test_it_needs_no_heavy_import() -> None:
         check=True,
     )
     assert not {"torch", "textual", "numpy", "asyncio", "rich", "multiprocessing"} & set(done.stdout.split())
+
+
+HANGS = """
+import ctypes, os, sys
+from pathlib import Path
+from toolkit.fronts.doctor import doctor_command
+from toolkit.core.doctor.facts import ClockFacts
+gatherers = {"fqdn": lambda _: ctypes.CDLL(None).pause(), "clock": lambda _: ClockFacts(synchronized=True)}
+sys.exit(doctor_command(
+    ["--only", "network.fqdn,clock", "--timeout", "0.3"], environ={}, state_dir=Path("/"), executable=sys.executable,
+    stdout=sys.stdout, stderr=sys.stderr, gatherers=lambda _: gatherers,
+))
+"""
+
+
+def test_a_library_that_never_comes_back_does_not_hold_up_the_end() -> None:
+    """As a name service whose server is gone: the thread hangs in C, and the process ends all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "did not answer in 0.3 s" in done.stdout and "clock synchronised" in done.stdout

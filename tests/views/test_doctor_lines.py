@@ -65,3 +65,9 @@ def test_the_worst_of_a_group_comes_first() -> None:
     ]
     group = lines[[line.startswith("network") for line in lines].index(True) :]
     assert [line[13] for line in group[:3]] == ["!", "•", "✔"]
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_what_is_not_well_is_told_with_the_id_to_skip_it_by(case: int) -> None:
+    check, _, machine, _ = BAD[case]
+    assert any(line.endswith(f"  {check}") for line in shown(machine, 200))

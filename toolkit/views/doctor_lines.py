@@ -103,10 +103,13 @@ class _Pen:
 
     def _told(self, found: Finding, first: Line, blank: Line) -> Iterator[Line]:
         head = [*first, self.sign(found.level)]
-        yield from self.wrapped(found.what, _STYLES[found.level], head, trail=found.id)
+        rows = list(self.wrapped(found.what, _STYLES[found.level], head, trail=found.id))
+        yield from rows
+        # Where there was no room for its id, behind the reason.
+        trail = "" if rows[-1][-1][0].endswith(found.id) else found.id
         under = [*blank, ("  ", "")]
         if found.why:
-            yield from self.wrapped(found.why, "dim" if found.level == "note" else "", under)
+            yield from self.wrapped(found.why, "dim" if found.level == "note" else "", under, trail=trail)
         arrow = "→ " if self.unicode else "-> "
         style = "" if found.level == "note" else "bold"
         if found.remedy:

@@ -37,14 +37,14 @@ def hostname(facts: NameFacts, asked: Asked, machine: Machine) -> Said:
     found, ours = facts.hostname, _peers_can_use(machine.network)
     address = ours[0] if ours else "ADDRESS"
     add = f"echo '{address} {found.name}' | sudo tee -a {_IN_HOSTS}"
-    if found.problem:
+    if found.problem or not found.addresses:
         return warning(
-            f"the host name {found.name} has no address: {found.problem}",
+            f"the host name {found.name} has no address: {found.problem or 'the name service knows none'}",
             "torch and gloo look it up to find the address that others are to use; several nodes need it",
             f"have it in the name service, or in {_IN_HOSTS}",
             add,
         )
-    if found.addresses and all(is_loopback(each) for each in found.addresses):
+    if all(is_loopback(each) for each in found.addresses):
         what = f"the host name {found.name} resolves to {some(found.addresses)}, which is this machine's loopback"
         why = "gloo and static rendezvous tell others that address, and these then connect to themselves"
         if not ours:
@@ -78,7 +78,11 @@ def localhost(facts: LocalhostFacts, asked: Asked, machine: Machine) -> Said:
     found = facts.localhost
     if found.addresses and all(is_loopback(each) for each in found.addresses):
         return ok("localhost")
-    what = f"is {some(found.addresses)}" if found.addresses else f"has no address: {found.problem}"
+    what = (
+        f"is {some(found.addresses)}"
+        if found.addresses
+        else f"has no address: {found.problem or 'nobody knows it'}"
+    )
     return problem(
         f"the name localhost {what}",
         "workers of one node meet there",
@@ -230,9 +234,9 @@ def infiniband(facts: NetworkFacts, asked: Asked, machine: Machine) -> Said | No
 def endpoint_name(facts: EndpointFacts, asked: Asked, machine: Machine) -> Said:
     """Whether its name resolves."""
     found = facts.lookup
-    if found.problem:
+    if found.problem or not found.addresses:
         return problem(
-            f"{facts.host} has no address: {found.problem}",
+            f"{facts.host} has no address: {found.problem or 'the name service knows none'}",
             "no agent finds the others",
             "correct its spelling, or give the IP address",
             f"getent hosts {facts.host}",
