@@ -431,6 +431,15 @@ def test_the_remedy_is_for_where_this_is() -> None:
     ] * 3
 
 
+def test_a_small_shm_breaks_nccl_and_not_gloo() -> None:
+    small = facts_of("memory", shm_total_bytes=64 * MIB, shm_free_bytes=64 * MIB)
+    without_gpus = msgspec.structs.replace(small, gpus=GpusFacts())
+    assert (found(small)["memory.shm"].level, found(without_gpus)["memory.shm"].level) == (
+        "problem",
+        "warning",
+    )
+
+
 def test_a_limit_that_may_be_raised_is_raised_in_the_shell() -> None:
     assert found(facts_of("limits", nofile=Limit(256, 4096)))["limits.nofile"].command == "ulimit -n 4096"
     assert "limits.conf" in found(facts_of("limits", nofile=Limit(256, 256)))["limits.nofile"].command
@@ -443,6 +452,11 @@ def test_root_may_start_any_number_of_processes() -> None:
 def test_more_workers_need_more() -> None:
     enough = facts_of("limits", nofile=Limit(4096, 4096))
     assert found(enough)["limits.nofile"].level == "ok"
+    default_of_a_large_server = facts_of("limits", nofile=Limit(1024, 1 << 20))
+    assert (
+        found(default_of_a_large_server, msgspec.structs.replace(ASKED, nproc=128))["limits.nofile"].level
+        == "note"
+    )
     many = msgspec.structs.replace(ASKED, nproc=1000)
     assert found(enough, many)["limits.nofile"].level == "problem"
 

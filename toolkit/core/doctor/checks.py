@@ -91,7 +91,7 @@ CHECKS: tuple[Check, ...] = (
     Check("limits.memlock", "locked memory", "limits", limits.memlock, _CONTAINER),
     Check("limits.stack", "stack", "limits", limits.stack),
     Check("limits.core", "core dumps", "limits", limits.core),
-    Check("memory.shm", "shared memory", "memory", memory.shm, _CONTAINER),
+    Check("memory.shm", "shared memory", "memory", memory.shm, ("place", "gpus")),
     Check("memory.available", "free memory", "memory", memory.available),
     Check("memory.overcommit", "overcommitment of memory", "memory", memory.overcommit),
     Check("cgroup.memory", "memory limit of the control group", "cgroup", memory.group_memory, ("memory",)),

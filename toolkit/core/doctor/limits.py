@@ -9,7 +9,7 @@ from toolkit.core.words import plural
 
 # Measured: an agent on one node has 10 files open, and with `--tee 3` 5 more for each worker. A worker of torch that
 # has a gloo group of two and a DataLoader of four processes has 59; a GPU brings its own.
-_FILES_OF_AGENT, _FILES_OF_EACH = 32, 8
+_FILES_OF_AGENT, _FILES_OF_EACH = 32, 6
 _FILES_OF_WORKER = 128
 _FILES_ENOUGH, _FILES_AMPLE = 1024, 4096
 _FILES_ADVISED = 65536

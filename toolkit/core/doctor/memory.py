@@ -29,15 +29,20 @@ def shm(facts: MemoryFacts, asked: Asked, machine: Machine) -> Said:
     free, total = facts.shm_free_bytes, facts.shm_total_bytes
     if free is None or total is None:
         return note("the size of /dev/shm is not known", "ranks of one machine hand each other tensors there")
-    if free >= max(_SHM_AMPLE, _SHM_OF_WORKER * asked.nproc):
+    # Only NCCL can't do without; gloo does.
+    by_nccl = machine.gpus is not None and machine.gpus.device_files > 0 and asked.nproc > 1
+    need = _SHM_OF_WORKER * asked.nproc if by_nccl else 0
+    if free >= max(_SHM_AMPLE, need):
         return ok(f"/dev/shm {size(free)} free")
     what = f"/dev/shm has {size(free)} free of {size(total)}"
     if total >= 2 * _SHM_AMPLE:
         command, remedy = "ls -lS /dev/shm", "see what dead processes have left there, and remove it"
-    why = "DataLoaders put batches there, NCCL its buffers; a worker that finds it full is killed by SIGBUS"
-    if asked.nproc > 1 and free < _SHM_OF_WORKER * asked.nproc:
-        need = size(_SHM_OF_WORKER * asked.nproc)
-        return problem(what, f"NCCL of {asked.nproc} workers needs about {need}; {why}", remedy, command)
+    why = (
+        "DataLoaders put batches there, and NCCL its buffers; a worker that finds it full is killed by SIGBUS"
+    )
+    if free < need:
+        nccl = f"NCCL of {asked.nproc} workers needs about {size(need)}"
+        return problem(what, f"{nccl}; {why}", remedy, command)
     return warning(what, why, remedy, command)
 
 
