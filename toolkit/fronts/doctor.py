@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         metavar="SECONDS",
         default="5",
-        help="how long each check may take (default: 5; torch: six times)",
+        help="each check may take so long (default: 5); the GPU driver 3 times, torch 6 times that",
     )
     return parser
 
