@@ -31,13 +31,16 @@ from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
 from toolkit.adapters.tasks import Threads
+from toolkit.adapters.watching.watcher import WorkerWatcher
 from toolkit.agent import base, launched, rendezvous, solo
 from toolkit.agent.rendezvous import Offer
 from toolkit.core import rally_conf
 from toolkit.core.actions import NoOrders
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.hang_settings import hang_settings, health_port
+from toolkit.core.hangs import HangSettings
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
-from toolkit.core.model import WorkerSpec
+from toolkit.core.model import DEFAULT_ROLE, RunResult, WorkerSpec
 from toolkit.core.rounds import Settings
 from toolkit.ports import EventSink, Ports, StoreConnector
 
@@ -230,6 +233,8 @@ def system_ports(
     inherited: Mapping[str, str] | None = None,
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
     orders: Orders | None = None,
+    hangs: HangSettings | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -239,6 +244,11 @@ def system_ports(
         inherited: the environment of the workers; None is that of this process.
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
         orders: what somebody outside tells the agent; None is for nobody.
+        hangs: what is done about workers that hang; None reports them, and does what torch's variables say.
+        note: takes sentences for people.
+
+    Raises:
+        ConfigurationError: one of torch's variables has a value that can't be.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
@@ -259,6 +269,7 @@ def system_ports(
         tasks=Threads(),
         new_store=MemoryStore,
         control=orders or NoOrders(),
+        watch=WorkerWatcher(hang_settings(surroundings.environment()) if hangs is None else hangs, note=note),
     )
 
 
@@ -321,6 +332,16 @@ def signal_named(name: str) -> Signals:
         raise ConfigurationError(
             f"{name!r} is not a signal; name signals like SIGTERM,SIGUSR1 in TORCHELASTIC_SIGNALS_TO_HANDLE"
         ) from None
+
+
+def _health_check(ports: Ports) -> Any | None:
+    """What answers at the port that torch's variable names, if it is set."""
+    port = health_port(surroundings.environment())
+    if port is None or not isinstance(ports.watch, WorkerWatcher):
+        return None
+    from toolkit.adapters.watching.health import HealthCheck
+
+    return HealthCheck(port, ports.watch.loop_lives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +415,15 @@ class LocalElasticAgent(launched.LaunchedAgent):
             ports=ports or system_ports(),
         )
         self._health_check_server = health_check_server
+        self._health = _health_check(self._ports) if health_check_server is None else None
+
+    def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        """Run the workers to their end, as `toolkit.agent.base` has it."""
+        try:
+            return super().run(role)
+        finally:
+            if self._health is not None:
+                self._health.close()
 
     def _shutdown(self, death_sig: Signals = SIGTERM, timeout: int = 30) -> None:
         server, self._health_check_server = self._health_check_server, None

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.base import SimpleElasticAgent
+from toolkit.agent.hung import EndsHangs
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
@@ -31,7 +32,7 @@ from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 
 
-class LaunchedAgent(SimpleElasticAgent):
+class LaunchedAgent(EndsHangs, SimpleElasticAgent):
     """Runs the workers that its launcher starts.
 
     Args:
@@ -61,7 +62,8 @@ class LaunchedAgent(SimpleElasticAgent):
         self._log_line_prefix_template = log_line_prefix_template
         self._incarnation = -1
         self._workers: Workers | None = None
-        self._exits_told = 0
+        #: local ranks whose end was told, and whether their process was there all the same
+        self._exits_told: set[tuple[int, bool]] = set()
         self._stopping = False
 
     _is_woken = True
@@ -72,6 +74,11 @@ class LaunchedAgent(SimpleElasticAgent):
             return self._job.patience_s()
         # Exits, signals and, where the rendezvous can, arrivals ring the bell: then there is nothing to poll for.
         return None if getattr(handler, "rings_bell", False) is True else super()._patience_s()
+
+    def _initialize_workers(self, worker_group: WorkerGroup) -> None:
+        """Form the group and start its workers, if those of before are gone."""
+        self._refuse_beside_unkillable()
+        super()._initialize_workers(worker_group)
 
     @profiled("LocalElasticAgent._start_workers")
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
@@ -86,9 +93,10 @@ class LaunchedAgent(SimpleElasticAgent):
         plan = self._plan(worker_group)
         self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
         self._workers = self._launch(plan)
-        self._exits_told, self._stopping = 0, False
+        self._exits_told, self._stopping = set(), False
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
+        self._begin_watch(worker_group, plan, ids)
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
@@ -110,6 +118,7 @@ class LaunchedAgent(SimpleElasticAgent):
             use_agent_store=bool(spec.rdzv_handler.use_agent_store),
             start_method=self._start_method,
             prefix_template=self._log_line_prefix_template,
+            variables=self._ports.watch.prepare(spec.local_world_size),
         )
         return plan_launch(worker_group, settings, self._logs_specs, self._ports.host.environment())
 
@@ -132,14 +141,15 @@ class LaunchedAgent(SimpleElasticAgent):
             return RunResult(WorkerState.UNKNOWN)
         if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
             return RunResult(WorkerState.UNKNOWN)
-        ends = self._workers.exits()
+        self._kill_condemned()
+        ends = self._ends()
         result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
         return result
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:
         now_ns = self._ports.clock.now_ns()
-        ends = {end.local_rank: end for end in (self._workers.exits() if self._workers is not None else ())}
+        ends = {end.local_rank: end for end in self._ends()}
         return [
             msgspec.structs.replace(
                 record,
@@ -156,9 +166,10 @@ class LaunchedAgent(SimpleElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """Stop the workers and release what they held. Does nothing the second time."""
         workers = self._workers
+        self._ports.watch.end()
         if workers is None:
             return
-        self._say_exits(self._worker_group, workers.exits())
+        self._say_exits(self._worker_group, self._ends())
         self._stopping = True
         running = list(workers.running())
         if running:
@@ -170,7 +181,8 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         try:
             stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
-            self._say_exits(self._worker_group, workers.exits())
+            self._unkillable = stopped.unkillable
+            self._say_exits(self._worker_group, self._ends())
             self._reporter.say(
                 events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
             )
@@ -183,6 +195,10 @@ class LaunchedAgent(SimpleElasticAgent):
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
 
     # -- events ---------------------------------------------------------------------------------------------
+
+    def _say_finished(self, outcome: RunResult | BaseException | None, took_ns: int) -> None:
+        self._fail_with_unkillable(outcome)
+        super()._say_finished(outcome, took_ns)
 
     def _say_workers_started(self, group: WorkerGroup, plan: LaunchPlan, ids: dict[int, Any]) -> None:
         for planned in plan.workers:
@@ -201,16 +217,18 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         self._reporter.say(events.WorkersStarted, incarnation=self._incarnation)
 
-    def _say_exits(self, group: WorkerGroup, ends: Any) -> None:
+    def _say_exits(self, group: WorkerGroup, ends: Sequence[WorkerExit]) -> None:
         """Tell of the exits that were not told yet, in their order."""
-        new = list(ends)[self._exits_told :]
-        failed_before = any(end.failed for end in list(ends)[: self._exits_told])
-        self._exits_told += len(new)
+        told = self._exits_told
+        new = [end for end in ends if (end.local_rank, end.there) not in told]
+        failed_before = any(end.failed for end in ends if end not in new)
         for end in new:
-            self._say_exit(group, end)
-            if end.failed and not self._stopping:
+            if not end.there:
+                self._say_exit(group, end)
+            if end.failed and not self._stopping and (end.local_rank, True) not in told:
                 self._say_failure(group, end, first=not failed_before)
                 failed_before = True
+        told.update((end.local_rank, end.there) for end in new)
 
     def _say_exit(self, group: WorkerGroup, end: WorkerExit) -> None:
         self._reporter.say(

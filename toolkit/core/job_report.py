@@ -75,7 +75,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         said = self.message.strip().split("\n", 1)[0]
         how = ending(self.exit_code, self.signal)
         return f"{who} {how}" + (
-            f": {said}" if said and not self.signal and "exited with code" not in said else ""
+            f": {said}"
+            if said and (not self.signal or said.startswith("hung: ")) and "exited with code" not in said
+            else ""
         )
 
 

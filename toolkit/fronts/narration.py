@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
+from toolkit.core.hang_report import HUNG
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import parked, report_in_words, store_silent, tail_of, taken_over
 
 
@@ -76,6 +78,10 @@ class Narration:
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
                 self._acted(event)
+            case ev.WorkersHung():
+                self._hung(event)
+            case ev.WorkersRecovered():
+                self.say(recovered(event))
             case _:
                 self._tell_of_job(event)
 
@@ -144,6 +150,11 @@ class Narration:
         if event.first and event.traceback:
             self._shown = tail_of(event.traceback)
             self._write_lines(self._shown)
+
+    def _hung(self, event: ev.WorkersHung) -> None:
+        self.say(hung(event))
+        if event.stacks:
+            self._write_lines(stack_lines(event.stacks))
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
@@ -220,4 +231,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or bool(event.signal)
+    return event.message == f"exited with code {event.exit_code}" or (
+        bool(event.signal) and not event.message.startswith(HUNG)
+    )

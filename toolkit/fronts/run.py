@@ -235,7 +235,11 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=wiring.new_pump(console, capture_console=status.active),
+        hangs=options.hangs,
+        note=narration.say,
     )
+    for sampler in readings:
+        sampler.ask_for_steps(ports.watch.steps)
     handler = _rendezvous(job, ports)
     agent = wiring.LocalElasticAgent(
         _spec(job, handler),
