@@ -22,6 +22,10 @@ from toolkit.ports import Ports, Workers
 _SIGKILL = 9
 
 
+class LeftBehind(ToldToEnd):
+    """A worker of before can't be killed."""
+
+
 class EndsHangs:
     """The part of `LaunchedAgent` that ends workers that hang."""
 
@@ -100,14 +104,14 @@ class EndsHangs:
         """That nothing is started beside workers of before that can't be killed.
 
         Raises:
-            ToldToEnd: some are there.
+            LeftBehind: some are there.
         """
         if self._unkillable:
             self._job_failed_of = (
                 f"local {ranks(list(self._unkillable))} can't be killed (stuck in the kernel), and nothing is started "
                 "beside that; this machine may need a reboot"
             )
-            raise ToldToEnd(WorkerState.FAILED, self._job_failed_of)
+            raise LeftBehind(WorkerState.FAILED, self._job_failed_of)
 
     def _fail_with_unkillable(self, outcome: RunResult | BaseException | None) -> None:
         """A run that leaves workers behind has failed, whatever else became of it."""

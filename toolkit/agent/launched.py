@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.base import SimpleElasticAgent
-from toolkit.agent.hung import EndsHangs
+from toolkit.agent.hung import EndsHangs, LeftBehind
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
@@ -79,6 +79,14 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         """Form the group and start its workers, if those of before are gone."""
         self._refuse_beside_unkillable()
         super()._initialize_workers(worker_group)
+
+    def _restart_or_end(self, result: RunResult) -> bool:
+        try:
+            return super()._restart_or_end(result)
+        except LeftBehind:
+            self._enter(WorkerState.FAILED)
+            result.state = WorkerState.FAILED
+            return True
 
     @profiled("LocalElasticAgent._start_workers")
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:

@@ -141,7 +141,7 @@ class Judge:
 
     def look(self, looks: Sequence[Look], now_ns: int) -> list[Verdict]:
         """See them once more. Returns who hangs, by local rank; those that are not in `looks` have ended."""
-        gap_ns = gap_max_ns(CLOSE_LOOK_S if self.alarmed else LOOK_S)
+        gap_ns = gap_max_ns(LOOK_S)
         elapsed_s = min(now_ns - self._looked_ns, gap_ns) / 1e9 if self._looked_ns is not None else 0.0
         self._looked_ns = now_ns
         found: list[Verdict] = []

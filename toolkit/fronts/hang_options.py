@@ -50,7 +50,9 @@ def hang_options(values: Any, sources: Mapping[str, str], environ: Mapping[str, 
     name = sources.get("hang_timeout", "--hang-timeout")
     timeout_s: float = values.hang_timeout
     if not (timeout_s >= _TIMEOUT_MIN_S and math.isfinite(timeout_s)):
-        raise ConfigurationError(f"{name} is {timeout_s:g}; give a number of seconds from {_TIMEOUT_MIN_S:g} on")
+        raise ConfigurationError(
+            f"{name} is {timeout_s:g}; give a number of seconds from {_TIMEOUT_MIN_S:g} on"
+        )
     health_port(environ)
     return hang_settings(environ, values.on_hang, timeout_s)
 
