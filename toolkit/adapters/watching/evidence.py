@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from toolkit.adapters.readings.process_table import facts
 from toolkit.adapters.watching.looking import catches
 from toolkit.adapters.watching.shared import SharedNotes
 from toolkit.core.stacks import Answer, Frame, Stacks, Target, Thread, Unread
@@ -67,8 +68,9 @@ class Evidence:
 
     def _own_words(self, pid: int) -> Stacks | None:
         signum = signal.SIGRTMAX - STACKS_SIGNAL_BELOW_MAX
-        if not catches(pid, signum):
-            return None
+        told = facts(pid)
+        if told is None or told.state in ("T", "t") or not catches(pid, signum):
+            return None  # one that is stopped would answer when it goes on, and then nobody listens
         self._notes.forget_stacks()
         try:
             os.kill(pid, signum)
