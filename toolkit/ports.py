@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
-from toolkit.core.hangs import Condemned, NoWatch, WatchedWorker
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
+from toolkit.core.watched import Condemned, NoWatch, WatchedWorker
 
 
 class Clock(Protocol):

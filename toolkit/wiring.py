@@ -38,10 +38,10 @@ from toolkit.core import rally_conf
 from toolkit.core.actions import NoOrders
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.hang_settings import hang_settings, health_port
-from toolkit.core.hangs import HangSettings
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import DEFAULT_ROLE, RunResult, WorkerSpec
 from toolkit.core.rounds import Settings
+from toolkit.core.watched import HangSettings
 from toolkit.ports import EventSink, Ports, StoreConnector
 
 

@@ -21,9 +21,9 @@ from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
-from toolkit.core.hangs import Condemned, WatchedWorker
 from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
 from toolkit.core.model import WorkerSpec
+from toolkit.core.watched import Condemned, WatchedWorker
 from toolkit.ports import Ports
 
 SECOND = 1_000_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from toolkit.core import hang_report as report
-from toolkit.core.hangs import HangSettings, Kind, Verdict
+from toolkit.core.hangs import Kind, Verdict
 from toolkit.core.stacks import Alike, Frame, Stacks, Thread, Unread
+from toolkit.core.watched import HangSettings
 
 RESTART = HangSettings(action="restart", timeout_s=60)
 NONE = {0: None, 1: None, 2: None, 3: None}

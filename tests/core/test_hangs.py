@@ -15,12 +15,12 @@ from toolkit.core.hangs import (
     LOOK_S,
     STEPS_MISSED,
     STOPPED_S,
-    HangSettings,
     Judge,
     Look,
     ProcessLook,
     Verdict,
 )
+from toolkit.core.watched import HangSettings
 
 SETTINGS = HangSettings(timeout_s=60, stuck_s=30)
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from toolkit.core.events import HungWorker
-from toolkit.core.hangs import HangSettings, Verdict
+from toolkit.core.hangs import Verdict
 from toolkit.core.stacks import Alike, Answer, Unread, grouped
+from toolkit.core.watched import HUNG, HangSettings
 from toolkit.core.words import plural, ranks
 
 #: characters of the stacks in an event, and frames of one group
 STACKS_MAX, FRAMES_MAX = 8_000, 12
 #: kinds that need no comparison with the others
 _CERTAIN = frozenset({"stopped", "stuck", "timer"})
-#: what the message of a worker begins with that was killed because it hung
-HUNG = "hung: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +196,6 @@ def _of_others(worker: HungWorker, steps: Mapping[int, int | None]) -> str:
         return ""
     where = f"{others[0]}" if len(others) == 1 else f"{others[0]} to {others[-1]}"
     return f"; the others are at {where}"
-
-
-_REMEDIES = {
-    "stopped": "`kill -CONT {pid}` lets it go on",
-    "traced": "nothing is done about it while the debugger is there",
-    "stuck": "the kernel waits for a disk, a network file system or a driver; see dmesg",
-}
-
-
-def remedy(worker: HungWorker) -> str:
-    """What somebody can do about the first of them, where the agent does nothing."""
-    said = _REMEDIES.get(worker.kind, "")
-    return said.format(pid=worker.pid)
 
 
 def stacks_text(groups: Sequence[Alike]) -> str:

@@ -8,12 +8,13 @@ import msgspec
 from msgspec.structs import replace
 
 from toolkit.core.events import HungWorker, WorkersHung, WorkersRecovered
-from toolkit.core.hang_report import STACKS_MAX
 from toolkit.core.moment import Moment
 
 if TYPE_CHECKING:
     from toolkit.core.history import Node, Rank
 
+#: characters of the stacks of one report; twice what agents tell
+STACKS_MAX = 16_000
 #: reports of one node that are kept, the latest, and workers in one: bounds for hostile recordings
 HANGS_MAX, WORKERS_MAX = 100, 4_096
 
@@ -49,7 +50,7 @@ def hung(_draft: Any, node: Node, event: WorkersHung, at: Moment) -> Node:
         at=at,
         workers=tuple(event.workers[:WORKERS_MAX]),
         why=event.why,
-        stacks=event.stacks[: 2 * STACKS_MAX],
+        stacks=event.stacks[:STACKS_MAX],
         odd=tuple(event.odd[:WORKERS_MAX]),
         kills=tuple(event.kills[:WORKERS_MAX]),
     )

@@ -19,22 +19,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from toolkit.core.liveness import Standstill, gap_max_ns
+from toolkit.core.watched import HangSettings
 
 Kind = Literal["stopped", "traced", "stuck", "standing", "silent", "timer"]
-Action = Literal["report", "restart", "off"]
-ACTIONS: tuple[str, ...] = get_args(Action)
-
 #: between two looks, in seconds; and while something looks as if it might hang
 LOOK_S, CLOSE_LOOK_S = 3.0, 1.0
 #: for so long a worker may be stopped or held before that is told: shells and debuggers do it for moments
 STOPPED_S = 5.0
-#: torch's D-state check is off by default; a busy network file system holds a process for seconds, not for a minute
-STUCK_S = 60.0
-#: NCCL's watchdog aborts a collective after 600 s, and takes the evidence with it: this is well before
-TIMEOUT_S = 300.0
 #: a step may take so many times as long as the last ones did
 STEPS_MISSED = 10
 #: steps whose times are remembered
@@ -43,28 +37,6 @@ _STEPS_KEPT = 32
 BUSY_SHARE = 0.02
 #: who has been still for this share of the timeout is waited for, so that one report has all that stand still
 _NEARLY = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class HangSettings:
-    """What is done about workers that hang.
-
-    Args:
-        action: "report" tells of them; "restart" also kills who is to blame, and the restart policy decides; "off" does
-            not look.
-        timeout_s: how long a worker may be silent, or stand at a step.
-        stuck_s: how long it may be in uninterruptible sleep.
-        stuck_fails: whether that fails the group whatever `action` says, as torch's variable has it.
-        timers: whether torch's file timers are heard.
-        timer_file: where their pipe is to be; empty for a fresh place.
-    """
-
-    action: Action = "report"
-    timeout_s: float = TIMEOUT_S
-    stuck_s: float = STUCK_S
-    stuck_fails: bool = False
-    timers: bool = False
-    timer_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,58 +144,6 @@ class Judge:
         ]
         self._declared = {verdict.local_rank for verdict in found}
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Condemned:
-    """A worker that the agent is to kill.
-
-    Args:
-        signum: with this signal.
-        why: what its failure says.
-    """
-
-    local_rank: int
-    signum: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedWorker:
-    """A worker that runs, as whoever watches it needs to know it.
-
-    Args:
-        logs: files that it writes, or that are written for it.
-    """
-
-    local_rank: int
-    global_rank: int
-    pid: int
-    logs: tuple[str, ...] = ()
-
-
-class NoWatch:
-    """Implements `toolkit.ports.Watch` for an agent whose workers nobody watches."""
-
-    def prepare(self, local_world_size: int) -> Sequence[Mapping[str, str]]:
-        """No variables."""
-        return [{}] * local_world_size
-
-    def begin(
-        self, incarnation: int, workers: Sequence[WatchedWorker], *, alone: bool, say: Any, bell: Any
-    ) -> None:
-        """Nobody looks."""
-
-    def condemned(self) -> Sequence[Condemned]:
-        """Nobody."""
-        return ()
-
-    def steps(self) -> Mapping[int, int]:
-        """Nothing is known of them."""
-        return {}
-
-    def end(self) -> None:
-        """Nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)

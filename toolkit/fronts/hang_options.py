@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.hang_settings import STUCK_TIMEOUT, hang_settings, health_port
-from toolkit.core.hangs import ACTIONS, TIMEOUT_S, HangSettings
+from toolkit.core.watched import ACTIONS, TIMEOUT_S, HangSettings
 from toolkit.fronts.option import Option
 
 #: less would take each pause of a healthy worker for a hang

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
-from toolkit.core.hang_report import HUNG
 from toolkit.core.job_story import LEFT
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import parked, report_in_words, store_silent, tail_of, taken_over

@@ -14,8 +14,8 @@ from enum import Enum
 
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.hangs import HangSettings
 from toolkit.core.launch_plan import Std, parse_std
+from toolkit.core.watched import HangSettings
 from toolkit.fronts import hang_options, option_values, rally_options
 from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from toolkit.core.events import WorkersHung, WorkersRecovered
-from toolkit.core.hang_report import remedy
 from toolkit.core.words import ranks
 
 #: lines of stacks that go to a console
 STACK_LINES_MAX = 40
+#: what somebody can do, where the agent does nothing
+_REMEDIES = {
+    "stopped": "`kill -CONT {pid}` lets it go on",
+    "stuck": "the kernel waits for a disk, a network file system or a driver; see dmesg",
+}
 
 
 def hung(event: WorkersHung) -> str:
@@ -27,8 +31,10 @@ def _done(event: WorkersHung) -> str:
         return f"killing {ranks(killed)}"
     if any(worker.kind == "traced" for worker in event.workers):
         return "nothing is done about it while the debugger is there"
-    said = remedy(event.workers[0]) if event.workers else ""
-    return said or "--on-hang restart would start anew"
+    first = event.workers[0] if event.workers else None
+    return _REMEDIES.get(first.kind if first else "", "--on-hang restart would start anew").format(
+        pid=first.pid if first else 0
+    )
 
 
 def recovered(event: WorkersRecovered) -> str:

@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.adapters.readings.process_table import Children, Facts, facts
-from toolkit.core.hangs import Look, ProcessLook, WatchedWorker
+from toolkit.core.hangs import Look, ProcessLook
+from toolkit.core.watched import WatchedWorker
+
+#: looks between two searches for the processes that a worker has started: they cost as much as all the rest
+SEARCH_EVERY = 5
 
 
 class Looking:
@@ -24,16 +28,22 @@ class Looking:
         self._workers = tuple(workers)
         self._facts_of = facts_of
         self._children = Children()
+        self._looks = 0
+        self._search = True
         #: of each worker that was there last, its pid and those of its descendants, by local rank
         self.families: dict[int, tuple[int, ...]] = {}
 
-    def look(self, notes: Mapping[int, tuple[int, int]]) -> list[Look]:
+    def look(self, notes: Mapping[int, tuple[int, int]], *, search: bool = False) -> list[Look]:
         """All that still run.
 
         Args:
             notes: the step that each has told, and when.
+            search: whether to look for all their processes now.
         """
-        self._children.next_beat({pid for family in self.families.values() for pid in family})
+        self._search = search or self._looks % SEARCH_EVERY == 0
+        self._looks += 1
+        if self._search:
+            self._children.next_beat({pid for family in self.families.values() for pid in family})
         before, self.families = self.families, {}
         looks = []
         for worker in self._workers:
@@ -49,7 +59,7 @@ class Looking:
         own = self._facts_of(worker.pid)
         if own is None or own.ended:
             return ()
-        family = self._children.family(worker.pid, before)
+        family = self._children.family(worker.pid, before) if self._search else before or (worker.pid,)
         self.families[worker.local_rank] = family
         looks = [_process(worker.pid, own)]
         for pid in family[1:]:
