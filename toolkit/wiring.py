@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
@@ -334,6 +334,23 @@ def signal_named(name: str) -> Signals:
         ) from None
 
 
+def check_watch(hangs: HangSettings, environ: Mapping[str, str]) -> None:
+    """That what torch's variables ask for can be had here: a pipe for timers, a port for the health check.
+
+    Raises:
+        ConfigurationError: it can't.
+    """
+    if hangs.timers and hangs.timer_file:
+        from toolkit.adapters.watching.timers import check_place
+
+        check_place(hangs.timer_file)
+    port = health_port(environ)
+    if port is not None:
+        from toolkit.adapters.watching.health import check_port
+
+        check_port(port)
+
+
 def _health_check(ports: Ports) -> Any | None:
     """What answers at the port that torch's variable names, if it is set."""
     port = health_port(surroundings.environment())
@@ -383,6 +400,14 @@ class SimpleElasticAgent(base.SimpleElasticAgent):
         super().__init__(spec, exit_barrier_timeout, shutdown_timeout, ports=ports or system_ports())
 
 
+def _hangs(stuck_s: float | None) -> HangSettings:
+    """What is reported, and what is said in a program of uninterruptible sleep."""
+    settings = hang_settings(surroundings.environment())
+    if stuck_s is None:
+        return settings
+    return replace(settings, stuck_s=stuck_s if stuck_s > 0 else settings.stuck_s, stuck_fails=stuck_s > 0)
+
+
 class LocalElasticAgent(launched.LaunchedAgent):
     """Runs the workers as processes of this machine.
 
@@ -390,6 +415,8 @@ class LocalElasticAgent(launched.LaunchedAgent):
 
     Args:
         health_check_server: anything with `stop()`, called when the agent shuts down.
+        uninterruptible_state_timeout: seconds that a worker may be in uninterruptible sleep before the group fails; 0
+            for a report only; None is what `TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT` says. Not for other ports.
         ports: another world.
     """
 
@@ -402,6 +429,7 @@ class LocalElasticAgent(launched.LaunchedAgent):
         log_line_prefix_template: str | None = None,
         shutdown_timeout: float = 30,
         health_check_server: Any | None = None,
+        uninterruptible_state_timeout: float | None = None,
         *,
         ports: Ports | None = None,
     ) -> None:
@@ -412,7 +440,7 @@ class LocalElasticAgent(launched.LaunchedAgent):
             exit_barrier_timeout,
             log_line_prefix_template,
             shutdown_timeout,
-            ports=ports or system_ports(),
+            ports=ports or system_ports(hangs=_hangs(uninterruptible_state_timeout)),
         )
         self._health_check_server = health_check_server
         self._health = _health_check(self._ports) if health_check_server is None else None

@@ -1,4 +1,4 @@
-"""Looks at workers: real ones that are stopped, write, start processes and end; made-up ones in states that are rare."""
+"""Looks at workers: real ones that are stopped, write, start processes and end; made-up ones in rare states."""
 
 from __future__ import annotations
 

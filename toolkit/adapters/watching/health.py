@@ -29,13 +29,7 @@ class HealthCheck:
 
     def __init__(self, port: int, lives: Callable[[], bool]) -> None:
         self._lives = lives
-        try:
-            self._socket = socket.create_server(("", port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"TORCHELASTIC_HEALTH_CHECK_PORT is {port}, which can't be listened on: {error.strerror}; "
-                "give a port that is free"
-            ) from error
+        self._socket = _listening(port)
         self.port = int(self._socket.getsockname()[1])
         threading.Thread(target=self._serve, name="rally-health", daemon=True).start()
 
@@ -74,3 +68,22 @@ class HealthCheck:
         body = "" if request.startswith(b"HEAD ") else words
         head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(words)}\r\n"
         client.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
+
+
+def check_port(port: int) -> None:
+    """That it can be listened on.
+
+    Raises:
+        ConfigurationError: it can't.
+    """
+    _listening(port).close()
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"TORCHELASTIC_HEALTH_CHECK_PORT is {port}, which can't be listened on: {error.strerror}; "
+            "give a port that is free"
+        ) from error

@@ -54,7 +54,7 @@ class Looking:
                 looks.append(Look(worker.local_rank, processes, written, step, told_ns))
         return looks
 
-    def _processes(self, worker: WatchedWorker, before: Sequence[int]) -> tuple[ProcessLook, ...]:
+    def _processes(self, worker: WatchedWorker, before: tuple[int, ...]) -> tuple[ProcessLook, ...]:
         """The worker's own first; none if that has ended."""
         own = self._facts_of(worker.pid)
         if own is None or own.ended:
