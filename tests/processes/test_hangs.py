@@ -12,14 +12,16 @@ import pytest
 from toolkit.core.events import (
     AgentFinished,
     FailureRecorded,
+    ReadingsTaken,
+    RoundEnded,
     WorkerExited,
     WorkersHung,
     WorkersRecovered,
     WorkersStarted,
 )
 
-from .conftest import Rally, Script
-from .jobs import Job, alive, until
+from .conftest import Meet, Rally, Script
+from .jobs import Job, Up, alive, until
 
 #: what waits for the next worker of a script that stops or sleeps
 LIFE = """
@@ -273,5 +275,52 @@ def test_the_health_check_of_torchs_variable_is_answered(rally: Rally, script: S
     for _ in range(3):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
             assert answer.status == 200
+    end(job)
+    assert job.wait() == 0, job.told()
+
+
+@pytest.mark.torch
+def test_a_hang_on_one_node_has_all_nodes_start_anew_and_names_its_worker(meet: Meet, script: Script) -> None:
+    pytest.importorskip("torch")
+    text = """
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    wait_for("end")
+    """
+    nodes = meet("2", "--max-restarts", "1", "--on-hang", "restart")
+    nodes.start_several(2, script(Up.SCRIPT + text))
+    first = nodes.ups(1)
+    again = nodes.ups(2)
+    assert {up.restarts for up in again} == {1}
+    (failure,) = nodes.events(FailureRecorded)
+    victim = next(up for up in first if up.rank == 1)
+    assert (failure.global_rank, failure.pid) == (1, victim.pid)
+    for ended in nodes.wait_for_events(RoundEnded, 2):
+        assert f"hung: rank 1 (pid {victim.pid}) is stopped" in ended.reason
+    (nodes.run_dir.parent / "end").touch()
+    nodes.assert_all_end_with(0)
+    nodes.assert_promises_held()
+
+
+def test_readings_have_the_step_that_a_worker_tells(rally: Rally, script: Script) -> None:
+    text = """
+    import toolkit
+
+    say_up()
+    if os.environ["RANK"] == "0":
+        toolkit.progress(41)
+    wait_for("end")
+    """
+    job = rally("--nproc-per-node", "2", "--readings-interval", "0.25", script(LIFE + text))
+    pids(job)
+
+    def told() -> list[int | None]:
+        for reading in job.events(ReadingsTaken):
+            steps = [worker.step for worker in reading.workers]
+            if steps == [41, None]:
+                return steps
+        return []
+
+    until("a reading with the step", told)
     end(job)
     assert job.wait() == 0, job.told()
