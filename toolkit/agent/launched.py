@@ -27,6 +27,7 @@ from toolkit.core.launch_plan import (
     WorkerExit,
     plan_launch,
 )
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
@@ -153,6 +154,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         ends = self._ends()
         result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
+        self._say_losses(self._workers.losses())
         return result
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:
@@ -196,8 +198,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
             )
         finally:
             self._workers = None
-            for problem in workers.close():
-                self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
+            self._say_losses(workers.close())
 
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
@@ -224,6 +225,17 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
                 stderr=planned.stderr,
             )
         self._reporter.say(events.WorkersStarted, incarnation=self._incarnation)
+
+    def _say_losses(self, losses: Sequence[LostOutput]) -> None:
+        for lost in losses:
+            self._reporter.say(
+                events.LogsLost,
+                incarnation=self._incarnation,
+                problem=lost.problem,
+                path=lost.path,
+                lost_bytes=lost.bytes,
+                lost_lines=lost.lines,
+            )
 
     def _say_exits(self, group: WorkerGroup, ends: Sequence[WorkerExit]) -> None:
         """Tell of the exits that were not told yet, in their order."""

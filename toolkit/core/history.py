@@ -241,6 +241,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
         hangs: reports of workers that hang, the latest.
+        lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
     name: str
@@ -288,6 +289,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
     hangs: tuple[Hang, ...] = ()
+    lost_logs: tuple[events.LogsLost, ...] = ()
 
 
 #: node, life, incarnation, local rank

@@ -17,6 +17,7 @@ from toolkit.core.events import DecisionMade
 from toolkit.core.words import failing, without_tokens
 from toolkit.fronts.hang_summary import HangSummary, hang_summaries
 from toolkit.fronts.job_summary import JobSummary, job_summary
+from toolkit.fronts.lost_logs import LostLogSummary, lost_logs
 from toolkit.views.wording import moment_text
 
 RunState = Literal[
@@ -241,6 +242,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     group_world_size: int = 0
     job: JobSummary | None = None
     hangs: list[HangSummary] = []
+    lost_logs: list[LostLogSummary] = []
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -290,6 +292,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         simulated=simulated,
         job=job_summary(timeline.job),
         hangs=hang_summaries(timeline),
+        lost_logs=lost_logs(nodes),
     )
 
 
