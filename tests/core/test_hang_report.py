@@ -112,6 +112,13 @@ def test_what_hangs_is_said_in_one_sentence() -> None:
     assert said(standing, {0: 121, 1: 120}) == (
         "rank 9 (pid 101) stands at step 120 for 47 s; the others are at 121; rank 8 waits"
     )
+    odd = {0: at("reduce"), 1: at("load"), 2: at("reduce")}
+    equal = [verdict(rank, "standing", 45, step=7) for rank in odd]
+    found = report.suspects(equal, dict.fromkeys(odd, 7), odd)
+    workers = report.hung_workers(equal, found, {0: 0, 1: 1, 2: 2}, {})
+    assert report.headline(workers, dict.fromkeys(odd, 7), 3) == (
+        "rank 1 (pid 101) stands at step 7 for 45 s, as the others do; ranks 0, 2 wait"
+    )
     assert said([verdict(r, "silent", 61 + r) for r in range(3)], dict.fromkeys(range(3))) == (
         "all 3 workers of this node have used no CPU and written nothing for 61 s"
     )

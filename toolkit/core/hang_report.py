@@ -194,6 +194,8 @@ def _of_others(worker: HungWorker, steps: Mapping[int, int | None]) -> str:
     others = sorted({step for rank, step in steps.items() if step is not None and rank != worker.global_rank})
     if not others:
         return ""
+    if others == [worker.step]:
+        return ", as the others do"
     where = f"{others[0]}" if len(others) == 1 else f"{others[0]} to {others[-1]}"
     return f"; the others are at {where}"
 
