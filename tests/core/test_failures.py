@@ -57,7 +57,15 @@ def test_an_error_file_gives_message_traceback_and_time() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [{"message": "plain"}, {"message": {"extraInfo": 3}}, {"message": {}}, {"message": {"extraInfo": {}}}],
+    [
+        {"message": "plain"},
+        {"message": {"extraInfo": 3}},
+        {"message": {}},
+        {"message": {"extraInfo": {}}},
+        {"message": {"extraInfo": {"timestamp": float("inf")}}},
+        {"message": {"extraInfo": {"timestamp": 10**40}}},
+        {"message": {"extraInfo": {"timestamp": "-5"}}},
+    ],
 )
 def test_strange_error_files_do_no_harm(data: dict) -> None:
     failure = failure_of(end(0, 1, error_file="/e.json", error_data=data))
