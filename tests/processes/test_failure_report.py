@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -428,3 +429,62 @@ def test_a_program_with_gloo_is_told_by_its_stderr(rally: Rally, script: Script)
     assert job.wait(120) != 0, job.told()
     assert first_ranks(job) == [0, 1]
     assert "ValueError: loss is NaN in attempt 1" in job.stderr.partition("rally: giving up")[2]
+
+
+# -- the kernel -----------------------------------------------------------------------------------------------
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+LIMIT_BYTES = 192 << 20
+
+
+@pytest.fixture
+def small() -> Iterator[Path]:
+    """A memory cgroup with little room."""
+    own = next(
+        (
+            line.split(":", 2)[2]
+            for line in Path("/proc/self/cgroup").read_text().splitlines()
+            if ":memory:" in line
+        ),
+        None,
+    )
+    root = Path("/sys/fs/cgroup")
+    try:
+        if own is not None:
+            group = MEMORY / own.lstrip("/") / f"rally-test-{os.getpid()}"
+            group.mkdir()
+            (group / "memory.limit_in_bytes").write_text(str(LIMIT_BYTES))
+        else:
+            own = Path("/proc/self/cgroup").read_text().split("::", 1)[1].strip()
+            group = root / own.lstrip("/") / f"rally-test-{os.getpid()}"
+            group.mkdir()
+            (group / "memory.max").write_text(str(LIMIT_BYTES))
+    except (OSError, IndexError) as error:
+        pytest.skip(f"no memory cgroup may be made here: {error}")
+    try:
+        yield group
+    finally:
+        until("the end of the cgroup's processes", lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_a_worker_that_the_kernel_kills_for_want_of_memory(rally: Rally, script: Script, small: Path) -> None:
+    worker = script("""
+    if os.environ["RANK"] == "1":
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)) * 8)
+    signal.pause()
+    """)
+    procs = str(small / "cgroup.procs")
+
+    def enter() -> None:
+        with open(procs, "w") as file:
+            file.write("0")
+
+    job = rally("--standalone", "--nproc-per-node", "2", worker, before_exec=enter)
+    assert job.wait(60) == 137, job.told()
+    [failure] = job.events(FailureRecorded)
+    assert (failure.global_rank, failure.signal, failure.error_class) == (1, "SIGKILL", "memory")
+    assert failure.what == "killed by the kernel's OOM killer: its cgroup's limit is 192 MiB"
+    assert "that is: killed by the kernel's OOM killer: its cgroup's limit is 192 MiB" in job.stderr
