@@ -12,7 +12,6 @@ from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
 
-
 #: of the year 9999
 _LAST_SECOND = 253_402_300_799
 
