@@ -243,6 +243,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         restarts: the latest of them; `restarts_total` counts all.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
     name: str
@@ -289,6 +290,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
+    lost_logs: tuple[events.LogsLost, ...] = ()
 
 
 #: node, life, incarnation, local rank
