@@ -19,7 +19,7 @@ from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
 from toolkit.core.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
-from toolkit.core.failures import failure_of, in_utf8, result_of, signal_name
+from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of, signal_name
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
@@ -278,8 +278,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
                 self._say_failure(group, end, told, first=at == 0)
         if self._stopping and self._result is not None and self._result.is_failed():
             # With a culprit that ended while the others were stopped. The result is the loop's already.
-            ranks_of = {end.local_rank: group.workers[end.local_rank].global_rank for end, _ in ordered}
-            self._result.failures = {ranks_of[end.local_rank]: failure_of(end, told) for end, told in ordered}
+            self._result.failures = dict(failures_of(group.workers, ordered))
 
     def _say_exit(self, group: WorkerGroup, end: WorkerExit, *, stopped: bool) -> None:
         self._reporter.say(
