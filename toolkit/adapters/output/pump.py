@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.adapters.output.console import Console, Stream
-from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained, LastWords
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter, append_to
 from toolkit.adapters.output.source import Source, copy_size
