@@ -150,9 +150,9 @@ class LaunchedAgent(SimpleElasticAgent):
             self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
         ends = self._workers.exits()
         self._say_exits(worker_group, ends)
-        self._say_losses(self._workers.losses())
         self._say_failures(worker_group)
         self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
+        self._say_losses(self._workers.losses())
         return self._result
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:

@@ -39,8 +39,7 @@ class Source:
         os.set_blocking(fd, False)
         self.fd = fd
         self.display = display
-        #: keeps the end of it, where somebody wants that
-        self.words: LastWords | None = None
+        self.words = LastWords()
         self._console = console
         self._file = file
         self._filtered = filtered
@@ -78,8 +77,7 @@ class Source:
         data = self._read()
         if not data:
             return 0
-        if self.words is not None:
-            self.words.add(data)
+        self.words.add(data)
         self._follow_size(now)
         start = self._file.append(data) if self._file else None
         if self._filtered:
