@@ -24,6 +24,7 @@ from toolkit.core.events import Event
 from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
+from toolkit.core.watched import Condemned, WatchedWorker
 from toolkit.ports import Ports
 
 SECOND = 1_000_000_000
@@ -349,6 +350,49 @@ class FakeControl:
         return self._queue.pop(0) if self._queue else None
 
 
+class FakeWatch:
+    """Implements Watch; `condemn` is what somebody saw."""
+
+    def __init__(self, time: Time) -> None:
+        self._time = time
+        self._bell: Any = None
+        self._condemned: list[Condemned] = []
+        self.begun: list[tuple[int, Sequence[WatchedWorker], bool]] = []
+        self.told: dict[int, int] = {}
+        self.watching = False
+
+    def condemn(
+        self, local_rank: int, signum: int = signal.SIGKILL, why: str = "hung: it does not move"
+    ) -> None:
+        if self.watching:
+            self._condemned.append(Condemned(local_rank, signum, why))
+            self._ring()
+
+    def _ring(self) -> None:
+        if self._condemned:
+            self._bell.ring()
+            self._time.at(1.0, self._ring)
+
+    def prepare(self, local_world_size: int) -> Sequence[Mapping[str, str]]:
+        self.end()
+        return [{"RALLY_STEPS": f"slot {rank}"} for rank in range(local_world_size)]
+
+    def begin(
+        self, incarnation: int, workers: Sequence[WatchedWorker], *, alone: bool, say: Any, bell: Any
+    ) -> None:
+        self.begun.append((incarnation, workers, alone))
+        self._bell, self.watching = bell, True
+
+    def condemned(self) -> Sequence[Condemned]:
+        return tuple(self._condemned)
+
+    def steps(self) -> Mapping[int, int]:
+        return self.told
+
+    def end(self) -> None:
+        self._condemned, self.watching = [], False
+
+
 @dataclass
 class Recorded:
     """Implements EventSink and Telemetry."""
@@ -388,6 +432,7 @@ class World:
         self.launcher = FakeLauncher(self.time, rows)
         self.host = FakeHost()
         self.control = FakeControl(self.bell)
+        self.watch = FakeWatch(self.time)
         self.ports = Ports(
             clock=self.time,
             bell=self.bell,
@@ -401,6 +446,7 @@ class World:
             tasks=Threads(),
             new_store=MemoryStore,
             control=self.control,
+            watch=self.watch,
         )
 
     def spec(self, **changes: Any) -> WorkerSpec:

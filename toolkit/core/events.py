@@ -376,12 +376,14 @@ class WorkerReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         cpu_percent: of one core, since the reading before; 250 is two and a half cores.
         rss_bytes: resident memory of all of them together. Pages that several of them share count several times.
         processes: how many there are.
+        step: that it told last by `toolkit.progress`; None if it never did.
     """
 
     local_rank: int
     cpu_percent: float
     rss_bytes: int
     processes: int = 1
+    step: int | None = None
 
 
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -437,6 +439,56 @@ class ActionTaken(Event, frozen=True, kw_only=True, tag="action_taken"):
     detail: str = ""
 
 
+class HungWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker that hangs (`core/hangs.py`).
+
+    Args:
+        pid: of the process that is stopped, held or stuck; of the worker otherwise.
+        kind: "stopped", "traced", "stuck", "standing", "silent" or "timer".
+        for_s: how long already.
+        step: that it told last, if it ever did.
+        culprit: whether it is to blame, as far as its agent can tell; the others wait for somebody.
+        detail: where in the kernel it is, or the name of a debugger.
+        timer: name of a timer of torch's that expired.
+    """
+
+    local_rank: int
+    global_rank: int
+    pid: int
+    kind: str
+    for_s: float
+    step: int | None = None
+    culprit: bool = False
+    detail: str = ""
+    timer: str = ""
+
+
+class WorkersHung(Event, frozen=True, kw_only=True, tag="workers_hung"):
+    """Workers of this node hang.
+
+    Args:
+        workers: culprits first.
+        why: in one sentence.
+        stacks: where they are, those in the same place together, the odd ones out first; several lines, bounded.
+        odd: global ranks that are elsewhere in their code than most.
+        kills: local ranks that the agent kills because of it; the restart policy then decides.
+    """
+
+    incarnation: int
+    workers: list[HungWorker]
+    why: str
+    stacks: str = ""
+    odd: list[int] = []
+    kills: list[int] = []
+
+
+class WorkersRecovered(Event, frozen=True, kw_only=True, tag="workers_recovered"):
+    """Workers that hung, or seemed to, move again."""
+
+    incarnation: int
+    global_ranks: list[int]
+
+
 AnyEvent = (
     AgentStarted
     | AgentFinished
@@ -473,6 +525,8 @@ AnyEvent = (
     | EventsDropped
     | ReadingsTaken
     | ActionTaken
+    | WorkersHung
+    | WorkersRecovered
 )
 
 _encoder = msgspec.json.Encoder()

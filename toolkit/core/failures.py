@@ -11,6 +11,7 @@ from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, h
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
+from toolkit.core.watched import HUNG
 
 #: of the year 9999
 _LAST_SECOND = 253_402_300_799
@@ -136,6 +137,8 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
     first = next(iter(failures.values()), None)
     if first is None:
         return FailureCause(codes, "unknown")
+    if str(first.message).startswith(HUNG):
+        return FailureCause(codes, "hung")
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     spoke = first.error_file != NOT_AVAILABLE or isinstance(first.message, dict)

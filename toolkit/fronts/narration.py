@@ -8,9 +8,11 @@ from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
+from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import parked, store_silent, taken_over
 
 
@@ -84,6 +86,10 @@ class Narration:
                 self._acted(event)
             case ev.AgentFinished(result="FAILED"):
                 self._report_failed()
+            case ev.WorkersHung():
+                self._hung(event)
+            case ev.WorkersRecovered():
+                self.say(recovered(event))
             case _:
                 self._tell_of_job(event)
 
@@ -153,6 +159,11 @@ class Narration:
         self.say(words)
         for line in details(words, event.what, ""):
             self._write_lines((line,))
+
+    def _hung(self, event: ev.WorkersHung) -> None:
+        self.say(hung(event))
+        if event.stacks:
+            self._write_lines(stack_lines(event.stacks))
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
@@ -240,4 +251,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or bool(event.signal)
+    return event.message == f"exited with code {event.exit_code}" or (
+        bool(event.signal) and not event.message.startswith(HUNG)
+    )

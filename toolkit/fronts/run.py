@@ -247,7 +247,11 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=pumps.new,
+        hangs=options.hangs,
+        note=narration.say,
     )
+    for sampler in readings:
+        sampler.ask_for_steps(ports.watch.steps)
     handler = _rendezvous(job, ports)
     # After a signal nobody wants to wait for a slow console.
     cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))

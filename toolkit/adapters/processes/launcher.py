@@ -29,6 +29,8 @@ from toolkit.ports import Bell, Clock
 DRAIN_S = 2.0
 #: how long workers of a failed start may take to vanish after SIGKILL, in seconds
 KILLED_WAIT_S = 5.0
+#: signals by which workers are told to come to their end
+_ASK_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class ProcessWorkers:
@@ -151,6 +153,9 @@ class ProcessWorkers:
         for rank in self.running():
             if local_ranks is None or rank in local_ranks:
                 self._signal_group(rank, signum)
+                if signum in _ASK_TO_END:
+                    # One that is stopped would learn of it only when it is too late.
+                    self._signal_group(rank, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to every worker's process group."""
