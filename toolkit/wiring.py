@@ -27,6 +27,7 @@ from toolkit.adapters.memory_store import MemoryStore
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.processes.launcher import ProcessLauncher
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
@@ -230,6 +231,7 @@ def system_ports(
     inherited: Mapping[str, str] | None = None,
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
     orders: Orders | None = None,
+    orphans: Orphans | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -239,6 +241,7 @@ def system_ports(
         inherited: the environment of the workers; None is that of this process.
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
         orders: what somebody outside tells the agent; None is for nobody.
+        orphans: takes in what workers leave, in a process that is the agent's alone; None leaves the process as it is.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
@@ -250,7 +253,7 @@ def system_ports(
         clock=clock,
         bell=bell,
         stores=InterruptibleStores(interrupts, clock),
-        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump),
+        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump, orphans),
         interrupts=interrupts,
         events=events or LoggingSink(),
         telemetry=TorchTelemetry(),

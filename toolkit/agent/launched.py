@@ -30,6 +30,9 @@ from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 
+#: processes that had escaped, named in one event
+ESCAPED_TOLD_MAX = 20
+
 
 class LaunchedAgent(SimpleElasticAgent):
     """Runs the workers that its launcher starts.
@@ -89,6 +92,7 @@ class LaunchedAgent(SimpleElasticAgent):
         self._exits_told, self._stopping = 0, False
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
+        self._say_notices(self._workers)
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
@@ -133,6 +137,7 @@ class LaunchedAgent(SimpleElasticAgent):
         if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
             return RunResult(WorkerState.UNKNOWN)
         ends = self._workers.exits()
+        self._say_notices(self._workers)
         result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
         return result
@@ -172,12 +177,19 @@ class LaunchedAgent(SimpleElasticAgent):
             stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
             self._say_exits(self._worker_group, workers.exits())
             self._reporter.say(
-                events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
+                events.WorkersStopped,
+                killed=list(stopped.killed),
+                unkillable=list(stopped.unkillable),
+                escaped=[str(each) for each in stopped.left if each.escaped][:ESCAPED_TOLD_MAX],
             )
         finally:
             self._workers = None
             for problem in workers.close():
                 self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
+
+    def _say_notices(self, workers: Workers) -> None:
+        for what in workers.notices():
+            self._reporter.say(events.SupervisionChanged, incarnation=self._incarnation, what=what)
 
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)

@@ -188,6 +188,29 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that a worker has started and that is there though the worker has ended.
+
+    Args:
+        pid: its process id.
+        name: of its program, as the kernel keeps it.
+        local_rank: of the worker in whose session it is; None if it has left that (setsid, a daemon).
+    """
+
+    pid: int
+    name: str
+    local_rank: int | None = None
+
+    @property
+    def escaped(self) -> bool:
+        """Whether it has left the sessions of all workers."""
+        return self.local_rank is None
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExit:
     """How one worker ended.
 

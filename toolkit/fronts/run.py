@@ -17,6 +17,7 @@ from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
     RunDirectory,
@@ -229,8 +230,11 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    orphans = Orphans()
+    cleanup.callback(orphans.end)
     ports = wiring.system_ports(
         orders=control.orders,
+        orphans=orphans,
         events=FanOut((recording, narration, status, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),

@@ -4,7 +4,7 @@ It only serves to find processes: no limits are set. The supervisor makes it and
 start, because a move may take the kernel 10 ms. Like `process_tree` this imports next to nothing.
 """
 # pathlib would take as long to import as the supervisor to start.
-# ruff: noqa: PTH102, PTH106, PTH123, PTH208
+# ruff: noqa: PTH102, PTH106, PTH123
 
 from __future__ import annotations
 

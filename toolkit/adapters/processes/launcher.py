@@ -2,6 +2,8 @@
 
 A process that ended is not reaped before the group is closed: until then its pid, and with it the id of its process
 group, belongs to nobody else, so signalling the group can't hit a stranger.
+
+What workers start and leave behind ends with them (`left_behind`), and with the agent if that is killed (`supervisor`).
 """
 
 from __future__ import annotations
@@ -10,30 +12,45 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
 from toolkit.adapters.processes import error_file
 from toolkit.adapters.processes.child import Process
+from toolkit.adapters.processes.guard import Guard
+from toolkit.adapters.processes.left_behind import LeftBehind
+from toolkit.adapters.processes.orphans import Orphans
+from toolkit.adapters.processes.process_tree import MARK, Seen
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
-from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit, WorkerPlan
 from toolkit.ports import Bell, Clock
 
 #: how long `close` waits for the last output of workers that are gone, in seconds
 DRAIN_S = 2.0
 #: how long workers of a failed start may take to vanish after SIGKILL, in seconds
 KILLED_WAIT_S = 5.0
+#: between two looks for what is left of them, at the most, in seconds
+LOOK_AGAIN_S = 0.1
 
 
 class ProcessWorkers:
     """Implements `toolkit.ports.Workers`. Used by one thread."""
 
-    def __init__(self, clock: Clock, bell: Bell, pump: OutputPump) -> None:
+    def __init__(
+        self, clock: Clock, bell: Bell, pump: OutputPump, guard: Guard, notices: Sequence[str] = ()
+    ) -> None:
         self._clock = clock
         self._bell = bell
         self._pump = pump
+        self._guard = guard
+        self._left = LeftBehind(guard.token, guard.orphans, bell, guard.strangers())
+        self._notices = list(notices)
+        #: groups that have had a signal, by its number
+        self._signalled: dict[int, set[int]] = {}
+        self._supervisor_fd: int | None = None
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {}
@@ -85,7 +102,37 @@ class ProcessWorkers:
         self._look()
         return [rank for rank in self._processes if rank not in self._exits]
 
+    def supervised(self) -> None:
+        """All are started: the supervisor takes them over, and its end is noticed from now on."""
+        self._guard.supervisor.take(self._pids.values())
+        self._watch_supervisor()
+
+    def _watch_supervisor(self) -> None:
+        fd = self._guard.supervisor.fd
+        if fd is not None and isinstance(self._bell, LoopBell):
+            self._supervisor_fd = fd
+            self._bell.watch(fd, self._hear_supervisor)
+
+    def _unwatch_supervisor(self) -> None:
+        if self._supervisor_fd is not None:
+            assert isinstance(self._bell, LoopBell), "only such a bell watches descriptors"
+            self._bell.unwatch(self._supervisor_fd)
+            self._supervisor_fd = None
+
+    def _hear_supervisor(self) -> None:
+        pid = self._guard.supervisor.pid
+        self._unwatch_supervisor()  # before its descriptor is closed
+        if not self._guard.supervisor.check():
+            self._notices.append(f"the supervisor (pid {pid}) has ended; {self._guard.start()}")
+        self._watch_supervisor()
+
+    def notices(self) -> Sequence[str]:
+        """Sentences on what became of the supervisor, each once."""
+        told, self._notices = self._notices, []
+        return told
+
     def _look(self) -> None:
+        self._guard.orphans.reap((*self._pids.values(), *self._guard.strangers()))
         for rank, process in self._processes.items():
             if rank not in self._gone and process.exit_code() is not None:
                 self._gone.append(rank)
@@ -136,12 +183,34 @@ class ProcessWorkers:
         """Signal the process group of each worker that runs, or of those among `local_ranks`."""
         for rank in self.running():
             if local_ranks is None or rank in local_ranks:
+                self._signalled.setdefault(signum, set()).add(self._pids[rank])
                 self._signal_group(rank, signum)
 
     def kill(self) -> None:
-        """SIGKILL to every worker's process group."""
+        """SIGKILL to every worker's process group, and to what is left of workers that have ended."""
         for rank in self._processes:
             self._signal_group(rank, signal.SIGKILL)
+        self._left.kill(self._find_left())
+
+    def left_behind(self) -> Sequence[Leftover]:
+        """What workers that have ended have left, wherever it is. Those in a session of their own may be kept."""
+        found = self._found = self._find_left()
+        self._left.watch(found)
+        ranks = {pid: rank for rank, pid in self._pids.items()}
+        return [Leftover(each.pid, each.name, ranks.get(each.session)) for each in found]
+
+    def signal_left(self, signum: int) -> None:
+        """Send a signal once to each of those that were found last; not to who has had it in a worker's group."""
+        self._left.signal(self._found, signum, self._signalled.get(signum, set()))
+
+    def _find_left(self) -> list[Seen]:
+        running = set(self.running())
+        ended = {
+            pid
+            for rank, pid in self._pids.items()
+            if rank not in running and self._processes[rank].owns_group()
+        }
+        return self._left.find(ended, {self._pids[rank] for rank in running})
 
     def _signal_group(self, local_rank: int, signum: int) -> None:
         pid = self._pids[local_rank]
@@ -165,6 +234,9 @@ class ProcessWorkers:
 
     def close(self) -> Sequence[str]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
+        self._left.close()
+        self._unwatch_supervisor()
+        self._guard.supervisor.forget(self._pids.values())
         for rank, process in self._processes.items():
             self._unwatch(rank)
             process.reap()
@@ -193,14 +265,20 @@ class ProcessLauncher:
         clock: of this machine.
         environment: what programs inherit; kept by reference.
         new_pump: makes what carries the output of one incarnation.
+        orphans: takes in what workers leave, where this process is the agent's alone; None leaves the process as it is.
     """
 
     def __init__(
-        self, clock: Clock, environment: Mapping[str, str], new_pump: Callable[[LaunchPlan], OutputPump]
+        self,
+        clock: Clock,
+        environment: Mapping[str, str],
+        new_pump: Callable[[LaunchPlan], OutputPump],
+        orphans: Orphans | None = None,
     ) -> None:
         self._clock = clock
         self._environment = environment
         self._new_pump = new_pump
+        self._guard = Guard(environment, orphans)
 
     def start(
         self, plan: LaunchPlan, bell: Bell, give_up: Callable[[], bool] = lambda: False
@@ -211,8 +289,9 @@ class ProcessLauncher:
             LaunchError: one could not be started, or `give_up` said so; the others are gone again.
         """
         _keep_exit_codes()
+        problem = self._guard.begin()
         pump = self._new_pump(plan)
-        workers = ProcessWorkers(self._clock, bell, pump)
+        workers = ProcessWorkers(self._clock, bell, pump, self._guard, [problem] if problem else ())
         try:
             for worker in plan.workers:
                 if give_up():
@@ -223,12 +302,23 @@ class ProcessLauncher:
             self._wait_until_gone(workers, bell)
             workers.close()
             raise
+        workers.supervised()
         return workers
+
+    def close(self) -> None:
+        """Let the supervisor end, which it also does when the process ends."""
+        self._guard.supervisor.close()
 
     def _wait_until_gone(self, workers: ProcessWorkers, bell: Bell) -> None:
         deadline_ns = self._clock.now_ns() + int(KILLED_WAIT_S * 1e9)
-        while workers.running() and (left_ns := deadline_ns - self._clock.now_ns()) > 0:
-            bell.wait(left_ns / 1e9)
+        while (left_ns := deadline_ns - self._clock.now_ns()) > 0:
+            if workers.running():
+                bell.wait(left_ns / 1e9)
+            elif workers.left_behind():
+                workers.kill()
+                bell.wait(min(left_ns / 1e9, LOOK_AGAIN_S))
+            else:
+                return
 
     def _start_one(
         self, plan: LaunchPlan, worker: WorkerPlan, workers: ProcessWorkers, pump: OutputPump
@@ -241,6 +331,7 @@ class ProcessLauncher:
         workers.add(worker, process)
 
     def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams) -> Process:
+        worker = replace(worker, env={**worker.env, MARK: self._guard.mark})
         if isinstance(plan.entrypoint, str):
             return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.

@@ -9,7 +9,7 @@ What belongs to a run is found by all of these together, since each of them can 
 * the mark in the environment (a clean environment is without it).
 """
 # pathlib would take as long to import as the supervisor to start.
-# ruff: noqa: PTH102, PTH106, PTH123, PTH208
+# ruff: noqa: PTH208
 
 from __future__ import annotations
 

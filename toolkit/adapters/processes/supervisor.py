@@ -1,0 +1,183 @@
+"""The agent's side of its supervisor: starts it, tells it of the workers, learns of its end.
+
+The supervisor is no child of the agent: nobody else's `wait` finds it, and who kills the agent with all its children
+does not kill it. `supervisor_main` is what it does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from weakref import WeakSet
+
+from toolkit.adapters.processes import cgroup, process_tree
+from toolkit.adapters.processes.means import SHELL
+from toolkit.core.errors import LaunchError
+
+#: it is started anew so often, and then no more: something here kills it
+STARTS_MAX = 5
+_SCRIPT = str(Path(__file__).with_name("supervisor_main.py"))
+#: no signal but SIGKILL and SIGSTOP ends or stops it, from its first moment on
+_BLOCKED = tuple(signal.valid_signals())
+
+
+class Supervisor:
+    """One supervisor at a time, for the workers of one launcher. Used by one thread.
+
+    Args:
+        token: by which the environment of whatever the workers start is marked.
+        environment: of the agent.
+    """
+
+    def __init__(self, token: str, environment: Mapping[str, str]) -> None:
+        self._token = token
+        self._environment = environment
+        self._socket: socket.socket | None = None
+        self._pid = 0
+        self._sessions: set[int] = set()
+        self._starts = 0
+        _held.add(self)
+
+    @property
+    def fd(self) -> int | None:
+        """Readable when it has ended, as `check` sees; None while there is no supervisor."""
+        return None if self._socket is None else self._socket.fileno()
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 while there is none."""
+        return self._pid
+
+    def start(self) -> None:
+        """Start it if there is none.
+
+        Raises:
+            LaunchError: it can't be started, or it was ended too often.
+        """
+        if self._socket is not None:
+            return
+        if self._starts >= STARTS_MAX:
+            raise LaunchError(f"it was ended {self._starts} times; what ends it here?")
+        self._starts += 1
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise LaunchError(f"{error.strerror}") from error
+        try:
+            starter = self._spawn(theirs.fileno())
+        except (OSError, NotImplementedError, AttributeError, ValueError) as error:
+            ours.close()
+            raise LaunchError(f"{sys.executable}: {getattr(error, 'strerror', None) or error}") from error
+        finally:
+            theirs.close()
+        self._socket = ours
+        self._settle(starter)
+        ours.setblocking(False)
+        self._tell("+", self._sessions)
+
+    def _spawn(self, theirs: int) -> int:
+        me = process_tree.look(os.getpid())
+        words = (str(os.getpid()), str(0 if me is None else me.started), self._token, cgroup.own_folder()[0])
+        # The shell leaves it to init, and ends.
+        python = (sys.executable, "-I", "-S", "-E", _SCRIPT)
+        return os.posix_spawn(
+            SHELL,
+            [SHELL, "-c", '"$@" & echo $!', "sh", *python, *words],
+            self._environment,
+            file_actions=(
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, theirs, 1),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ),
+            setsid=True,
+            setsigmask=_BLOCKED,
+        )
+
+    def _settle(self, starter: int) -> None:
+        """Wait for the shell, a millisecond: it says whom it has started."""
+        try:
+            os.waitpid(starter, 0)
+        except ChildProcessError:
+            pass  # another part of this program reaps all children
+        assert self._socket is not None, "the shell has the other end"
+        said = (
+            self._socket.recv(64, socket.MSG_DONTWAIT) if select.select([self._socket], [], [], 0)[0] else b""
+        )
+        if not said.strip().isdigit():
+            self._let_go()
+            raise LaunchError(f"{SHELL} could not start it")
+        self._pid = int(said)
+
+    def take(self, pids: Iterable[int]) -> None:
+        """These processes lead sessions that end with the agent."""
+        new = set(pids)
+        self._sessions |= new
+        self._tell("+", new)
+
+    def forget(self, pids: Iterable[int]) -> None:
+        """These don't any more; their numbers may be anybody's."""
+        old = self._sessions & set(pids)
+        self._sessions -= old
+        self._tell("-", old)
+
+    def _tell(self, sign: str, pids: set[int]) -> None:
+        if not pids or self._socket is None:
+            return
+        try:
+            self._socket.sendall(f"{sign}{' '.join(map(str, sorted(pids)))}\n".encode())
+        except OSError:
+            self._let_go()  # it is gone, or has not listened for a long time
+
+    def check(self) -> bool:
+        """Whether it is still there. Never blocks."""
+        if self._socket is None:
+            return False
+        try:
+            gone = not self._socket.recv(64)
+        except BlockingIOError:
+            gone = False
+        except OSError:
+            gone = True
+        if gone:
+            self._let_go()
+        return not gone
+
+    def _let_go(self) -> None:
+        ours, self._socket, self._pid = self._socket, None, 0
+        if ours is not None:
+            ours.close()
+
+    def close(self) -> None:
+        """Let it end. If workers are there even so, it takes this for the end of the agent and ends them."""
+        if self._socket is not None and not self._sessions:
+            try:
+                self._socket.sendall(b".\n")
+            except OSError:
+                pass  # it is gone
+        self._let_go()
+
+    def abandon(self) -> None:
+        """A forked child has no part in this."""
+        self._let_go()
+
+    def __del__(self) -> None:
+        # Launchers have no end of life that their users tell us.
+        self.close()
+
+
+#: those of this process
+_held: WeakSet[Supervisor] = WeakSet()
+
+
+def _abandon_in_a_fork() -> None:
+    for each in list(_held):
+        each.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_in_a_fork)
