@@ -71,6 +71,7 @@ class Assignment:
 def run(assignment: Assignment) -> None:
     """Entry point of the new process."""
     _become_own_session(assignment.agent_pid)
+    os.environ.update(dict(os.environ))  # each is stored anew, so that the first ones can be written over
     marking.show(assignment.env[MARK])
     _redirect(assignment.stdout, 1)
     _redirect(assignment.stderr, 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.processes import marking
 from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.processes.supervisor import Supervisor
 from toolkit.core.errors import LaunchError
+from toolkit.ports import Bell
 
 
 class Guard:
@@ -25,14 +27,22 @@ class Guard:
         self._takes_in = orphans is not None
         self._environment = environment
         self._told = False
+        self._starts = 0
+        self._watched: dict[LoopBell, int] = {}
 
-    @property
-    def mark(self) -> str:
-        """What the environment of the workers says."""
-        return marking.value(self.token, self._environment)
+    def fresh_start(self) -> str:
+        """The token of one more incarnation."""
+        self._starts += 1
+        return f"{self.token}.{self._starts}"
+
+    def mark(self, start: str) -> str:
+        """What the environment of the workers of that incarnation says."""
+        return marking.value(self.token, start, self._environment)
 
     def begin(self) -> str:
         """To be called before workers are started. Returns what is wrong, in a sentence, the first time; or ""."""
+        if not self._watched:
+            self.supervisor.check()
         try:
             self.supervisor.start()
         except LaunchError as error:
@@ -45,7 +55,27 @@ class Guard:
                 self.orphans.begin()
         return ""
 
-    def start(self) -> str:
+    def watch(self, bell: Bell, tell: Callable[[str], None]) -> None:
+        """Have the end of the supervisor ring the bell; then another one is started, and `tell` hears of it."""
+        self.unwatch(bell)
+        fd = self.supervisor.fd
+        if fd is not None and isinstance(bell, LoopBell):
+            self._watched[bell] = fd
+            bell.watch(fd, lambda: self._heed(bell, tell))
+
+    def unwatch(self, bell: Bell) -> None:
+        """Leave that bell alone."""
+        if isinstance(bell, LoopBell) and (fd := self._watched.pop(bell, None)) is not None:
+            bell.unwatch(fd)
+
+    def _heed(self, bell: Bell, tell: Callable[[str], None]) -> None:
+        pid = self.supervisor.pid
+        self.unwatch(bell)  # before its descriptor is closed
+        if not self.supervisor.check():
+            tell(f"the supervisor (pid {pid}) has ended; {self._replace()}")
+        self.watch(bell, tell)
+
+    def _replace(self) -> str:
         """Start another supervisor. Returns what became of it, in half a sentence."""
         try:
             self.supervisor.start()

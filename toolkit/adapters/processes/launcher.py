@@ -46,11 +46,13 @@ class ProcessWorkers:
         self._bell = bell
         self._pump = pump
         self._guard = guard
-        self._left = LeftBehind(guard.token, guard.orphans, bell, guard.strangers())
+        start = guard.fresh_start()
+        #: the mark in the environment of whatever these workers start
+        self.mark = guard.mark(start)
+        self._left = LeftBehind(start, guard.orphans, bell, guard.strangers())
         self._notices = list(notices)
         #: groups that have had a signal, by its number
         self._signalled: dict[int, set[int]] = {}
-        self._supervisor_fd: int | None = None
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {}
@@ -105,30 +107,12 @@ class ProcessWorkers:
     def supervised(self) -> None:
         """All are started: the supervisor takes them over, and its end is noticed from now on."""
         self._guard.supervisor.take(self._pids.values())
-        self._watch_supervisor()
-
-    def _watch_supervisor(self) -> None:
-        fd = self._guard.supervisor.fd
-        if fd is not None and isinstance(self._bell, LoopBell):
-            self._supervisor_fd = fd
-            self._bell.watch(fd, self._hear_supervisor)
-
-    def _unwatch_supervisor(self) -> None:
-        if self._supervisor_fd is not None:
-            assert isinstance(self._bell, LoopBell), "only such a bell watches descriptors"
-            self._bell.unwatch(self._supervisor_fd)
-            self._supervisor_fd = None
-
-    def _hear_supervisor(self) -> None:
-        pid = self._guard.supervisor.pid
-        self._unwatch_supervisor()  # before its descriptor is closed
-        if not self._guard.supervisor.check():
-            self._notices.append(f"the supervisor (pid {pid}) has ended; {self._guard.start()}")
-        self._watch_supervisor()
+        self._guard.watch(self._bell, self._notices.append)
 
     def notices(self) -> Sequence[str]:
         """Sentences on what became of the supervisor, each once."""
-        told, self._notices = self._notices, []
+        told = list(self._notices)
+        self._notices.clear()
         return told
 
     def _look(self) -> None:
@@ -235,7 +219,7 @@ class ProcessWorkers:
     def close(self) -> Sequence[str]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
         self._left.close()
-        self._unwatch_supervisor()
+        self._guard.unwatch(self._bell)
         self._guard.supervisor.forget(self._pids.values())
         for rank, process in self._processes.items():
             self._unwatch(rank)
@@ -325,13 +309,13 @@ class ProcessLauncher:
     ) -> None:
         try:
             _make_folder_of(worker.error_file)
-            process = self._process(plan, worker, pump.open(worker))
+            process = self._process(plan, worker, pump.open(worker), workers.mark)
         finally:
             pump.started(worker.local_rank)
         workers.add(worker, process)
 
-    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams) -> Process:
-        worker = replace(worker, env={**worker.env, MARK: self._guard.mark})
+    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams, mark: str) -> Process:
+        worker = replace(worker, env={**worker.env, MARK: mark})
         if isinstance(plan.entrypoint, str):
             return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.

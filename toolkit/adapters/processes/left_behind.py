@@ -17,7 +17,7 @@ class LeftBehind:
     """For the workers of one incarnation. Used by one thread.
 
     Args:
-        token: by which their environment is marked.
+        token: of their incarnation, which marks their environment.
         orphans: those that this process takes in.
         bell: rung when one of those that were found has ended.
         strangers: pids that are not theirs, such as the supervisor's.

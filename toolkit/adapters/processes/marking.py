@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from toolkit.adapters.processes.process_tree import MARK
 
 #: agents inside workers of agents: so many tokens are kept, the innermost
-_DEPTH_MAX = 16
+_DEPTH_MAX = 32
 _ENV_START_FIELD = 50
 
 
@@ -22,16 +22,23 @@ def fresh_token() -> str:
     return os.urandom(8).hex()
 
 
-def value(token: str, inherited: Mapping[str, str]) -> str:
-    """The value of the mark for the workers of an agent, which may itself be below another one."""
+def value(token: str, start: str, inherited: Mapping[str, str]) -> str:
+    """The value of the mark for some workers of an agent, which may itself be below another one.
+
+    Args:
+        token: of the agent.
+        start: of those workers' incarnation.
+        inherited: the environment of the agent.
+    """
     above = [each for each in inherited.get(MARK, "").split("/") if each]
-    return "/".join([*above, token][-_DEPTH_MAX:])
+    return "/".join([*above, token, start][-_DEPTH_MAX:])
 
 
 def show(mark: str) -> bool:
     """Have /proc show this mark as the first entry of this process's environment. Returns whether it does.
 
-    To be called in a process of its own, before it has other threads. What was there stays in `os.environ`.
+    To be called in a process of its own, before it has other threads, and when each variable has been set anew: C's
+    environment points into that block, and setting a variable moves it elsewhere.
     """
     entry = f"{MARK}={mark}".encode() + b"\0"
     try:
@@ -40,9 +47,6 @@ def show(mark: str) -> bool:
         return False
     if end - start <= len(entry):
         return False
-    # C's environment points into the block; setting a variable moves it elsewhere.
-    for name, text in list(os.environ.items()):
-        os.environ[name] = text
     rest = ctypes.string_at(start, end - start)[len(entry) :].partition(b"\0")[0]
     ctypes.memmove(start, entry + b"\0" * len(rest), len(entry) + len(rest))
     return True

@@ -131,7 +131,7 @@ class Supervisor:
         try:
             self._socket.sendall(f"{sign}{' '.join(map(str, sorted(pids)))}\n".encode())
         except OSError:
-            self._let_go()  # it is gone, or has not listened for a long time
+            pass  # it is gone, as `check` will find, or has not listened for a long time
 
     def check(self) -> bool:
         """Whether it is still there. Never blocks."""
