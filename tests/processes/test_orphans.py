@@ -189,9 +189,8 @@ sys.exit(1 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 0)
 
 
 def test_it_ends_with_an_agent_that_is_told_to(rally: Rally, script: Script) -> None:
-    """The worker dies of the signal, so the deaf one in its group has the whole grace."""
     worker = leaving(script, (*ALL_WAYS, "nameless"), "signal.pause()")
-    job = rally("--standalone", "--shutdown-timeout", "3", worker)
+    job = rally("--standalone", worker)
     pids = left(job, len(ALL_WAYS) + 1)
     job.wait_for_lines("up")
     job.signal(signal.SIGTERM)

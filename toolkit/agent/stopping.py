@@ -45,8 +45,8 @@ def stop(
 ) -> Stopped:
     """Stop all workers and whatever they have started. Never raises for a stubborn worker.
 
-    What a worker leaves behind gets the same signal and 2 s of the grace. It gets all of the grace where the worker
-    itself died of the signal: a shell does, and the program that it had started may be saving its state.
+    What a worker leaves behind gets the same signal and 2 s of the grace. It gets all of the grace if it handles the
+    signal and its worker died of it: a shell does, and the program that it had started may be saving its state.
 
     Args:
         grace_s: between `signum` and SIGKILL.
@@ -87,7 +87,7 @@ class _Left:
     def patience_s(self, found: Sequence[Leftover]) -> float | None:
         """How much longer these may take by their own right; None: as long as workers may."""
         heirs = {end.local_rank for end in self._workers.exits() if end.exit_code == -self._signum}
-        if any(each.local_rank in heirs for each in found):
+        if any(each.local_rank in heirs and each.handles(self._signum) for each in found):
             return None
         return LEFT_GRACE_S - (self._clock.now_ns() - self._since_ns) / 1e9
 

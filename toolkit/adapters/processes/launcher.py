@@ -17,7 +17,7 @@ from pathlib import Path
 
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
-from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes import error_file, process_tree
 from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.guard import Guard
 from toolkit.adapters.processes.left_behind import LeftBehind
@@ -181,7 +181,10 @@ class ProcessWorkers:
         found = self._found = self._find_left()
         self._left.watch(found)
         ranks = {pid: rank for rank, pid in self._pids.items()}
-        return [Leftover(each.pid, each.name, ranks.get(each.session)) for each in found]
+        return [
+            Leftover(each.pid, each.name, ranks.get(each.session), process_tree.caught(each.pid))
+            for each in found
+        ]
 
     def signal_left(self, signum: int) -> None:
         """Send a signal once to each of those that were found last; not to who has had it in a worker's group."""
