@@ -37,7 +37,7 @@ def test_a_machine_without_a_shell_has_no_supervisor(monkeypatch: pytest.MonkeyP
 
 
 def test_a_cgroup_that_cannot_be_made_is_none(tmp_path: Path) -> None:
-    group = Cgroup(str(tmp_path / "missing"), "rally-x")
+    group = Cgroup(str(tmp_path / "missing"), "x")
     assert not group.make()
     assert not group.take(os.getpid())
     assert group.pids() == []
@@ -51,11 +51,13 @@ def test_a_cgroup_holds_who_was_moved_in_and_lets_go_of_them_at_its_end() -> Non
         os.read(os.pipe()[0], 1)
     try:
         folder, _ = cgroup.own_folder()
-        group = Cgroup(folder, f"rally-test-{os.getpid()}")
+        group = Cgroup(folder, f"test-{os.getpid()}")
         assert group.make()
         assert group.make()
-        assert group.take(pid)
-        assert group.pids() == [pid]
+        inner = Cgroup(group.path, "inner")
+        assert inner.make()
+        assert inner.take(pid)
+        assert group.pids() == inner.pids() == [pid]
         group.remove()
         assert not Path(group.path).exists()
     finally:

@@ -1,4 +1,4 @@
-"""SIGKILL to the agent at twenty moments of its life: after two seconds nothing is left, daemons of workers included."""
+"""SIGKILL to the agent at moments all over its life: two seconds after nothing is left, no daemon of a worker either."""
 
 from __future__ import annotations
 

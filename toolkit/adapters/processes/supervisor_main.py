@@ -48,7 +48,7 @@ class Watch:
         self._since = since
         self._token = token
         self._sessions: set[int] = set()
-        self._cgroup = cgroups.Cgroup(cgroup_parent, f"rally-{token}") if cgroup_parent else None
+        self._cgroup = cgroups.Cgroup(cgroup_parent, token) if cgroup_parent else None
         self._unread = b""
 
     def until_gone(self) -> bool:
