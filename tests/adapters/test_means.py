@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from toolkit.adapters.processes import cgroup, means, prctl
+from toolkit.adapters.processes import cgroup, means, prctl, supervisor
 from toolkit.adapters.processes.cgroup import Cgroup
 
 
@@ -30,7 +30,7 @@ def test_this_machine_is_looked_at_and_left_as_it_is() -> None:
 
 
 def test_a_machine_without_a_shell_has_no_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(means, "SHELL", "/no/such/shell")
+    monkeypatch.setattr(supervisor, "SHELL", "/no/such/shell")
     found = means.of_this_machine()
     assert found.missing["supervisor"] == "there is no /no/such/shell"
     assert not found.enough

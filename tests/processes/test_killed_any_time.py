@@ -1,4 +1,4 @@
-"""SIGKILL to the agent at moments all over its life: two seconds after nothing is left, no daemon of a worker either."""
+"""SIGKILL to the agent at moments all over its life: two seconds after nothing is left, no daemon of a worker."""
 
 from __future__ import annotations
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from weakref import WeakSet
 
 from toolkit.adapters.processes import cgroup, process_tree
-from toolkit.adapters.processes.means import SHELL
 from toolkit.core.errors import LaunchError
 
 #: it is started anew so often, and then no more: something here kills it
 STARTS_MAX = 5
+#: starts it and leaves it to init, so that it is nobody's child
+SHELL = "/bin/sh"
 _SCRIPT = str(Path(__file__).with_name("supervisor_main.py"))
 #: no signal but SIGKILL and SIGSTOP ends or stops it, from its first moment on
 _BLOCKED = tuple(signal.valid_signals())
