@@ -108,7 +108,8 @@ def supervisors(job: Job) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if len(words) > 5 and words[4].endswith(b"supervisor_main.py") and int(words[5]) == job.pid:
+            script = next((at for at, word in enumerate(words) if word.endswith(b"/sweep.py")), None)
+            if script is not None and words[script + 1] == str(job.pid).encode():
                 found.append(int(entry.name))
     return found
 
@@ -316,7 +317,7 @@ def test_the_supervisor_is_nobodys_child_and_ends_with_the_agent(
         os.kill(pid, sig)
     assert alive(pid)
     resident_kb = int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
-    assert resident_kb < 16_000
+    assert resident_kb < 4_000
     (tmp_path / "end").touch()
     assert job.wait() == 0, job.told()
     gone([pid])

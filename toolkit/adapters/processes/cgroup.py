@@ -1,10 +1,11 @@
 """A cgroup (v2) of its own for what workers start, where this process may make one: nothing leaves it by itself.
 
 It only serves to find processes: no limits are set. The supervisor makes it and moves the workers in, beside their
-start, because a move may take the kernel 10 ms. Like `process_tree` this imports next to nothing.
+start, because a move may take the kernel 10 ms. Children of later are born in it. Like `process_tree` this imports next
+to nothing.
 """
 # pathlib would take as long to import as the supervisor to start.
-# ruff: noqa: PTH102, PTH106, PTH123, PTH208
+# ruff: noqa: PTH106, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -25,20 +26,6 @@ class Cgroup:
     def __init__(self, parent: str, token: str) -> None:
         self._parent = parent
         self.path = f"{parent.rstrip('/')}/{PREFIX}{token}"
-
-    def make(self) -> bool:
-        """Make it if it isn't there. Returns whether it is."""
-        try:
-            os.mkdir(self.path)
-        except FileExistsError:
-            pass
-        except OSError:
-            return False
-        return True
-
-    def take(self, pid: int) -> bool:
-        """Move a process in; its children of later are born there. Returns whether it is in."""
-        return _write(f"{self.path}/cgroup.procs", pid)
 
     def pids(self) -> list[int]:
         """Who is in, or in one that an agent below has made; nobody where there is no such cgroup."""

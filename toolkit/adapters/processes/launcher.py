@@ -66,6 +66,7 @@ class ProcessWorkers:
         self._plans[plan.local_rank] = plan
         self._processes[plan.local_rank] = process
         self._pids[plan.local_rank] = process.pid
+        self._guard.supervisor.take(process.pid)
         self._watch(plan.local_rank, process.pid)
 
     def _watch(self, local_rank: int, pid: int) -> None:
@@ -105,8 +106,7 @@ class ProcessWorkers:
         return [rank for rank in self._processes if rank not in self._exits]
 
     def supervised(self) -> None:
-        """All are started: the supervisor takes them over, and its end is noticed from now on."""
-        self._guard.supervisor.take(self._pids.values())
+        """All are started: the end of their supervisor is noticed from now on."""
         self._guard.watch(self._bell, self._notices.append)
 
     def notices(self) -> Sequence[str]:

@@ -1,7 +1,8 @@
-"""The agent's side of its supervisor: starts it, tells it of the workers, learns of its end.
+"""The supervisor: a process beside the agent that ends what the agent's workers have started when the agent is gone.
 
-The supervisor is no child of the agent: nobody else's `wait` finds it, and who kills the agent with all its children
-does not kill it. `supervisor_main` is what it does.
+It is a shell that reads what the agent says, one line after the other, and at the end of that becomes `sweep`: so it
+starts in a millisecond, needs a megabyte and never wakes. It is nobody's child, in a session of its own, with all
+signals blocked that can be: no Ctrl-C, hang-up or kill of a whole tree takes it along, nobody else's `wait` finds it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,34 @@ from toolkit.core.errors import LaunchError
 
 #: it is started anew so often, and then no more: something here kills it
 STARTS_MAX = 5
-#: starts it and leaves it to init, so that it is nobody's child
+#: runs it
 SHELL = "/bin/sh"
-_SCRIPT = str(Path(__file__).with_name("supervisor_main.py"))
+#: `+ PID`: a process that leads a session of a worker. `= PIDS`: all that there are. `.`: the agent has left nothing.
+#: The words are the cgroup, or nothing, and the command line of `sweep`. Descriptor 1 is the socket; the first thing
+#: that is said there is the supervisor's pid. What the agent itself has inherited from others is closed.
+_SCRIPT = """
+(
+    cgroup=$1
+    shift
+    cd /
+    exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+    [ -z "$cgroup" ] || [ -d "$cgroup" ] || mkdir "$cgroup" || cgroup=
+    pids=
+    while read -r word rest; do
+        case $word in
+            +) pids="$pids $rest"; [ -z "$cgroup" ] || echo "$rest" > "$cgroup/cgroup.procs" ;;
+            =) pids=$rest ;;
+            .) [ -z "$cgroup" ] || exec "$@" tidy; exit ;;
+        esac
+    done <&1
+    for pid in $pids; do
+        kill -s KILL -- "-$pid"
+    done
+    exec "$@" sweep $pids
+) &
+echo $!
+"""
+_SWEEP = str(Path(__file__).with_name("sweep.py"))
 #: no signal but SIGKILL and SIGSTOP ends or stops it, from its first moment on
 _BLOCKED = tuple(signal.valid_signals())
 
@@ -55,7 +81,7 @@ class Supervisor:
         return self._pid
 
     def start(self) -> None:
-        """Start it if there is none.
+        """Start it if there is none. Blocks for a millisecond.
 
         Raises:
             LaunchError: it can't be started, or it was ended too often.
@@ -73,22 +99,35 @@ class Supervisor:
             starter = self._spawn(theirs.fileno())
         except (OSError, NotImplementedError, AttributeError, ValueError) as error:
             ours.close()
-            raise LaunchError(f"{sys.executable}: {getattr(error, 'strerror', None) or error}") from error
+            raise LaunchError(f"{SHELL}: {getattr(error, 'strerror', None) or error}") from error
         finally:
             theirs.close()
         self._socket = ours
         self._settle(starter)
         ours.setblocking(False)
-        self._tell("+", self._sessions)
+        if self._sessions:
+            self._tell("=", self._sessions)
 
     def _spawn(self, theirs: int) -> int:
         me = process_tree.look(os.getpid())
-        words = (str(os.getpid()), str(0 if me is None else me.started), self._token, cgroup.own_folder()[0])
-        # The shell leaves it to init, and ends.
-        python = (sys.executable, "-I", "-S", "-E", _SCRIPT)
+        parent = cgroup.own_folder()[0]
+        path = cgroup.Cgroup(parent, self._token).path if parent else ""
+        words = (str(os.getpid()), str(0 if me is None else me.started), self._token, parent)
         return os.posix_spawn(
             SHELL,
-            [SHELL, "-c", '"$@" & echo $!', "sh", *python, *words],
+            [
+                SHELL,
+                "-c",
+                _SCRIPT,
+                "rally-supervisor",
+                path,
+                sys.executable,
+                "-I",
+                "-S",
+                "-E",
+                _SWEEP,
+                *words,
+            ],
             self._environment,
             file_actions=(
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -100,37 +139,35 @@ class Supervisor:
         )
 
     def _settle(self, starter: int) -> None:
-        """Wait for the shell, a millisecond: it says whom it has started."""
+        """Wait for the shell that leaves it to init; it says whom it has left."""
         try:
             os.waitpid(starter, 0)
         except ChildProcessError:
             pass  # another part of this program reaps all children
         assert self._socket is not None, "the shell has the other end"
-        said = (
-            self._socket.recv(64, socket.MSG_DONTWAIT) if select.select([self._socket], [], [], 0)[0] else b""
-        )
+        said = self._socket.recv(64) if select.select([self._socket], [], [], 0)[0] else b""
         if not said.strip().isdigit():
             self._let_go()
             raise LaunchError(f"{SHELL} could not start it")
         self._pid = int(said)
 
-    def take(self, pids: Iterable[int]) -> None:
-        """These processes lead sessions that end with the agent."""
-        new = set(pids)
-        self._sessions |= new
-        self._tell("+", new)
+    def take(self, pid: int) -> None:
+        """This process leads a session that ends with the agent."""
+        self._sessions.add(pid)
+        self._tell("+", {pid})
 
     def forget(self, pids: Iterable[int]) -> None:
         """These don't any more; their numbers may be anybody's."""
         old = self._sessions & set(pids)
-        self._sessions -= old
-        self._tell("-", old)
+        if old:
+            self._sessions -= old
+            self._tell("=", self._sessions)
 
-    def _tell(self, sign: str, pids: set[int]) -> None:
-        if not pids or self._socket is None:
+    def _tell(self, word: str, pids: set[int]) -> None:
+        if self._socket is None:
             return
         try:
-            self._socket.sendall(f"{sign}{' '.join(map(str, sorted(pids)))}\n".encode())
+            self._socket.sendall(f"{word} {' '.join(map(str, sorted(pids)))}\n".encode())
         except OSError:
             pass  # it is gone, as `check` will find, or has not listened for a long time
 
@@ -155,11 +192,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Let it end. If workers are there even so, it takes this for the end of the agent and ends them."""
-        if self._socket is not None and not self._sessions:
-            try:
-                self._socket.sendall(b".\n")
-            except OSError:
-                pass  # it is gone
+        if not self._sessions:
+            self._tell(".", set())
         self._let_go()
 
     def abandon(self) -> None:
