@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.adapters.processes import cgroup
 from toolkit.core.events import SupervisionChanged, WorkersStopped, WorkerStarted
 
 from .conftest import Python, Rally, Script
@@ -123,6 +124,17 @@ def test_it_ends_with_an_agent_that_is_killed(rally: Rally, script: Script, way:
     pids = left(job, 2)
     job.wait_for_events(WorkerStarted, 2)
     assert all(alive(pid) for pid in pids)
+    job.signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    gone(pids)
+
+
+@pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
+def test_in_a_cgroup_it_does_even_if_it_has_shaken_off_all_else(rally: Rally, script: Script) -> None:
+    job = rally("--standalone", leaving(script, ("nameless",), "signal.pause()"))
+    pids = left(job, 1)
+    job.wait_for_lines("up")
+    assert "/rally-" in Path(f"/proc/{pids[0]}/cgroup").read_text()
     job.signal(signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL
     gone(pids)
@@ -315,12 +327,13 @@ def test_the_supervisor_is_nobodys_child_and_ends_with_the_agent(
     assert os.getsid(pid) != os.getsid(job.pid)
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
         os.kill(pid, sig)
-    assert alive(pid)
+    assert supervisors(job) == [pid]
     resident_kb = int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
     assert resident_kb < 4_000
     (tmp_path / "end").touch()
     assert job.wait() == 0, job.told()
     gone([pid])
+    assert job.events(SupervisionChanged) == []
 
 
 def test_a_supervisor_that_dies_is_replaced_and_the_new_one_does_the_same(

@@ -1,8 +1,8 @@
 """The supervisor: a process beside the agent that ends what the agent's workers have started when the agent is gone.
 
 It is a shell that reads what the agent says, one line after the other, and at the end of that becomes `sweep`: so it
-starts in a millisecond, needs a megabyte and never wakes. It is nobody's child, in a session of its own, with all
-signals blocked that can be: no Ctrl-C, hang-up or kill of a whole tree takes it along, nobody else's `wait` finds it.
+starts in a millisecond, needs a megabyte and never wakes. It is nobody's child, in a session of its own, deaf to
+all signals that matter: no Ctrl-C, hang-up or kill of a whole tree takes it along, nobody else's `wait` finds it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SHELL = "/bin/sh"
 #: that is said there is the supervisor's pid. What the agent itself has inherited from others is closed.
 _SCRIPT = """
 (
+    trap '' HUP INT QUIT TERM USR1 USR2 ALRM PIPE TSTP
     cgroup=$1
     shift
     cd /
@@ -49,7 +50,7 @@ _SCRIPT = """
 echo $!
 """
 _SWEEP = str(Path(__file__).with_name("sweep.py"))
-#: no signal but SIGKILL and SIGSTOP ends or stops it, from its first moment on
+#: no signal ends it before it ignores them by itself (dash unblocks all when it has waited for a program)
 _BLOCKED = tuple(signal.valid_signals())
 
 
