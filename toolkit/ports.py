@@ -16,6 +16,7 @@ from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
 
@@ -254,11 +255,15 @@ class Workers(Protocol):
         """Sentences for people about what keeps these processes from outliving the agent, each once."""
         ...
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        """Output that did not reach its log, as far as this has not told of it. What is new rings the bell."""
+        ...
+
+    def close(self) -> Sequence[LostOutput]:
         """Flush logs and release what is held for these workers. Their processes must be gone or given up.
 
         Returns:
-            A sentence for each log that lost output, for people.
+            What `losses` would.
         """
         ...
 

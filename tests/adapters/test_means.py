@@ -39,7 +39,7 @@ def test_a_machine_without_a_shell_has_no_supervisor(monkeypatch: pytest.MonkeyP
 def test_a_cgroup_that_is_not_there_has_nobody_in(tmp_path: Path) -> None:
     group = Cgroup(str(tmp_path), "x")
     assert group.pids() == []
-    group.remove()
+    assert group.remove()
 
 
 @pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
@@ -54,7 +54,7 @@ def test_a_cgroup_has_whoever_is_below_and_lets_go_of_them_at_its_end() -> None:
         inner.mkdir(parents=True)
         (inner / "cgroup.procs").write_text(str(pid))
         assert group.pids() == [pid]
-        group.remove()
+        assert group.remove()
         assert not Path(group.path).exists()
     finally:
         os.kill(pid, 9)

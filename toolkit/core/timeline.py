@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, readings
+from toolkit.core import events, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -322,6 +322,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         exit_code=event.exit_code,
         signal=event.signal,
         stopped_by_agent=event.stopped_by_agent,
+        consequence=event.consequence,
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
@@ -361,6 +362,10 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_file=event.error_file,
         first=event.first,
         told=True,
+        what=event.what,
+        error_class=event.error_class,
+        hand=event.hand,
+        remedy=event.remedy,
         at=at,
     )
     known = _incarnation_of(node, event.incarnation, event.local_rank)
@@ -443,6 +448,10 @@ def _signal_received(draft: _Draft, node: Node, event: events.SignalReceived, at
 
 def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: Moment) -> Node:
     return replace(node, dropped=node.dropped + max(event.count, 0))
+
+
+def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) -> Node:
+    return replace(node, lost_logs=lost_logs.after(node.lost_logs, event))
 
 
 def _readings_taken(draft: _Draft, node: Node, event: events.ReadingsTaken, at: Moment) -> Node:
@@ -531,5 +540,6 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
     events.EventsDropped: _events_dropped,
+    events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
 }

@@ -37,15 +37,20 @@ class Cgroup:
                 continue  # it has gone
         return [pid for pid in found if pid > 0]
 
-    def remove(self) -> None:
-        """Move out who is still in, and remove it."""
+    def remove(self) -> bool:
+        """Move out who is still in, and remove it.
+
+        Returns:
+            Whether it is gone; who has just died may be in for a moment.
+        """
         for pid in self.pids():
             _write(f"{self._parent.rstrip('/')}/cgroup.procs", pid)
         for folder in reversed(_all_below(self.path)):
             try:
                 os.rmdir(folder)
             except OSError:
-                continue  # not there, or somebody has come
+                continue  # not there, or somebody is in
+        return not os.access(self.path, os.F_OK)
 
 
 def _all_below(folder: str) -> list[str]:

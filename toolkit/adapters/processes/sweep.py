@@ -26,6 +26,8 @@ SWEEP_S = 30.0
 EMPTY_LOOKS = 2
 #: between two looks while something dies, at the most, in seconds
 LOOK_AGAIN_S = 0.1
+#: how often it tries to remove the cgroup
+REMOVALS_MAX = 20
 _SIGKILL = 9
 
 
@@ -91,8 +93,10 @@ def main() -> None:
     cgroup = cgroups.Cgroup(cgroup_parent, token) if cgroup_parent else None
     if what == "sweep":
         Run(int(agent_pid), int(since), token, cgroup, set(map(int, sessions))).sweep()
-    if cgroup is not None:
-        cgroup.remove()
+    tries = 0
+    while cgroup is not None and not cgroup.remove() and tries < REMOVALS_MAX:
+        tries += 1
+        time.sleep(LOOK_AGAIN_S / 2)
 
 
 if __name__ == "__main__":
