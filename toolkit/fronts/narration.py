@@ -86,6 +86,8 @@ class Narration:
                 if event.result == "FAILED":
                     self._report_failed()
                 self._losses.end()
+            case ev.SupervisionChanged():
+                self.say(event.what)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
@@ -244,6 +246,13 @@ class Narration:
         if event.unkillable:
             self.say(
                 f"local {ranks(event.unkillable)} can't be killed (stuck in the kernel); this machine may need a reboot"
+            )
+
+        if event.escaped:
+            daemons = "a daemon" if len(event.escaped) == 1 else "daemons"
+            self.say(
+                f"ended {daemons} that workers had left: {', '.join(event.escaped)}; "
+                "with RALLY_KEEP=1 in its environment one stays"
             )
 
     def _left_barrier(self, event: ev.BarrierLeft) -> None:
