@@ -70,6 +70,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
     hangs: str = ""
@@ -89,6 +90,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         life: which start of the node's agent this belongs to, from 1.
         first: whether its agent saw it first in this incarnation: the likely cause of the others.
         told: whether the agent told of it as a failure; otherwise it is inferred from the exit.
+        what, error_class, hand, remedy: what it died of, as `events.FailureRecorded` has it.
     """
 
     node: str
@@ -106,6 +108,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error_file: str = ""
     first: bool = False
     told: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
     at: Moment
 
 

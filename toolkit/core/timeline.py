@@ -322,6 +322,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         exit_code=event.exit_code,
         signal=event.signal,
         stopped_by_agent=event.stopped_by_agent,
+        consequence=event.consequence,
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
@@ -361,6 +362,10 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_file=event.error_file,
         first=event.first,
         told=True,
+        what=event.what,
+        error_class=event.error_class,
+        hand=event.hand,
+        remedy=event.remedy,
         at=at,
     )
     known = _incarnation_of(node, event.incarnation, event.local_rank)

@@ -239,6 +239,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         capture_console=status.active,
         log_max_bytes=options.log_max_bytes,
         console_may_lag=True,
+        keep_words=True,
     )
     ports = wiring.system_ports(
         orders=control.orders,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.adapters.output.console import Console, Stream
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter, append_to
 from toolkit.adapters.output.source import Source, copy_size
@@ -58,6 +59,8 @@ class OutputPump:
         log_max_bytes: what one stream of one worker may fill on the disk; None for no limit.
         console_may_lag: `close` waits for the files only. A slow console gets the rest while other things go on;
             `finish` waits for that.
+        keep_words: whether a stderr that shows on the console goes through the agent where the console is no
+            terminal, so that its end is known when its worker fails.
     """
 
     def __init__(
@@ -67,11 +70,15 @@ class OutputPump:
         capture_console: bool = False,
         log_max_bytes: int | None = None,
         console_may_lag: bool = False,
+        keep_words: bool = False,
     ) -> None:
         self._console = console
         self._capture_console = capture_console
         self._log_max_bytes = log_max_bytes
         self._console_may_lag = console_may_lag
+        self._keep_words = keep_words
+        self._stderrs: dict[int, Source] = {}
+        self._rounds = Drained()
         self._drained = threading.Event()
         #: called by the thread when there is something new in `losses`; once a minute at most
         self.on_loss: Callable[[], None] | None = None
@@ -140,6 +147,26 @@ class OutputPump:
                 "raise the limit of open files (ulimit -n) or tee fewer streams"
             ) from error
 
+    def last_words(self, local_rank: int) -> tuple[str, int]:
+        """The end of what a worker that is gone has said on stderr, as far as that goes through the agent.
+
+        Waits a moment for what is still on its way.
+
+        Returns:
+            The text, and when the last of it came, in nanoseconds since the epoch; empty and 0 if there is none.
+        """
+        source = self._stderrs.get(local_rank)
+        if source is None:
+            return "", 0
+        with self._lock:
+            waits = source in self._sources and self._wake_fd >= 0
+            if waits:
+                drained = self._rounds.want(source.fd)
+                os.eventfd_write(self._wake_fd, 1)
+        if waits:
+            drained.wait(ON_ITS_WAY_S)
+        return source.words.text(), source.words.at_ns
+
     def started(self, local_rank: int) -> None:
         """The worker has its ends of the streams; close the agent's copies. May be called again."""
         for fd in self._child_ends.pop(local_rank, []):
@@ -179,9 +206,10 @@ class OutputPump:
         self, worker: WorkerPlan, stream: Stream, path: str, tee: bool, terminals: dict[bool, int]
     ) -> int | None:
         if path == CONSOLE:
-            if not (self._capture_console and self._console.is_tty(stream)):
-                return None
-            return self._open_terminal(worker, stream, terminals)
+            if self._capture_console and self._console.is_tty(stream):
+                return self._open_terminal(worker, stream, terminals)
+            kept = self._keep_words and stream == "err" and not self._console.is_tty(stream)
+            return self._open_passed_on(worker) if kept else None
         if not tee and path == os.devnull:
             return self._open_file(worker, path)
         try:
@@ -202,22 +230,36 @@ class OutputPump:
         self._child_ends[worker.local_rank].append(fd)
         return fd
 
-    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str, *, tee: bool) -> int:
+    def _open_passed_on(self, worker: WorkerPlan) -> int:
+        """A stderr that goes to the console as it is, by way of the agent, which keeps its end."""
+        read_fd, write_fd = self._pipe(worker)
+        display = ConsoleLines(self._console, "err", b"", verbatim=True)
+        source = Source(read_fd, display, console=self._console)
+        self._stderrs[worker.local_rank] = source
+        self._add(source)
+        return write_fd
+
+    def _pipe(self, worker: WorkerPlan) -> tuple[int, int]:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         self._child_ends[worker.local_rank].append(write_fd)
         # More room for bursts while the thread is busy; over the user's quota it stays at 64 KiB.
         with contextlib.suppress(OSError):
             fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return read_fd, write_fd
+
+    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str, *, tee: bool) -> int:
+        read_fd, write_fd = self._pipe(worker)
         prefix = worker.prefix.encode()
-        self._add(
-            Source(
-                read_fd,
-                ConsoleLines(self._console, stream, prefix) if tee else None,
-                console=self._console,
-                file=self._log_file(path),
-                filtered=self._filtered(stream, prefix) if tee else None,
-            )
+        source = Source(
+            read_fd,
+            ConsoleLines(self._console, stream, prefix) if tee else None,
+            console=self._console,
+            file=self._log_file(path),
+            filtered=self._filtered(stream, prefix) if tee else None,
         )
+        if stream == "err":
+            self._stderrs[worker.local_rank] = source
+        self._add(source)
         return write_fd
 
     def _open_terminal(self, worker: WorkerPlan, stream: Stream, terminals: dict[bool, int]) -> int:
@@ -230,7 +272,10 @@ class OutputPump:
             display = ConsoleLines(self._console, stream, b"", verbatim=True)
             real = self._console.fd(stream)
             copy_size(real, master_fd)
-            self._add(Source(master_fd, display, console=self._console, real_terminal=real))
+            source = Source(master_fd, display, console=self._console, real_terminal=real)
+            if stream == "err" or self._console.same():
+                self._stderrs[worker.local_rank] = source
+            self._add(source)
             terminals[key] = slave_fd
         return terminals[key]
 
@@ -270,7 +315,7 @@ class OutputPump:
                 taken = 0
             if taken:
                 progress_at = time.monotonic()
-            if taken < CHUNK_BYTES and self._closing_at is None:
+            if taken < CHUNK_BYTES and self._closing_at is None and not self._rounds.is_wanted:
                 time.sleep(max(0.0, began + PAUSE_S - time.monotonic()))
         self._release()
 
@@ -288,6 +333,7 @@ class OutputPump:
             if source.display is not None:
                 source.display.tick(now)
         self._alarm(now)
+        self._rounds.note(readable)
         return taken
 
     def _alarm(self, now: float) -> None:
