@@ -150,6 +150,9 @@ class Script:
         value: what it returns.
         dies_after_s: how long it takes to end after SIGTERM; None ignores it.
         killable: whether SIGKILL ends it.
+        said: the end of its stderr.
+        said_s: when it said the last of that, after its start; None is when it ended.
+        dies_with: its exit code after SIGTERM; None is death by that signal.
     """
 
     runs_s: float | None = 1.0
@@ -157,6 +160,9 @@ class Script:
     value: Any = None
     dies_after_s: float | None = 0.0
     killable: bool = True
+    said: str = ""
+    said_s: float | None = None
+    dies_with: int | None = None
 
 
 @dataclass
@@ -174,6 +180,7 @@ class FakeWorkers:
     lost: list[LostOutput] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.started_wall_ns = self.time.wall_ns()
         for rank, script in enumerate(self.scripts):
             if script.runs_s is not None:
                 self._end_after(script.runs_s, rank, script.exit_code, script.value)
@@ -181,14 +188,24 @@ class FakeWorkers:
     def _end_after(self, after_s: float, rank: int, code: int, value: Any = None) -> None:
         def end() -> None:
             if rank in self._running():
-                self.ends.append(
-                    WorkerExit(
-                        rank, self.first_pid + rank, code, self.time.ns, self.time.wall_ns() // SECOND, value
-                    )
-                )
+                self.ends.append(self._end(rank, code, value))
                 self.bell.ring()
 
         self.time.at(after_s, end)
+
+    def _end(self, rank: int, code: int, value: Any) -> WorkerExit:
+        script, now_ns = self.scripts[rank], self.time.wall_ns()
+        said_ns = now_ns if script.said_s is None else self.started_wall_ns + int(script.said_s * SECOND)
+        return WorkerExit(
+            rank,
+            self.first_pid + rank,
+            code,
+            self.time.ns,
+            now_ns // SECOND,
+            value,
+            last_words=script.said,
+            said_at_ns=said_ns if script.said else 0,
+        )
 
     def _running(self) -> list[int]:
         ended = {end.local_rank for end in self.ends}
@@ -208,7 +225,8 @@ class FakeWorkers:
         for rank in [r for r in self._running() if local_ranks is None or r in local_ranks]:
             delay_s = self.scripts[rank].dies_after_s
             if delay_s is not None:
-                self._end_after(delay_s, rank, -signum)
+                code = self.scripts[rank].dies_with
+                self._end_after(delay_s, rank, -signum if code is None else code)
 
     def kill(self) -> None:
         self.signals.append(signal.SIGKILL)

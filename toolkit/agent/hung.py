@@ -70,35 +70,34 @@ class EndsHangs:
                 self._workers.signal(one.signum, [one.local_rank])
 
     def _ends(self) -> list[WorkerExit]:
-        """How workers ended so far, with what is known of why."""
+        """How workers ended so far, with what is known of why; those that nothing ends come last, as killed."""
         if self._workers is None:
             return []
         steps = self._ports.watch.steps()
-        return [self._explained(end, steps) for end in self._workers.exits()]
+        ends = [self._explained(end, steps) for end in self._workers.exits()]
+        return ends + self._undead({end.local_rank for end in ends}, steps)
 
     def _explained(self, end: WorkerExit, steps: Mapping[int, int]) -> WorkerExit:
         doomed = self._doomed.get(end.local_rank)
         why = end.problem if doomed is None else doomed[0].why
         return replace(end, problem=why, step=steps.get(end.local_rank))
 
-    def _undead(self) -> list[WorkerExit]:
-        """Condemned workers that did not end of it, as if they had."""
-        if not self._doomed or self._workers is None:
-            return []
-        running, ids, steps = self._workers.running(), self._workers.ids(), self._ports.watch.steps()
+    def _undead(self, gone: set[int], steps: Mapping[int, int]) -> list[WorkerExit]:
         now_ns, wall_s = self._ports.clock.now_ns(), self._ports.clock.wall_ns() // 1_000_000_000
+        ids = {} if self._workers is None else self._workers.ids()
         return [
             WorkerExit(
                 local_rank=rank,
-                pid=ids[rank],
+                pid=ids.get(rank, 0),
                 exit_code=-_SIGKILL,
                 at_ns=killed_ns,
                 wall_s=wall_s,
                 problem=f"{one.why}; it did not end of it",
                 step=steps.get(rank),
+                there=True,
             )
             for rank, (one, killed_ns) in self._doomed.items()
-            if rank in running and now_ns - killed_ns >= KILL_WAIT_S * 1e9
+            if rank not in gone and now_ns - killed_ns >= KILL_WAIT_S * 1e9
         ]
 
     def _refuse_beside_unkillable(self) -> None:

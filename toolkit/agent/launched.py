@@ -19,7 +19,7 @@ from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
 from toolkit.core.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
-from toolkit.core.failures import failure_of, in_utf8, result_of, signal_name
+from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of, signal_name
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
@@ -65,7 +65,8 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         self._log_line_prefix_template = log_line_prefix_template
         self._incarnation = -1
         self._workers: Workers | None = None
-        self._exits_told = 0
+        #: local ranks whose end was told, and whether their process was there all the same
+        self._exits_told: set[tuple[int, bool]] = set()
         self._stopping = False
         self._blame = Blame(ports)
         self._result: RunResult | None = None
@@ -108,7 +109,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         plan = self._plan(worker_group)
         self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
         self._workers = self._launch(plan)
-        self._exits_told, self._stopping = 0, False
+        self._exits_told, self._stopping = set(), False
         self._blame, self._result = Blame(self._ports), None
         self._failed, self._failures_told = [], set()
         ids = dict(self._workers.ids())
@@ -159,18 +160,16 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
             return RunResult(WorkerState.UNKNOWN)
         self._kill_condemned()
-        known = self._exits_told
+        known = len(self._exits_told)
         self._say_exits(worker_group, self._ends())
-        if known < self._exits_told:
+        if known < len(self._exits_told):
             job = self._job
             elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
             self._blame.settle(self._workers, self._ends, elsewhere, lambda: job is not None and job.over())
         ends = self._ends()
         self._say_exits(worker_group, ends)
-        undead = self._undead()
-        self._note_failures(undead)
         self._say_failures(worker_group)
-        self._result = result_of(worker_group.workers, [*ends, *undead], self._blame.diagnosis)
+        self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
         self._say_losses(self._workers.losses())
         return self._result
 
@@ -196,8 +195,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         self._ports.watch.end()
         if workers is None:
             return
-        ends = self._ends()
-        self._say_exits(self._worker_group, ends)
+        self._say_exits(self._worker_group, self._ends())
         self._say_failures(self._worker_group)
         self._stopping = True
         self._blame.stopping(death_sig)
@@ -261,18 +259,15 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
 
     def _say_exits(self, group: WorkerGroup, ends: Sequence[WorkerExit]) -> None:
         """Tell of the exits that were not told yet, in their order."""
-        new = list(ends)[self._exits_told :]
-        self._exits_told += len(new)
+        told = self._exits_told
+        new = [end for end in ends if (end.local_rank, end.there) not in told]
         for end in new:
             meanwhile = self._stopping and self._blame.failed_meanwhile(end)
-            if end.failed and (meanwhile or not self._stopping):
-                self._note_failures([end])
-            self._say_exit(group, end, stopped=self._stopping and not meanwhile)
-
-    def _note_failures(self, ends: Sequence[WorkerExit]) -> None:
-        """Keep them, one for each worker."""
-        known = {end.local_rank for end in self._failed}
-        self._failed += [end for end in ends if end.local_rank not in known]
+            if end.failed and (meanwhile or not self._stopping) and (end.local_rank, True) not in told:
+                self._failed.append(end)
+            if not end.there:
+                self._say_exit(group, end, stopped=self._stopping and not meanwhile)
+        told.update((end.local_rank, end.there) for end in new)
 
     def _say_failures(self, group: WorkerGroup) -> None:
         """Tell of the failures that were not told yet, who failed first at the top."""
@@ -283,8 +278,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
                 self._say_failure(group, end, told, first=at == 0)
         if self._stopping and self._result is not None and self._result.is_failed():
             # With a culprit that ended while the others were stopped. The result is the loop's already.
-            ranks_of = {end.local_rank: group.workers[end.local_rank].global_rank for end, _ in ordered}
-            self._result.failures = {ranks_of[end.local_rank]: failure_of(end, told) for end, told in ordered}
+            self._result.failures = dict(failures_of(group.workers, ordered))
 
     def _say_exit(self, group: WorkerGroup, end: WorkerExit, *, stopped: bool) -> None:
         self._reporter.say(

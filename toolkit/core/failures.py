@@ -13,6 +13,9 @@ from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker,
 from toolkit.core.restarts import FailureCause
 from toolkit.core.watched import HUNG
 
+#: of the year 9999
+_LAST_SECOND = 253_402_300_799
+
 
 def signal_name(exit_code: int) -> str:
     """The signal behind an exit code as `subprocess` counts, or an empty string."""
@@ -76,9 +79,11 @@ def _timestamp(data: Mapping[str, Any], otherwise: int) -> int:
     message = data.get("message")
     holder = message.get("extraInfo") if isinstance(message, dict) else data
     try:
-        return int(holder["timestamp"]) if isinstance(holder, Mapping) else otherwise
-    except (KeyError, TypeError, ValueError):
+        at = int(holder["timestamp"]) if isinstance(holder, Mapping) else otherwise
+    except (KeyError, TypeError, ValueError, OverflowError):
         return otherwise
+    # A date that no calendar has can't be told to anybody.
+    return at if 0 <= at <= _LAST_SECOND else otherwise
 
 
 def culprit_first(failed: Iterable[tuple[WorkerExit, Diagnosis]]) -> list[tuple[WorkerExit, Diagnosis]]:
@@ -88,6 +93,22 @@ def culprit_first(failed: Iterable[tuple[WorkerExit, Diagnosis]]) -> list[tuple[
         failed: in the order in which the workers ended.
     """
     return sorted(failed, key=lambda each: each[1].hand == "second")
+
+
+def failures_of(
+    workers: Sequence[Worker], failed: Iterable[tuple[WorkerExit, Diagnosis]]
+) -> dict[int, ProcessFailure]:
+    """Failures by global rank, as a `RunResult` has them.
+
+    Args:
+        failed: who failed first at the top.
+    """
+    failures = {workers[end.local_rank].global_rank: failure_of(end, told) for end, told in failed}
+    first = next(iter(failures.values()), None)
+    if first is not None:
+        # torch's `ChildFailedError` takes the earliest for the first. Its times are seconds, and those of exits.
+        first.timestamp = min(failure.timestamp for failure in failures.values())
+    return failures
 
 
 def result_of(
@@ -105,10 +126,7 @@ def result_of(
     ended = list(ends)
     failed = [(end, diagnosis_of(end)) for end in ended if end.failed]
     if failed:
-        failures = {
-            workers[end.local_rank].global_rank: failure_of(end, told) for end, told in culprit_first(failed)
-        }
-        return RunResult(WorkerState.FAILED, failures=failures)
+        return RunResult(WorkerState.FAILED, failures=failures_of(workers, culprit_first(failed)))
     if len(ended) < len(workers):
         return RunResult(WorkerState.HEALTHY)
     values = {workers[end.local_rank].global_rank: end.return_value for end in ended}

@@ -207,6 +207,7 @@ class WorkerExit:
         said_at_ns: nanoseconds since the epoch of its error file or, without one, of its last words; 0 if not known.
         kernel: what the kernel has on record of it, if that was asked.
         step: that it told last by `toolkit.progress`; None if it never did.
+        there: whether its process is there all the same, because nothing ends it.
     """
 
     local_rank: int
@@ -223,6 +224,7 @@ class WorkerExit:
     said_at_ns: int = 0
     kernel: KernelRecord | None = None
     step: int | None = None
+    there: bool = False
 
     @property
     def failed(self) -> bool:

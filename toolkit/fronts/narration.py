@@ -84,12 +84,12 @@ class Narration:
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
                 self._acted(event)
+            case ev.AgentFinished(result="FAILED"):
+                self._report_failed()
             case ev.WorkersHung():
                 self._hung(event)
             case ev.WorkersRecovered():
                 self.say(recovered(event))
-            case ev.AgentFinished(result="FAILED"):
-                self._report_failed()
             case _:
                 self._tell_of_job(event)
 

@@ -460,8 +460,12 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
     """An agent that is a worker itself hands the first failure on to whoever started it, as torchrun does."""
     path = job.environ.get("TORCHELASTIC_ERROR_FILE")
     first = next(iter(result.failures.values()), None)
-    if path and first is not None and first.error_file != NOT_AVAILABLE:
+    if not path or first is None:
+        return
+    if first.error_file != NOT_AVAILABLE:
         error_file.write(path, first.error_file_data, first.exitcode)
+    elif isinstance(first.message, dict):  # as its stderr had it
+        error_file.write(path, {"message": first.message}, first.exitcode)
 
 
 def interrupt_kills() -> None:

@@ -39,7 +39,8 @@ class Source:
         os.set_blocking(fd, False)
         self.fd = fd
         self.display = display
-        self.words = LastWords()
+        #: keeps the end of it, where somebody wants that
+        self.words: LastWords | None = None
         self._console = console
         self._file = file
         self._filtered = filtered
@@ -77,7 +78,8 @@ class Source:
         data = self._read()
         if not data:
             return 0
-        self.words.add(data)
+        if self.words is not None:
+            self.words.add(data)
         self._follow_size(now)
         start = self._file.append(data) if self._file else None
         if self._filtered:
