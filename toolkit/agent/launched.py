@@ -169,7 +169,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         if known < len(self._exits_told):
             job = self._job
             elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
-            self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
+            self._blame.settle(self._workers, self._ends, elsewhere, lambda: job is not None and job.over())
         ends = self._ends()
         self._say_notices(self._workers)
         self._say_exits(worker_group, ends)

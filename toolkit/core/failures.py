@@ -38,7 +38,9 @@ def failure_of(end: WorkerExit, told: Diagnosis | None = None) -> ProcessFailure
     """
     told = diagnose(end) if told is None else told
     data = dict(end.error_data) if end.error_data is not None else {"message": "<NONE>"}
-    if end.error_data is not None and data.get("message") and not end.error_unusable:
+    if end.problem.startswith(HUNG):
+        message: Any = end.problem
+    elif end.error_data is not None and data.get("message") and not end.error_unusable:
         message = data["message"]
     else:
         message = (
