@@ -279,13 +279,20 @@ class MembershipChanged(Event, frozen=True, kw_only=True, tag="membership_change
 
 
 class DecisionMade(Event, frozen=True, kw_only=True, tag="decision_made"):
-    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort"."""
+    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort".
+
+    After a failure `policy` is the restart policy that decided, as in `--restart-policy` (empty is the plain budget),
+    and `verdict` what it said; a `free` restart is one that it demanded at no cost to the budget.
+    """
 
     action: str
     reason: str
     spends_budget: bool = False
     delay_s: float = 0.0
     restarts_left: int = 0
+    policy: str = ""
+    verdict: str = ""
+    free: bool = False
 
 
 class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, hand_of
+from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, Hand, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
@@ -77,15 +77,29 @@ def result_of(workers: Sequence[Worker], ends: Iterable[WorkerExit]) -> RunResul
 
 
 def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
-    """What a restart policy needs to know of these failures, which are in the order of their happening."""
-    codes = tuple(failure.exitcode for failure in failures.values())
-    first = next(iter(failures.values()), None)
-    if first is None:
+    """What a restart policy needs to know of these failures, which are in the order of their happening.
+
+    Who died of itself goes before who died of somebody else's death; those have no say where anybody else failed.
+    """
+    ordered = sorted(failures.values(), key=_hand_order)
+    telling = [failure for failure in ordered if _hand(failure) != "second"] or ordered
+    codes = tuple(failure.exitcode for failure in telling)
+    if not telling:
         return FailureCause(codes, "unknown")
+    first = telling[0]
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     summary = ProcessFailure.summary(first) if first.error_file != NOT_AVAILABLE else ""
-    return FailureCause(codes, f"{how}: {summary}" if summary else how)
+    return FailureCause(codes, f"{how}: {summary}" if summary else how, _hand(first))
+
+
+def _hand(failure: ProcessFailure) -> Hand:
+    message, traceback = ProcessFailure.summary(failure), ProcessFailure.traceback(failure)
+    return hand_of(signal_name(failure.exitcode), message, traceback)
+
+
+def _hand_order(failure: ProcessFailure) -> int:
+    return ("first", "unclear", "second").index(_hand(failure))
 
 
 def failure_record(

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.rendezvous.exchange import ExchangeStore
+from toolkit.agent.rendezvous.job_round import JobRound
 from toolkit.agent.rendezvous.keeper import Keeper
 from toolkit.agent.rendezvous.keys import Keys
 from toolkit.agent.rendezvous.link import CONNECT_S, lost
@@ -71,35 +72,6 @@ class Offer:
     topology: str = ""
     node_rank: int | None = None
     spare: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JobRound:
-    """What a rendezvous gives. Has the fields of torch's `RendezvousInfo`, and more.
-
-    Args:
-        store: where the agents of this round can tell each other something.
-        rank: group rank.
-        world_size: nodes of the round.
-        bootstrap_store_info: where the workers' store is to be.
-        base: of the workers' ranks; no exchange is needed.
-        round: number of the round in the job.
-        epoch: of the coordinator that formed it.
-        restarts: of the job that spent the budget so far.
-        seat: the number of this node's card.
-        coordinator: the node that formed it.
-    """
-
-    store: Any
-    rank: int
-    world_size: int
-    bootstrap_store_info: StoreAddress
-    base: RankBase
-    round: int
-    epoch: int
-    restarts: int
-    seat: int
-    coordinator: str
 
 
 def _nothing() -> None:
@@ -283,8 +255,7 @@ class RallyRendezvous:
             if ring is not None:
                 keeper.end_round(number, msgspec.structs.replace(ring, by=keeper.node))
             now = None if keeper.head is None else rounds.over(keeper.head, number)
-            # A failure that can't be paid for ends the job, also where nodes came or went at the same moment.
-            if now is None or (ring is None and now.kind == "membership"):
+            if now is None or (ring is None and _gives_way(now, records)):
                 late = (
                     ""
                     if ring is None
@@ -298,6 +269,11 @@ class RallyRendezvous:
         decided = self._seen_over()
         assert decided is not None, "a failure ends the round"
         return decided
+
+    def hurry(self) -> None:
+        """End the back-off before the next start, for all nodes."""
+        keeper, number = self._started(), self._round
+        self._do(lambda: keeper.hurry(number))
 
     def restart(self, why: str) -> Over | None:
         """End this round for all, at no cost to the budget. None where nothing is started again any more."""
@@ -457,6 +433,7 @@ class RallyRendezvous:
             restarts=seat.restarts,
             seat=seat.seat,
             coordinator=seat.coordinator,
+            past=self._started().desk.past,
         )
 
     # -- waiting --------------------------------------------------------------------------------------------
@@ -532,6 +509,18 @@ class RallyRendezvous:
             )
         elif before_s >= limit_s > silent_s:
             self._say(events.StoreAnswers, where=where, silent_s=before_s)
+
+
+def _gives_way(decided: Over, records: Sequence[FailureRecord]) -> bool:
+    """Whether what was decided for all gives way to a failure here that forbids a restart.
+
+    It does where nodes only came or went, and where a restart was decided because of a failure elsewhere: the policy
+    forbids it whoever was quicker to tell. Only who died of somebody else's death has no say about those who did not.
+    """
+    if decided.kind == "membership":
+        return True
+    second = bool(records) and in_order(records)[0].hand == "second"
+    return decided.kind == "restart" and (not second or decided.hand == "second")
 
 
 def _in_words(keeper: Keeper, error: Exception) -> Exception:

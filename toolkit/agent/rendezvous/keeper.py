@@ -194,6 +194,10 @@ class Keeper:
         """Have the round end and the next one gather, unless something was decided before."""
         self._change(lambda head: rounds.rung(head, self.node, number, ring))
 
+    def hurry(self, number: int) -> None:
+        """Have all nodes end the back-off before the next start."""
+        self._change(lambda head: rounds.hurried(head, self.node, number))
+
     def fail(self, number: int, why: str) -> None:
         """Have the job end as failed."""
         self._change(lambda head: rounds.failed(head, self.node, number, why))
