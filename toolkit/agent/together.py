@@ -7,6 +7,7 @@ what it is for, and does what was decided.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from toolkit.agent.restarting import Restarting
@@ -24,6 +25,8 @@ class Together(Restarting):
     """The part of `SimpleElasticAgent` that decides and ends with the others."""
 
     _job_failed_of: str
+    #: what the restart policy said of a failure here that it would not restart
+    _verdict_here = ""
 
     def _enter(self, state: WorkerState) -> None:
         raise NotImplementedError
@@ -42,7 +45,7 @@ class Together(Restarting):
 
     def _decide_together(self, job: JobRendezvous, result: RunResult) -> Decision:
         """What follows for this node, where one decision is made for all nodes of the job."""
-        self._over = None
+        self._over, self._verdict_here = None, ""
         match result.state:
             case WorkerState.HEALTHY:
                 self._over = job.over()
@@ -57,7 +60,8 @@ class Together(Restarting):
         if result.state == WorkerState.HEALTHY:
             self._enter(result.state)
         self._say_over(self._over)
-        return after_round(self._over)
+        decision = after_round(self._over)
+        return replace(decision, verdict=self._verdict_here) if isinstance(decision, Fail) else decision
 
     def _propose(self, job: JobRendezvous, result: RunResult) -> Over:
         proposed = after_monitor(result.state, self._restart_verdict(result))
@@ -80,6 +84,7 @@ class Together(Restarting):
             )
             return job.fail(records, ring, what)
         assert isinstance(proposed, Fail), "a failed group is started again, or the job has failed"
+        self._verdict_here = proposed.verdict
         what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
         return job.fail(records, None, what)
 

@@ -309,9 +309,18 @@ def succeeded(head: Head, node: str, of_round: int) -> Head | None:
     return _next(head, node, phase="succeeded")
 
 
-def failed(head: Head, node: str, of_round: int, why: str) -> Head | None:
-    """The job has failed for good."""
+def failed(head: Head, node: str, of_round: int, why: str, hand: Hand = "first") -> Head | None:
+    """The job has failed for good, also where a restart was decided at the same time because of a failure elsewhere.
+
+    Only who died of somebody else's death has no say about those who did not.
+
+    Args:
+        hand: of who failed.
+    """
     if head.round != of_round or head.ended:
+        return None
+    before = head.ring if head.phase == "gathering" else None
+    if hand == "second" and before is not None and _failure(before) and before.hand != "second":
         return None
     return _next(head, node, phase="failed", why=why)
 

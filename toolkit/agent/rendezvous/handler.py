@@ -255,7 +255,8 @@ class RallyRendezvous:
             if ring is not None:
                 keeper.end_round(number, msgspec.structs.replace(ring, by=keeper.node))
             now = None if keeper.head is None else rounds.over(keeper.head, number)
-            if now is None or (ring is None and _gives_way(now, records)):
+            # What forbids a restart ends the job, also where nodes came or went, or a restart was decided, meanwhile.
+            if now is None or (ring is None and now.kind in ("membership", "restart")):
                 late = (
                     ""
                     if ring is None
@@ -263,7 +264,8 @@ class RallyRendezvous:
                 )
                 # A restart that was proposed and is not to be had is not told of.
                 said = records[0].words() if late and records else why
-                keeper.fail(number, f"{said}{late}")
+                hand = in_order(records)[0].hand if records and ring is None else "first"
+                keeper.fail(number, f"{said}{late}", hand)
 
         self._do(say_it)
         decided = self._seen_over()
@@ -509,18 +511,6 @@ class RallyRendezvous:
             )
         elif before_s >= limit_s > silent_s:
             self._say(events.StoreAnswers, where=where, silent_s=before_s)
-
-
-def _gives_way(decided: Over, records: Sequence[FailureRecord]) -> bool:
-    """Whether what was decided for all gives way to a failure here that forbids a restart.
-
-    It does where nodes only came or went, and where a restart was decided because of a failure elsewhere: the policy
-    forbids it whoever was quicker to tell. Only who died of somebody else's death has no say about those who did not.
-    """
-    if decided.kind == "membership":
-        return True
-    second = bool(records) and in_order(records)[0].hand == "second"
-    return decided.kind == "restart" and (not second or decided.hand == "second")
 
 
 def _in_words(keeper: Keeper, error: Exception) -> Exception:
