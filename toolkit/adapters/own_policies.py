@@ -65,7 +65,7 @@ def load(reference: str, cwd: Path, source: str) -> RestartJudge:
     else:
         module = _file(cwd / place, said) if place.endswith(".py") else _module(place, cwd, said)
         found = _attribute(module, name, said)
-    return OwnPolicy(reference.strip(), _judge_of(found, said))
+    return OwnPolicy(reference.strip(), tried(found, said))
 
 
 def _installed(name: str, source: str) -> Any:
@@ -130,12 +130,19 @@ def _attribute(module: ModuleType, name: str, said: str) -> Any:
     return found
 
 
-def _judge_of(found: Any, said: str) -> Callable[..., RestartVerdict]:
-    """The judging function of what was found, tried on for its arguments."""
+def tried(found: Any, said: str) -> Callable[..., RestartVerdict]:
+    """The judging function of an object, a class or a function, tried on for its arguments.
+
+    Args:
+        said: what messages begin with.
+
+    Raises:
+        ConfigurationError: it is no policy.
+    """
     if not isinstance(found, type) and callable(getattr(found, "judge", None)):
         return _checked(found.judge, said)
     if not callable(found):
-        raise ConfigurationError(f"{said}, which is a {type(found).__name__} and no policy; {_REMEDY}")
+        raise ConfigurationError(f"{said}, which is of type {type(found).__name__} and no policy; {_REMEDY}")
     if not isinstance(found, type) and not _takes(found):
         return _checked(found, said)  # a function that judges
     if isinstance(found, type) and not callable(getattr(found, "judge", None)):

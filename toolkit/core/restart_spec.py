@@ -110,7 +110,8 @@ def duration_of(seconds: float) -> str:
         whole = seconds / _UNITS[unit]
         if whole >= 1 and whole == int(whole):
             return f"{int(whole)}{unit}"
-    return f"{seconds:g}s" if float(f"{seconds:g}") == seconds else f"{seconds!r}s"
+    text = repr(float(seconds))
+    return f"{seconds:f}s" if "e" in text else f"{text.removesuffix('.0')}s"
 
 
 # -- reading --------------------------------------------------------------------------------------------------

@@ -70,9 +70,11 @@ def judge_of(spec: str | None, cwd: Path, name: str = "--restart-policy") -> Res
 def notices(values: Any, sources: Mapping[str, str]) -> list[str]:
     """What has no effect without restarts."""
     spec: str | None = values.restart_policy
-    if not spec or values.max_restarts or ":" in spec or "free-on" in spec or "never" in spec:
+    if not spec or values.max_restarts:
         return []
-    if spec.strip() == "budget":
+    from toolkit.core import restart_spec
+
+    if restart_spec.is_own(spec) or "free-on=" in spec or spec.strip() in ("budget", "never"):
         return []
     return [
         f"{sources['restart_policy']} {spec} has no effect with --max-restarts 0; give a number of restarts"
