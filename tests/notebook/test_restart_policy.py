@@ -90,6 +90,6 @@ def test_what_is_none_is_refused_before_anything_starts(
 def test_what_can_not_be_sent_is_named(crashes: Path) -> None:
     policy = OnlyOnce(1)
     policy.most = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(ConfigurationError, match="can't be sent to the agent .*write it into a file"):
+    with pytest.raises(ConfigurationError, match=r"can't be sent to the agent .*write it into a file"):
         launch(crashes, restart_policy=policy)
     assert "restart_policy" not in sys.modules
