@@ -50,9 +50,27 @@ def deaf(launcher: Launcher, environ: Mapping[str, str], _random: random.Random)
 
 
 def many(launcher: Launcher, environ: Mapping[str, str], numbers: random.Random) -> Figures:
-    """Many workers start; one gets SIGKILL; all are back."""
-    options = ("--standalone", "--max-restarts", "1", "--nproc-per-node", f"{_MANY}")
-    with running(launcher, options, "steady.py", environ) as job:
+    """Many workers that cost next to nothing, so that the launcher is what is measured."""
+    cold_s, back_s = _many(launcher, environ, numbers, ("--no-python", "sh"), "brief.sh")
+    return {"many-cold": cold_s, "many-restart": back_s}
+
+
+def many_pythons(launcher: Launcher, environ: Mapping[str, str], numbers: random.Random) -> Figures:
+    """The same with Python, whose own start is most of it: as long for every launcher."""
+    cold_s, back_s = _many(launcher, environ, numbers, (), "steady.py")
+    return {"many-python-cold": cold_s, "many-python-restart": back_s}
+
+
+def _many(
+    launcher: Launcher,
+    environ: Mapping[str, str],
+    numbers: random.Random,
+    program: tuple[str, ...],
+    worker: str,
+) -> tuple[float, float]:
+    """Many workers start; one gets SIGKILL; all are back. Seconds of the first and of the second."""
+    options = ("--standalone", "--max-restarts", "1", "--nproc-per-node", f"{_MANY}", *program)
+    with running(launcher, options, worker, environ) as job:
         ready = job.next_lines("ready", _MANY, 120.0)
         cold_ns = ready[-1].at_ns - job.launched_ns
         time.sleep(_SETTLE_S)
@@ -61,7 +79,7 @@ def many(launcher: Launcher, environ: Mapping[str, str], numbers: random.Random)
         last = job.next_lines("ready", _MANY, 120.0)[-1]
         if job.wait() != 0:
             raise job.error("its workers did not end well")
-    return {"many-cold": cold_ns / 1e9, "many-restart": (last.at_ns - killed_ns) / 1e9}
+    return cold_ns / 1e9, (last.at_ns - killed_ns) / 1e9
 
 
 SCENARIOS = (
@@ -99,15 +117,26 @@ SCENARIOS = (
         (
             Measure(
                 "many-cold",
-                f"cold start, {_MANY} plain workers: launch → last first line",
+                f"cold start, {_MANY} light workers: launch → last first line",
                 "s",
                 0.7,
                 digits=2,
             ),
-            Measure("many-restart", f"SIGKILL of one of {_MANY} workers → all are back", "s", 0.7, digits=2),
+            Measure(
+                "many-restart", f"SIGKILL of one of {_MANY} light workers → all are back", "s", 0.7, digits=2
+            ),
         ),
         many,
         runs_max=5,
+        on_request=True,
+    ),
+    Scenario(
+        (
+            Measure("many-python-cold", "  … the same, Python workers", "s", None, digits=2),
+            Measure("many-python-restart", "  … the same, Python workers", "s", None, digits=2),
+        ),
+        many_pythons,
+        runs_max=3,
         on_request=True,
     ),
 )
