@@ -18,6 +18,8 @@ from .measures import Figures, Measure, Scenario
 #: how long the CPU time of an agent is watched, in seconds
 _WATCH_S = 20.0
 _SETTLE_S = 1.0
+#: until an agent may have seen that its workers sleep, in seconds
+_ASLEEP_S = 8.0
 _SLEEPERS, _MANY = 16, 64
 _SHUTDOWN_TIMEOUT_S = 2
 #: torchrun waits 30 s here
@@ -29,7 +31,7 @@ def asleep(launcher: Launcher, environ: Mapping[str, str], _random: random.Rando
     options = ("--standalone", "--nproc-per-node", f"{_SLEEPERS}")
     with running(launcher, options, "steady.py", environ) as job:
         workers = {line.pid for line in job.next_lines("ready", _SLEEPERS)}
-        time.sleep(_SETTLE_S)
+        time.sleep(_ASLEEP_S)
         before_ns, began_s = _cpu_ns(job, workers), time.monotonic()
         time.sleep(_WATCH_S)
         used_s, watched_s = (_cpu_ns(job, workers) - before_ns) / 1e9, time.monotonic() - began_s
