@@ -26,6 +26,7 @@ from toolkit.core.launch_plan import (
     WorkerExit,
     plan_launch,
 )
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
@@ -135,6 +136,7 @@ class LaunchedAgent(SimpleElasticAgent):
         ends = self._workers.exits()
         result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
+        self._say_losses(self._workers.losses())
         return result
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:
@@ -176,8 +178,7 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         finally:
             self._workers = None
-            for problem in workers.close():
-                self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
+            self._say_losses(workers.close())
 
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
@@ -200,6 +201,17 @@ class LaunchedAgent(SimpleElasticAgent):
                 stderr=planned.stderr,
             )
         self._reporter.say(events.WorkersStarted, incarnation=self._incarnation)
+
+    def _say_losses(self, losses: Sequence[LostOutput]) -> None:
+        for lost in losses:
+            self._reporter.say(
+                events.LogsLost,
+                incarnation=self._incarnation,
+                problem=lost.problem,
+                path=lost.path,
+                lost_bytes=lost.bytes,
+                lost_lines=lost.lines,
+            )
 
     def _say_exits(self, group: WorkerGroup, ends: Any) -> None:
         """Tell of the exits that were not told yet, in their order."""

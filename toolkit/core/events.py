@@ -318,10 +318,20 @@ class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
 
 
 class LogsLost(Event, frozen=True, kw_only=True, tag="logs_lost"):
-    """Output of workers that did not reach a log or the console, and why, in a sentence."""
+    """Output of workers that did not reach a log or the console.
+
+    Args:
+        problem: why, in a sentence.
+        path: of the log; empty where it is not about one.
+        lost_bytes: of this log in this incarnation so far; a later event of the same log has more.
+        lost_lines: ends of lines among them.
+    """
 
     incarnation: int
     problem: str
+    path: str = ""
+    lost_bytes: int = 0
+    lost_lines: int = 0
 
 
 class BarrierEntered(Event, frozen=True, kw_only=True, tag="barrier_entered"):

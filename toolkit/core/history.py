@@ -245,6 +245,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         restarts_free: those after a failure that cost nothing.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
     name: str
@@ -292,6 +293,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
+    lost_logs: tuple[events.LogsLost, ...] = ()
 
 
 #: node, life, incarnation, local rank

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, readings
+from toolkit.core import events, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -448,6 +448,10 @@ def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: 
     return replace(node, dropped=node.dropped + max(event.count, 0))
 
 
+def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) -> Node:
+    return replace(node, lost_logs=lost_logs.after(node.lost_logs, event))
+
+
 def _readings_taken(draft: _Draft, node: Node, event: events.ReadingsTaken, at: Moment) -> Node:
     if event.incarnation > node.incarnation:
         # Whoever reads only the ends of a long recording misses starts.
@@ -534,5 +538,6 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
     events.EventsDropped: _events_dropped,
+    events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
 }

@@ -20,6 +20,7 @@ _COMMANDS = {
     "top": "watch a run on a screen: live, recorded or simulated",
     "web": "the same in a browser, behind a token",
     "show": "say what happened in a run",
+    "logs": "show what the workers wrote",
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
     "sim": "run a failing cluster in the deterministic simulator",
@@ -121,6 +122,22 @@ def _show(argv: Sequence[str]) -> int:
     )
 
 
+def _logs(argv: Sequence[str]) -> int:
+    try:
+        from toolkit.fronts.logs import INTERRUPTED, logs_command
+        from toolkit.surroundings import environment, state_directory
+
+        return logs_command(
+            argv,
+            state_dir=state_directory(),
+            environ=environment(),
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
 def _runs(argv: Sequence[str]) -> int:
     from toolkit.fronts.runs import runs_command
     from toolkit.surroundings import state_directory
@@ -203,6 +220,7 @@ _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "top": _top,
     "web": _web,
     "show": _show,
+    "logs": _logs,
     "runs": _runs,
     "demo": _demo,
     "sim": _sim,

@@ -16,6 +16,8 @@ import toolkit
 from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.pump import LAGGING_S
+from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
@@ -41,6 +43,7 @@ from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
 from toolkit.core.restarts import RestartJudge
 from toolkit.core.words import plural
 from toolkit.fronts import preflight, restart_options
+from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.rally_options import RallyOptions
@@ -227,6 +230,8 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
+    notice = RecordingNotice(recording, str(job.directory.events_path(node)), narration.say)
+    cleanup.callback(notice.close)
     readings = _readings(options, narration.say)
     control = wiring.control_server(
         job.directory, node, _control_address(job), narration.say, options.local_addr
@@ -234,14 +239,22 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    pumps = Pumps(
+        console,
+        capture_console=status.active,
+        log_max_bytes=options.log_max_bytes,
+        console_may_lag=True,
+    )
     ports = wiring.system_ports(
         orders=control.orders,
-        events=FanOut((recording, narration, status, *readings, control.feed)),
+        events=FanOut((recording, narration, status, notice, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),
-        new_pump=wiring.new_pump(console, capture_console=status.active),
+        new_pump=pumps.new,
     )
     handler = _rendezvous(job, ports)
+    # After a signal nobody wants to wait for a slow console.
+    cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))
     agent = wiring.LocalElasticAgent(
         _spec(job, handler),
         _logs(job, node),

@@ -16,6 +16,7 @@ from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 from toolkit.core.words import failing, without_tokens
 from toolkit.fronts.job_summary import JobSummary, job_summary
+from toolkit.fronts.lost_logs import LostLogSummary, lost_logs
 from toolkit.views.wording import moment_text
 
 RunState = Literal[
@@ -241,6 +242,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     simulated: SimulatedSummary | None = None
     group_world_size: int = 0
     job: JobSummary | None = None
+    lost_logs: list[LostLogSummary] = []
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -289,6 +291,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         recording=_reading(timeline, recording),
         simulated=simulated,
         job=job_summary(timeline.job),
+        lost_logs=lost_logs(nodes),
     )
 
 

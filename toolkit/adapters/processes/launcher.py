@@ -6,6 +6,7 @@ group, belongs to nobody else, so signalling the group can't hit a stranger.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.lost_output import LostOutput
 from toolkit.ports import Bell, Clock
 
 #: how long `close` waits for the last output of workers that are gone, in seconds
@@ -34,6 +36,7 @@ class ProcessWorkers:
         self._clock = clock
         self._bell = bell
         self._pump = pump
+        pump.on_loss = bell.ring
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {}
@@ -163,13 +166,17 @@ class ProcessWorkers:
         except ProcessLookupError:
             pass
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        """Output that did not reach its log, as far as this has not told of it."""
+        return self._pump.losses()
+
+    def close(self) -> Sequence[LostOutput]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
         for rank, process in self._processes.items():
             self._unwatch(rank)
             process.reap()
         self._pump.close(DRAIN_S)
-        return self._pump.problems
+        return self._pump.losses()
 
 
 def _keep_exit_codes() -> None:
@@ -255,4 +262,6 @@ def _make_folder_of(path: str) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # a full disk costs what would be written there, not the job
         raise LaunchError(f"log folder {Path(path).parent} can't be made: {error.strerror}") from error
