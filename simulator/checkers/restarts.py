@@ -125,7 +125,7 @@ def _membership_bounded(record: Record) -> Iterator[Broken]:
     for life in record.lives:
         if life.started is None:
             continue
-        free = sum(event.free for _, event in life.of(events.DecisionMade))
+        free = sum(1 for _, event in life.of(events.DecisionMade) if event.free)
         bound = hosts + asked_for + max(life.started.restarts_max, 0) + free
         healthy = [seat for seat in life.seats[:-1] if failure_in(seat) is None]
         if len(healthy) > bound:
