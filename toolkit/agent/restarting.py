@@ -56,8 +56,8 @@ class Restarting:
         raise NotImplementedError
 
     def _progress(self) -> int | None:
-        """The step that the workers have reached, where they tell it."""
-        return None
+        """The step that the workers have reached, where they tell it: that of the one that got furthest."""
+        return max(self._ports.watch.steps().values(), default=None)
 
     # -- asking ---------------------------------------------------------------------------------------------
 

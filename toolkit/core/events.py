@@ -238,6 +238,7 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
         exit_code: its exit code, or None when a signal ended it.
         signal: name of the signal that ended it, or empty.
         stopped_by_agent: whether the agent had told it to stop before.
+        consequence: of what other worker's death it spoke before it was stopped, in words; or empty.
     """
 
     incarnation: int
@@ -247,10 +248,18 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
     exit_code: int | None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
 
 
 class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
-    """One worker failed by itself. `first` marks the failure that this agent saw first in this incarnation."""
+    """One worker failed by itself. `first` marks the one that made the others fail, as far as this agent can tell.
+
+    Args:
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
+        hand: "first" if it died of itself, "second" of another's death, "unclear".
+        remedy: what helps, or empty.
+    """
 
     incarnation: int
     local_rank: int
@@ -263,6 +272,10 @@ class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
     traceback: str = ""
     error_file: str = ""
     first: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
 
 
 class GroupStateChanged(Event, frozen=True, kw_only=True, tag="group_state_changed"):
@@ -370,12 +383,14 @@ class WorkerReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         cpu_percent: of one core, since the reading before; 250 is two and a half cores.
         rss_bytes: resident memory of all of them together. Pages that several of them share count several times.
         processes: how many there are.
+        step: that it told last by `toolkit.progress`; None if it never did.
     """
 
     local_rank: int
     cpu_percent: float
     rss_bytes: int
     processes: int = 1
+    step: int | None = None
 
 
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -431,6 +446,56 @@ class ActionTaken(Event, frozen=True, kw_only=True, tag="action_taken"):
     detail: str = ""
 
 
+class HungWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker that hangs (`core/hangs.py`).
+
+    Args:
+        pid: of the process that is stopped, held or stuck; of the worker otherwise.
+        kind: "stopped", "traced", "stuck", "standing", "silent" or "timer".
+        for_s: how long already.
+        step: that it told last, if it ever did.
+        culprit: whether it is to blame, as far as its agent can tell; the others wait for somebody.
+        detail: where in the kernel it is, or the name of a debugger.
+        timer: name of a timer of torch's that expired.
+    """
+
+    local_rank: int
+    global_rank: int
+    pid: int
+    kind: str
+    for_s: float
+    step: int | None = None
+    culprit: bool = False
+    detail: str = ""
+    timer: str = ""
+
+
+class WorkersHung(Event, frozen=True, kw_only=True, tag="workers_hung"):
+    """Workers of this node hang.
+
+    Args:
+        workers: culprits first.
+        why: in one sentence.
+        stacks: where they are, those in the same place together, the odd ones out first; several lines, bounded.
+        odd: global ranks that are elsewhere in their code than most.
+        kills: local ranks that the agent kills because of it; the restart policy then decides.
+    """
+
+    incarnation: int
+    workers: list[HungWorker]
+    why: str
+    stacks: str = ""
+    odd: list[int] = []
+    kills: list[int] = []
+
+
+class WorkersRecovered(Event, frozen=True, kw_only=True, tag="workers_recovered"):
+    """Workers that hung, or seemed to, move again."""
+
+    incarnation: int
+    global_ranks: list[int]
+
+
 AnyEvent = (
     AgentStarted
     | AgentFinished
@@ -467,6 +532,8 @@ AnyEvent = (
     | EventsDropped
     | ReadingsTaken
     | ActionTaken
+    | WorkersHung
+    | WorkersRecovered
 )
 
 _encoder = msgspec.json.Encoder()

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from toolkit.core import events
+from toolkit.core.hang_story import Hang
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
 from toolkit.core.readings import Readings
@@ -53,6 +54,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
         pid: 0 where it is no local process.
         exit_code: None while it runs and when a signal ended it.
         started: None if the recording does not have its start.
+        hangs: how it hangs now, as in `HungWorker.kind`; empty if it does not.
     """
 
     number: int
@@ -68,8 +70,10 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
+    hangs: str = ""
 
 
 class Rank(msgspec.Struct, frozen=True):
@@ -86,6 +90,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         life: which start of the node's agent this belongs to, from 1.
         first: whether its agent saw it first in this incarnation: the likely cause of the others.
         told: whether the agent told of it as a failure; otherwise it is inferred from the exit.
+        what, error_class, hand, remedy: what it died of, as `events.FailureRecorded` has it.
     """
 
     node: str
@@ -103,6 +108,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error_file: str = ""
     first: bool = False
     told: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
     at: Moment
 
 
@@ -245,6 +254,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         restarts_free: those after a failure that cost nothing.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        hangs: reports of workers that hang, the latest.
         lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
@@ -293,6 +303,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
+    hangs: tuple[Hang, ...] = ()
     lost_logs: tuple[events.LogsLost, ...] = ()
 
 

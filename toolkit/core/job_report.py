@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending
 
 Hand = Literal["first", "unclear", "second"]
@@ -52,6 +53,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         age_s: seconds between its end and the writing of this record, by its own node's clock.
         hand: whether it died of itself.
         timestamp: seconds since the epoch, by its own node's clock; for torch's formats only.
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
+        remedy: what helps, or empty.
     """
 
     order: int = 0
@@ -68,6 +72,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float = 0.0
     hand: Hand = "unclear"
     timestamp: int = 0
+    what: str = ""
+    error_class: str = "unknown"
+    remedy: str = ""
 
     def words(self) -> str:
         """In one line: who it was and how it ended."""
@@ -75,7 +82,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         said = self.message.strip().split("\n", 1)[0]
         how = ending(self.exit_code, self.signal)
         return f"{who} {how}" + (
-            f": {said}" if said and not self.signal and "exited with code" not in said else ""
+            f": {said}"
+            if said and (not self.signal or said.startswith(HUNG)) and "exited with code" not in said
+            else ""
         )
 
 

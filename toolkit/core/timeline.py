@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, lost_logs, readings
+from toolkit.core import events, hang_story, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -323,6 +323,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         exit_code=event.exit_code,
         signal=event.signal,
         stopped_by_agent=event.stopped_by_agent,
+        consequence=event.consequence,
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
@@ -362,6 +363,10 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_file=event.error_file,
         first=event.first,
         told=True,
+        what=event.what,
+        error_class=event.error_class,
+        hand=event.hand,
+        remedy=event.remedy,
         at=at,
     )
     known = _incarnation_of(node, event.incarnation, event.local_rank)
@@ -426,7 +431,7 @@ def _workers_stopped(draft: _Draft, node: Node, event: events.WorkersStopped, at
                 else replace(rank.now, state="stopped", stopped_by_agent=True, ended=at)
             )
             ranks[local_rank] = Rank(now, rank.past)
-    return replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at))
+    return hang_story.over(replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at)), at)
 
 
 def _barrier_entered(draft: _Draft, node: Node, event: events.BarrierEntered, at: Moment) -> Node:
@@ -540,4 +545,6 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.EventsDropped: _events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
+    events.WorkersHung: hang_story.hung,
+    events.WorkersRecovered: hang_story.recovered,
 }

@@ -26,6 +26,7 @@ _COMMANDS = {
     "sim": "run a failing cluster in the deterministic simulator",
     "experiment": "run a scenario on real processes and in the simulator, and compare",
     "check": "hold the recording of a run against the promises",
+    "doctor": "look at this machine before a run",
 }
 
 _HELP = """\
@@ -215,6 +216,24 @@ def _check(argv: Sequence[str]) -> int:
     )
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    try:
+        from toolkit.fronts.doctor import doctor_command
+        from toolkit.surroundings import environment, state_directory
+
+        return doctor_command(
+            argv,
+            environ=environment(),
+            state_dir=state_directory(),
+            executable=sys.executable,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        print("rally doctor: stopped by Ctrl-C", file=sys.stderr)
+        return 130
+
+
 _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "top": _top,
@@ -226,6 +245,7 @@ _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "sim": _sim,
     "experiment": _experiment,
     "check": _check,
+    "doctor": _doctor,
 }
 
 

@@ -244,6 +244,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         capture_console=status.active,
         log_max_bytes=options.log_max_bytes,
         console_may_lag=True,
+        keep_words=True,
     )
     ports = wiring.system_ports(
         orders=control.orders,
@@ -251,7 +252,11 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=pumps.new,
+        hangs=options.hangs,
+        note=narration.say,
     )
+    for sampler in readings:
+        sampler.ask_for_steps(ports.watch.steps)
     handler = _rendezvous(job, ports)
     # After a signal nobody wants to wait for a slow console.
     cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))
@@ -461,8 +466,12 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
     """An agent that is a worker itself hands the first failure on to whoever started it, as torchrun does."""
     path = job.environ.get("TORCHELASTIC_ERROR_FILE")
     first = next(iter(result.failures.values()), None)
-    if path and first is not None and first.error_file != NOT_AVAILABLE:
+    if not path or first is None:
+        return
+    if first.error_file != NOT_AVAILABLE:
         error_file.write(path, first.error_file_data, first.exitcode)
+    elif isinstance(first.message, dict):  # as its stderr had it
+        error_file.write(path, {"message": first.message}, first.exitcode)
 
 
 def interrupt_kills() -> None:

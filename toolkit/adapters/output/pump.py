@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.adapters.output.console import Console, Stream
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter, append_to
 from toolkit.adapters.output.source import Source, copy_size
@@ -58,6 +59,8 @@ class OutputPump:
         log_max_bytes: what one stream of one worker may fill on the disk; None for no limit.
         console_may_lag: `close` waits for the files only. A slow console gets the rest while other things go on;
             `finish` waits for that.
+        keep_words: whether a stderr that shows on the console goes through the agent where the console is no
+            terminal, so that its end is known when its worker fails.
     """
 
     def __init__(
@@ -67,11 +70,16 @@ class OutputPump:
         capture_console: bool = False,
         log_max_bytes: int | None = None,
         console_may_lag: bool = False,
+        keep_words: bool = False,
     ) -> None:
         self._console = console
         self._capture_console = capture_console
         self._log_max_bytes = log_max_bytes
         self._console_may_lag = console_may_lag
+        self._keep_words = keep_words
+        #: what carries each worker's stderr, and who waits for the end of one
+        self._stderrs: dict[int, Source] = {}
+        self._waiting = Drained()
         self._drained = threading.Event()
         #: called by the thread when there is something new in `losses`; once a minute at most
         self.on_loss: Callable[[], None] | None = None
@@ -140,6 +148,26 @@ class OutputPump:
                 "raise the limit of open files (ulimit -n) or tee fewer streams"
             ) from error
 
+    def last_words(self, local_rank: int) -> tuple[str, int]:
+        """The end of what a worker that is gone has said on stderr, as far as that goes through the agent.
+
+        Waits a moment for what is still on its way.
+
+        Returns:
+            The text, and when the last of it came, in nanoseconds since the epoch; empty and 0 if there is none.
+        """
+        source = self._stderrs.get(local_rank)
+        if source is None or source.words is None:
+            return "", 0
+        with self._lock:
+            waits = source in self._sources and self._wake_fd >= 0
+            if waits:
+                drained = self._waiting.want(source.fd)
+                os.eventfd_write(self._wake_fd, 1)
+        if waits:
+            drained.wait(ON_ITS_WAY_S)
+        return source.words.text(), source.words.at_ns
+
     def started(self, local_rank: int) -> None:
         """The worker has its ends of the streams; close the agent's copies. May be called again."""
         for fd in self._child_ends.pop(local_rank, []):
@@ -179,9 +207,10 @@ class OutputPump:
         self, worker: WorkerPlan, stream: Stream, path: str, tee: bool, terminals: dict[bool, int]
     ) -> int | None:
         if path == CONSOLE:
-            if not (self._capture_console and self._console.is_tty(stream)):
-                return None
-            return self._open_terminal(worker, stream, terminals)
+            if self._capture_console and self._console.is_tty(stream):
+                return self._open_terminal(worker, stream, terminals)
+            kept = self._keep_words and stream == "err" and not self._console.is_tty(stream)
+            return self._open_passed_on(worker) if kept else None
         if not tee and path == os.devnull:
             return self._open_file(worker, path)
         try:
@@ -202,22 +231,32 @@ class OutputPump:
         self._child_ends[worker.local_rank].append(fd)
         return fd
 
-    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str, *, tee: bool) -> int:
+    def _open_passed_on(self, worker: WorkerPlan) -> int:
+        """A stderr that goes to the console as it is, by way of the agent, which keeps its end."""
+        read_fd, write_fd = self._pipe(worker)
+        display = ConsoleLines(self._console, "err", b"", verbatim=True)
+        self._add(Source(read_fd, display, console=self._console), stderr_of=worker)
+        return write_fd
+
+    def _pipe(self, worker: WorkerPlan) -> tuple[int, int]:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         self._child_ends[worker.local_rank].append(write_fd)
         # More room for bursts while the thread is busy; over the user's quota it stays at 64 KiB.
         with contextlib.suppress(OSError):
             fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return read_fd, write_fd
+
+    def _open_pipe(self, worker: WorkerPlan, stream: Stream, path: str, *, tee: bool) -> int:
+        read_fd, write_fd = self._pipe(worker)
         prefix = worker.prefix.encode()
-        self._add(
-            Source(
-                read_fd,
-                ConsoleLines(self._console, stream, prefix) if tee else None,
-                console=self._console,
-                file=self._log_file(path),
-                filtered=self._filtered(stream, prefix) if tee else None,
-            )
+        source = Source(
+            read_fd,
+            ConsoleLines(self._console, stream, prefix) if tee else None,
+            console=self._console,
+            file=self._log_file(path),
+            filtered=self._filtered(stream, prefix) if tee else None,
         )
+        self._add(source, stderr_of=worker if stream == "err" else None)
         return write_fd
 
     def _open_terminal(self, worker: WorkerPlan, stream: Stream, terminals: dict[bool, int]) -> int:
@@ -230,7 +269,8 @@ class OutputPump:
             display = ConsoleLines(self._console, stream, b"", verbatim=True)
             real = self._console.fd(stream)
             copy_size(real, master_fd)
-            self._add(Source(master_fd, display, console=self._console, real_terminal=real))
+            source = Source(master_fd, display, console=self._console, real_terminal=real)
+            self._add(source, stderr_of=worker if stream == "err" or self._console.same() else None)
             terminals[key] = slave_fd
         return terminals[key]
 
@@ -246,7 +286,10 @@ class OutputPump:
             self._files[path] = LogWriter(path, self._log_max_bytes)
         return self._files[path]
 
-    def _add(self, source: Source) -> None:
+    def _add(self, source: Source, *, stderr_of: WorkerPlan | None = None) -> None:
+        if stderr_of is not None:
+            source.words = LastWords()
+            self._stderrs[stderr_of.local_rank] = source
         with self._lock:
             self._sources.append(source)
             if self._thread is None:
@@ -270,7 +313,7 @@ class OutputPump:
                 taken = 0
             if taken:
                 progress_at = time.monotonic()
-            if taken < CHUNK_BYTES and self._closing_at is None:
+            if taken < CHUNK_BYTES and self._closing_at is None and not self._waiting.is_wanted:
                 time.sleep(max(0.0, began + PAUSE_S - time.monotonic()))
         self._release()
 
@@ -287,6 +330,7 @@ class OutputPump:
             taken += source.catch_up(now)
             if source.display is not None:
                 source.display.tick(now)
+        self._waiting.note(readable)
         self._alarm(now)
         return taken
 

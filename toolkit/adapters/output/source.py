@@ -7,6 +7,7 @@ import os
 import termios
 
 from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.last_words import LastWords
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter
 
@@ -38,6 +39,8 @@ class Source:
         os.set_blocking(fd, False)
         self.fd = fd
         self.display = display
+        #: keeps the end of it, where somebody wants that
+        self.words: LastWords | None = None
         self._console = console
         self._file = file
         self._filtered = filtered
@@ -75,6 +78,8 @@ class Source:
         data = self._read()
         if not data:
             return 0
+        if self.words is not None:
+            self.words.add(data)
         self._follow_size(now)
         start = self._file.append(data) if self._file else None
         if self._filtered:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from toolkit.adapters.readings.gpus import GpuDriver, GpuWatch
 from toolkit.adapters.readings.nvml import open_nvml
 from toolkit.adapters.readings.processes import WorkerProcesses
 from toolkit.core import events as ev
+from toolkit.ports import SayWhile
 
 #: how long a look that goes on may hold up the end, in seconds
 CLOSE_S = 0.2
@@ -31,12 +33,6 @@ SPARSER_AFTER = ((1_000_000, 10), (2_000_000, 60))
 ASLEEP_AFTER, ASLEEP_EVERY = 4, 10
 #: CPU time of a worker that sleeps, in percent of one core, at the most
 ASLEEP_PERCENT = 0.5
-
-
-class SayWhile(Protocol):
-    """Says an event with the agent's header, if `still` holds in the moment in which it is said."""
-
-    def __call__(self, still: Callable[[], bool], kind: type[ev.Event], /, **fields: Any) -> None: ...
 
 
 @dataclass(slots=True)
@@ -72,6 +68,7 @@ class ReadingsSampler:
         assert interval_s > 0, f"an interval of {interval_s} s; without readings there is no sampler"
         self._interval_s = interval_s
         self._say: SayWhile | None = None
+        self._steps: Callable[[], Mapping[int, int]] = dict
         self._changed = threading.Condition()
         self._group = _Group(-1)
         self._hurry = False
@@ -85,6 +82,14 @@ class ReadingsSampler:
     def begin(self, say: SayWhile) -> None:
         """From now on readings are said, as soon as workers run."""
         self._say = say
+
+    def ask_for_steps(self, steps: Callable[[], Mapping[int, int]]) -> None:
+        """Readings have the steps, too, that workers tell.
+
+        Args:
+            steps: the last one of each, by local rank; must not wait.
+        """
+        self._steps = steps
 
     def emit(self, event: ev.Event) -> None:
         """Learn which workers run."""
@@ -190,6 +195,10 @@ class ReadingsSampler:
         workers = group.processes.take(pids, time.monotonic_ns())
         if not workers or self._say is None:
             return
+        steps = self._steps()
+        workers = (
+            [replace(worker, step=steps.get(worker.local_rank)) for worker in workers] if steps else workers
+        )
         gpus = self._gpus.take(group.processes.families, self._interval_s * GPU_PATIENCE)
         self._read += len(workers) + 2 * len(gpus) + 2
         # A worker that waits for its GPU may use no CPU time.
