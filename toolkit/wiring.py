@@ -93,6 +93,14 @@ def fresh_log_directory(base: Path, run_name: str) -> Path:
         ) from error
 
 
+def unused_folder(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that is not there. In containers each agent has the same name."""
+    number, unused = 2, path
+    while unused.exists():
+        number, unused = number + 1, path.with_name(f"{path.name}-{number}")
+    return unused
+
+
 def torch_rendezvous(**settings: Any) -> Any:
     """torch's rendezvous handler; see `toolkit.adapters.from_torch.rendezvous.RendezvousSettings` for the settings.
 

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import measures, nodes, notebook, sim, supervision, top
+from . import logs, measures, nodes, notebook, sim, supervision, top
 from .job import RALLY, TORCHRUN, BenchError, Launcher
 from .measures import Figures, Measure, Scenario
 
 #: tables, by what asks for all of their rows in `--only`
 TABLES = {
-    "agent": measures.SCENARIOS,
+    "agent": (*measures.SCENARIOS, *logs.SCENARIOS),
     "supervision": supervision.SCENARIOS,
     "nodes": nodes.SCENARIOS,
 }

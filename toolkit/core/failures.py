@@ -153,7 +153,7 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
 
 
 def _hand(failure: ProcessFailure) -> Hand:
-    told = getattr(failure, "diagnosis", None)  # torch's failures have none
+    told: Diagnosis | None = getattr(failure, "diagnosis", None)  # torch's failures have none
     if told is not None:
         return told.hand
     message, traceback = ProcessFailure.summary(failure), ProcessFailure.traceback(failure)

@@ -10,6 +10,7 @@ from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
@@ -37,6 +38,7 @@ class Narration:
         self._lost = ""
         self._over = ""
         self._gave_up = False
+        self._losses = LossNarration(self.say)
         self._reported = False
         #: of the workers that run now, or have failed last
         self._failed = FailedWorkers()
@@ -79,17 +81,24 @@ class Narration:
                 self._done_waiting()
                 self._left_barrier(event)
             case ev.LogsLost():
-                self.say(event.problem)
+                self._losses.tell(event)
+            case ev.AgentFinished():
+                if event.result == "FAILED":
+                    self._report_failed()
+                self._losses.end()
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
                 self._acted(event)
+<<<<<<< HEAD
             case ev.AgentFinished(result="FAILED"):
                 self._report_failed()
             case ev.WorkersHung():
                 self._hung(event)
             case ev.WorkersRecovered():
                 self.say(recovered(event))
+=======
+>>>>>>> 9e6a96c26e0d53b9823ad2afaffcc3d2766f20e0
             case _:
                 self._tell_of_job(event)
 

@@ -383,9 +383,9 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
             local_ranks_filter=options.local_ranks_filter,
         )
     if options.log_dir is None:
-        root = job.directory.logs / path_safe(node)
+        root = wiring.unused_folder(job.directory.logs / path_safe(node))
     else:
-        root = wiring.fresh_log_directory(Path(options.log_dir), path_safe(job.run_id))
+        root = wiring.fresh_log_directory(Path(options.log_dir).absolute(), path_safe(job.run_id))
     return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.adapters.output.console import Console, Stream
-from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained, LastWords
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter, append_to
 from toolkit.adapters.output.source import Source, copy_size
@@ -327,10 +327,14 @@ class OutputPump:
         for source in sources:
             if source.fd in readable:
                 taken += source.take(now, alone=alone)
-            taken += source.catch_up(now)
-            if source.display is not None:
+            elif source.display is not None and source.may_be_idle():
+                # Only of a stream that is idle an unfinished line is one: else its end is in the pipe.
                 source.display.tick(now)
+<<<<<<< HEAD
         self._waiting.note(readable)
+=======
+            taken += source.catch_up(now)
+>>>>>>> 9e6a96c26e0d53b9823ad2afaffcc3d2766f20e0
         self._alarm(now)
         return taken
 
@@ -367,7 +371,7 @@ class OutputPump:
     def _timeout_s(self, sources: Sequence[Source], now: float) -> float | None:
         if any(source.can_catch_up() for source in sources):
             return 0.0
-        displays = [source.display for source in sources if source.display is not None]
+        displays = [source.display for source in sources if source.display and source.may_be_idle()]
         dues = [display.due for display in displays if display.due is not None]
         if self._closing_at is not None:
             dues.append(now + QUIET_S / 4)

@@ -69,6 +69,10 @@ class Source:
             or self._console.ready(self.display.stream)
         )
 
+    def may_be_idle(self) -> bool:
+        """Whether it is read when something comes, and the console has got all of what came."""
+        return self.wants_more() and self._behind is None
+
     def can_catch_up(self) -> bool:
         """Whether the console takes more of what the file holds."""
         return self.is_behind and self.display is not None and self._console.ready(self.display.stream)
@@ -112,6 +116,7 @@ class Source:
         if self.display is None:
             return
         if self._file is not None and self._behind is not None:
+            self.display.forget()
             self._console.write(
                 self.display.stream, f"(output not shown here is in {self._file.path})\n".encode()
             )
