@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
-from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
@@ -239,7 +239,25 @@ class Workers(Protocol):
         ...
 
     def kill(self) -> None:
-        """SIGKILL to the process group of every worker, also of those whose first process is gone."""
+        """SIGKILL to the process group of every worker, also of those whose first process is gone.
+
+        And to what these have left behind.
+        """
+        ...
+
+    def left_behind(self) -> Sequence[Leftover]:
+        """What workers that have ended had started and is still there, as far as it can get a signal of its own.
+
+        The bell is rung when one of these ends, where the kernel tells. Never blocks.
+        """
+        ...
+
+    def signal_left(self, signum: int) -> None:
+        """Send a signal to each of these, once; not to who has had it with the group of its worker."""
+        ...
+
+    def notices(self) -> Sequence[str]:
+        """Sentences for people about what keeps these processes from outliving the agent, each once."""
         ...
 
     def losses(self) -> Sequence[LostOutput]:

@@ -28,6 +28,7 @@ from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes.launcher import ProcessLauncher
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
@@ -244,6 +245,7 @@ def system_ports(
     orders: Orders | None = None,
     hangs: HangSettings | None = None,
     note: Callable[[str], None] = lambda text: None,
+    orphans: Orphans | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -253,6 +255,7 @@ def system_ports(
         inherited: the environment of the workers; None is that of this process.
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
         orders: what somebody outside tells the agent; None is for nobody.
+        orphans: takes in what workers leave, in a process that is the agent's alone; None leaves the process as it is.
         hangs: what is done about workers that hang; None reports them, and does what torch's variables say.
         note: takes sentences for people.
 
@@ -269,7 +272,7 @@ def system_ports(
         clock=clock,
         bell=bell,
         stores=InterruptibleStores(interrupts, clock),
-        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump),
+        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump, orphans),
         interrupts=interrupts,
         events=events or LoggingSink(),
         telemetry=TorchTelemetry(),

@@ -21,7 +21,7 @@ from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
-from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
+from toolkit.core.launch_plan import LaunchPlan, Leftover, LogLayout, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.watched import Condemned, WatchedWorker
@@ -233,6 +233,15 @@ class FakeWorkers:
         for rank in self._running():
             if self.scripts[rank].killable:
                 self._end_after(0, rank, -signal.SIGKILL)
+
+    def left_behind(self) -> Sequence[Leftover]:
+        return ()
+
+    def signal_left(self, signum: int) -> None:
+        pass
+
+    def notices(self) -> Sequence[str]:
+        return ()
 
     def losses(self) -> Sequence[LostOutput]:
         lost, self.lost = self.lost, []

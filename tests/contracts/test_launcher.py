@@ -153,6 +153,7 @@ class RealNode:
     def close(self) -> None:
         for pid in filter(_runs, self._pids):
             os.kill(pid, signal.SIGKILL)
+        self._launcher.close()
         self.bell.close()
 
 

@@ -184,6 +184,42 @@ def test_a_node_whose_workers_succeeded_names_the_culprit() -> None:
     )
 
 
+def lost(path: str, lines: int, *, at_s: float, incarnation: int = 0) -> ev.LogsLost:
+    return ev.LogsLost(
+        incarnation=incarnation,
+        problem=f"cannot write {path}: full; {lines} lines lost so far",
+        path=path,
+        lost_lines=lines,
+        lost_bytes=100 * lines,
+        mono_ns=int(at_s * 1e9),
+    )
+
+
+FINISHED = ev.AgentFinished(result="SUCCEEDED", reason="", duration_s=1.0)
+
+
+def test_of_a_full_disk_the_first_loss_is_told_then_the_sum_once_a_minute_and_at_the_end() -> None:
+    assert said(
+        lost("a", 5, at_s=0),
+        *(lost(f"rank {rank}", 10, at_s=1) for rank in range(64)),
+        lost("a", 20, at_s=61),
+        lost("a", 30, at_s=62),
+        lost("a", 1, at_s=63, incarnation=1),
+        FINISHED,
+    ) == [
+        "rally: cannot write a: full; 5 lines lost so far",
+        "rally: 660 lines (66.0 kB) of the workers' output are lost so far, in 65 logs",
+        "rally: 671 lines (67.1 kB) of the workers' output are lost in all, in 66 logs",
+    ]
+
+
+def test_what_was_told_of_a_loss_is_not_told_again() -> None:
+    assert len(said(lost("a", 5, at_s=0), lost("a", 5, at_s=9), FINISHED)) == 1
+    assert said(FINISHED) == []
+    problem = ev.LogsLost(incarnation=0, problem="output pump: broken")
+    assert said(problem, FINISHED) == ["rally: output pump: broken"]
+
+
 # -- a node that fails alone ----------------------------------------------------------------------------------
 
 TRACE = 'Traceback (most recent call last):\n  File "train.py", line 9, in main\nValueError: bad shape\n'
@@ -332,39 +368,3 @@ def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
     assert own.splitlines()[0] in shown
     assert shown[-2:] == ("ValueError: bad", "note")
     assert "lines left out)" in shown[0]
-
-
-def lost(path: str, lines: int, *, at_s: float, incarnation: int = 0) -> ev.LogsLost:
-    return ev.LogsLost(
-        incarnation=incarnation,
-        problem=f"cannot write {path}: full; {lines} lines lost so far",
-        path=path,
-        lost_lines=lines,
-        lost_bytes=100 * lines,
-        mono_ns=int(at_s * 1e9),
-    )
-
-
-FINISHED = ev.AgentFinished(result="SUCCEEDED", reason="", duration_s=1.0)
-
-
-def test_of_a_full_disk_the_first_loss_is_told_then_the_sum_once_a_minute_and_at_the_end() -> None:
-    assert said(
-        lost("a", 5, at_s=0),
-        *(lost(f"rank {rank}", 10, at_s=1) for rank in range(64)),
-        lost("a", 20, at_s=61),
-        lost("a", 30, at_s=62),
-        lost("a", 1, at_s=63, incarnation=1),
-        FINISHED,
-    ) == [
-        "rally: cannot write a: full; 5 lines lost so far",
-        "rally: 660 lines (66.0 kB) of the workers' output are lost so far, in 65 logs",
-        "rally: 671 lines (67.1 kB) of the workers' output are lost in all, in 66 logs",
-    ]
-
-
-def test_what_was_told_of_a_loss_is_not_told_again() -> None:
-    assert len(said(lost("a", 5, at_s=0), lost("a", 5, at_s=9), FINISHED)) == 1
-    assert said(FINISHED) == []
-    problem = ev.LogsLost(incarnation=0, problem="output pump: broken")
-    assert said(problem, FINISHED) == ["rally: output pump: broken"]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from toolkit.core.events import FailureRecorded, WorkerExited, WorkerStarted
 
 from .conftest import Python, Rally, Script
-from .jobs import Job, until
+from .jobs import RALLY, Job, clean_environment, until
 
 #: two ranks that hold a connection; `peer` is it, and `fail()` ends the rank in the way that the test wants
 PAIR = """
@@ -223,6 +224,13 @@ def test_a_culprit_that_takes_long_is_told_when_the_agent_stops_it(rally: Rally,
     job = rally("--standalone", "--nproc-per-node", "2", worker)
     assert job.wait() == 128 + signal.SIGTERM, job.told()
     assert first_ranks(job) == [1]
+    checked = subprocess.run(
+        [*RALLY, "check", str(job.run_dir)],
+        env=clean_environment(job.run_dir),
+        capture_output=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout.decode()
     assert "failed first: rank 1 (" in job.stderr
     assert "because of it: rank 0 exited with code 1: connection reset by peer" in job.stderr
 

@@ -34,6 +34,9 @@ from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 
+#: processes that had escaped, named in one event
+ESCAPED_TOLD_MAX = 20
+
 
 class LaunchedAgent(EndsHangs, SimpleElasticAgent):
     """Runs the workers that its launcher starts.
@@ -115,6 +118,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
         self._begin_watch(worker_group, plan, ids)
+        self._say_notices(self._workers)
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
@@ -167,6 +171,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
             elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
             self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
         ends = self._ends()
+        self._say_notices(self._workers)
         self._say_exits(worker_group, ends)
         self._say_failures(worker_group)
         self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
@@ -214,11 +219,18 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
             self._say_exits(self._worker_group, self._ends())
             self._say_failures(self._worker_group)
             self._reporter.say(
-                events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
+                events.WorkersStopped,
+                killed=list(stopped.killed),
+                unkillable=list(stopped.unkillable),
+                escaped=[str(each) for each in stopped.left if each.escaped][:ESCAPED_TOLD_MAX],
             )
         finally:
             self._workers = None
             self._say_losses(workers.close())
+
+    def _say_notices(self, workers: Workers) -> None:
+        for what in workers.notices():
+            self._reporter.say(events.SupervisionChanged, incarnation=self._incarnation, what=what)
 
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)

@@ -326,10 +326,21 @@ class GraceShortened(Event, frozen=True, kw_only=True, tag="grace_shortened"):
 
 
 class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
-    """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL."""
+    """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL.
+
+    `escaped` are processes that workers had started in sessions of their own, and that were ended, too: "NAME (pid N)".
+    """
 
     killed: list[int] = []
     unkillable: list[int] = []
+    escaped: list[str] = []
+
+
+class SupervisionChanged(Event, frozen=True, kw_only=True, tag="supervision_changed"):
+    """What became of what keeps this agent's workers from outliving it, such as its supervisor, in a sentence."""
+
+    incarnation: int
+    what: str
 
 
 class LogsLost(Event, frozen=True, kw_only=True, tag="logs_lost"):
@@ -487,6 +498,7 @@ AnyEvent = (
     | WorkersStopping
     | GraceShortened
     | WorkersStopped
+    | SupervisionChanged
     | LogsLost
     | BarrierEntered
     | BarrierLeft

@@ -189,6 +189,35 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that a worker has started and that is there though the worker has ended.
+
+    Args:
+        pid: its process id.
+        name: of its program, as the kernel keeps it.
+        local_rank: of the worker in whose session it is; None if it has left that (setsid, a daemon).
+        caught: bit N-1 is set for each signal N for which it has a handler.
+    """
+
+    pid: int
+    name: str
+    local_rank: int | None = None
+    caught: int = 0
+
+    def handles(self, signum: int) -> bool:
+        """Whether it does something of its own when it gets this signal."""
+        return bool(self.caught >> (signum - 1) & 1)
+
+    @property
+    def escaped(self) -> bool:
+        """Whether it has left the sessions of all workers."""
+        return self.local_rank is None
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExit:
     """How one worker ended.
 

@@ -86,19 +86,16 @@ class Narration:
                 if event.result == "FAILED":
                     self._report_failed()
                 self._losses.end()
+            case ev.SupervisionChanged():
+                self.say(event.what)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
                 self._acted(event)
-<<<<<<< HEAD
-            case ev.AgentFinished(result="FAILED"):
-                self._report_failed()
             case ev.WorkersHung():
                 self._hung(event)
             case ev.WorkersRecovered():
                 self.say(recovered(event))
-=======
->>>>>>> 9e6a96c26e0d53b9823ad2afaffcc3d2766f20e0
             case _:
                 self._tell_of_job(event)
 
@@ -250,6 +247,13 @@ class Narration:
         if event.unkillable:
             self.say(
                 f"local {ranks(event.unkillable)} can't be killed (stuck in the kernel); this machine may need a reboot"
+            )
+
+        if event.escaped:
+            daemons = "a daemon" if len(event.escaped) == 1 else "daemons"
+            self.say(
+                f"ended {daemons} that workers had left: {', '.join(event.escaped)}; "
+                "with RALLY_KEEP=1 in its environment one stays"
             )
 
     def _left_barrier(self, event: ev.BarrierLeft) -> None:

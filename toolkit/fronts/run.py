@@ -19,6 +19,7 @@ from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import LAGGING_S
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
     RunDirectory,
@@ -239,6 +240,8 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    orphans = Orphans()
+    cleanup.callback(orphans.end)
     pumps = Pumps(
         console,
         capture_console=status.active,
@@ -248,6 +251,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     )
     ports = wiring.system_ports(
         orders=control.orders,
+        orphans=orphans,
         events=FanOut((recording, narration, status, notice, *readings, control.feed)),
         signals=options.signals_to_handle,
         inherited=_inherited(job),

@@ -79,6 +79,8 @@ def _of_workers(event: ev.Event) -> Told | None:
             return Told("bad", hung(event), blamed)
         case ev.WorkersRecovered():
             return Told("good", recovered(event), event.global_ranks[0] if event.global_ranks else -1)
+        case ev.SupervisionChanged():
+            return Told("warn", event.what)
         case _:
             return None
 
@@ -92,7 +94,10 @@ def _stopped(event: ev.WorkersStopped) -> Told:
     if event.unkillable:
         return Told("bad", f"local {ranks(event.unkillable)} can't be killed")
     killed = f"; local {ranks(event.killed)} needed SIGKILL" if event.killed else ""
-    return Told("warn" if event.killed else "plain", f"no worker runs any more{killed}")
+    escaped = (
+        f"; daemons that workers had left are ended: {', '.join(event.escaped)}" if event.escaped else ""
+    )
+    return Told("warn" if killed or escaped else "plain", f"no worker runs any more{killed}{escaped}")
 
 
 def _of_group(event: ev.Event) -> Told | None:

@@ -330,11 +330,8 @@ class OutputPump:
             elif source.display is not None and source.may_be_idle():
                 # Only of a stream that is idle an unfinished line is one: else its end is in the pipe.
                 source.display.tick(now)
-<<<<<<< HEAD
-        self._waiting.note(readable)
-=======
             taken += source.catch_up(now)
->>>>>>> 9e6a96c26e0d53b9823ad2afaffcc3d2766f20e0
+        self._waiting.note(readable)
         self._alarm(now)
         return taken
 
