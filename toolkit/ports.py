@@ -156,7 +156,7 @@ class Rendezvous(Protocol):
 class JobRendezvous(Rendezvous, Protocol):
     """A rendezvous that also shares why rounds end, who failed and how the job ends: `toolkit.agent.rendezvous`.
 
-    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
+    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat`, `coordinator` and `past` besides.
     """
 
     def attach(
@@ -192,6 +192,10 @@ class JobRendezvous(Rendezvous, Protocol):
 
     def restart(self, why: str) -> Over | None:
         """End the round of all nodes at no cost to the budget; None where nothing is started again any more."""
+        ...
+
+    def hurry(self) -> None:
+        """End the back-off before the next start, for all nodes."""
         ...
 
     def stop(self, why: str) -> bool:

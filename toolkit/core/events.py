@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from toolkit.core.job_report import FailureRecord
+from toolkit.core.usage import GpuReading as GpuReading
+from toolkit.core.usage import WorkerReading as WorkerReading
 
 VERSION = 1
 
@@ -292,13 +294,20 @@ class MembershipChanged(Event, frozen=True, kw_only=True, tag="membership_change
 
 
 class DecisionMade(Event, frozen=True, kw_only=True, tag="decision_made"):
-    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort"."""
+    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort".
+
+    After a failure `policy` is the restart policy that decided, as in `--restart-policy` (empty is the plain budget),
+    and `verdict` what it said; a `free` restart is one that it demanded at no cost to the budget.
+    """
 
     action: str
     reason: str
     spends_budget: bool = False
     delay_s: float = 0.0
     restarts_left: int = 0
+    policy: str = ""
+    verdict: str = ""
+    free: bool = False
 
 
 class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
@@ -378,46 +387,6 @@ class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
 
     count: int
     reason: str
-
-
-class WorkerReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one worker and the processes that it started used, as the operating system counts.
-
-    Args:
-        cpu_percent: of one core, since the reading before; 250 is two and a half cores.
-        rss_bytes: resident memory of all of them together. Pages that several of them share count several times.
-        processes: how many there are.
-        step: that it told last by `toolkit.progress`; None if it never did.
-    """
-
-    local_rank: int
-    cpu_percent: float
-    rss_bytes: int
-    processes: int = 1
-    step: int | None = None
-
-
-class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU of a node. What the driver does not say is None or empty.
-
-    Args:
-        index: as NVML counts.
-        local_ranks: workers that have a process on it.
-        util_percent: share of the time in which a kernel ran.
-        throttled: why the clocks are held down, in NVML's words without their prefix, such as "sw_power_cap".
-        xids: error numbers that the driver has reported since the agent began, oldest first.
-    """
-
-    index: int
-    name: str = ""
-    local_ranks: list[int] = []
-    util_percent: float | None = None
-    memory_used_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
-    throttled: list[str] = []
-    xids: list[int] = []
 
 
 class ReadingsTaken(Event, frozen=True, kw_only=True, tag="readings_taken"):

@@ -152,6 +152,7 @@ class _Draft:
             repeated=node.repeated,
             restarts=node.restarts,
             restarts_total=node.restarts_total,
+            restarts_free=node.restarts_free,
             time_lost_s=node.time_lost_s,
             evictions=node.evictions,
         )
@@ -401,6 +402,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         reason=without_tokens(event.reason),
         spends_budget=event.spends_budget,
         delay_s=event.delay_s,
+        free=event.free,
         noticed=node.failed_at or node.arrivals_seen,
         decided=at,
     )
@@ -410,6 +412,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         restarting=True,
         restarts=_appended(node.restarts, restart),
         restarts_total=node.restarts_total + 1,
+        restarts_free=node.restarts_free + event.free,
     )
 
 

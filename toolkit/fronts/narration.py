@@ -173,11 +173,12 @@ class Narration:
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
-            case "restart" if event.spends_budget:
+            case "restart" if event.spends_budget or event.free:
                 self._write_lines(self._failed.traceback)
-                delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
-                spent = event.restart_count
-                self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
+                why = event.verdict or f"restart {event.restart_count} of {self._restarts_max}"
+                # A back-off says its length itself.
+                delay = f" in {event.delay_s:.1f} s" if event.delay_s and "back-off" not in why else ""
+                self.say(f"restarting {self._all()}{delay} ({why})")
             case "restart" if event.reason == self._over:
                 self.say(f"restarting {self._all()}")
             case "restart":

@@ -16,7 +16,7 @@ from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
 from toolkit.core.watched import HangSettings
-from toolkit.fronts import hang_options, log_options, option_values, rally_options
+from toolkit.fronts import hang_options, log_options, option_values, rally_options, restart_options
 from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options
 from toolkit.fronts.notices import notices
@@ -85,6 +85,7 @@ class RunOptions:
         local_addr: address of this node, or None.
         role: role of the workers.
         max_restarts: at least 0.
+        restart_policy: its text, or None for the plain budget; see `restart_options.judge_of`.
         monitor_interval_s: more than 0.
         start_method: of multiprocessing.
         shutdown_timeout_s: at least 0.
@@ -130,6 +131,7 @@ class RunOptions:
     local_addr: str | None
     role: str
     max_restarts: int
+    restart_policy: str | None
     monitor_interval_s: float
     start_method: str
     shutdown_timeout_s: int
@@ -278,6 +280,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         local_addr=values.local_addr or None,
         role=values.role,
         max_restarts=max_restarts,
+        restart_policy=restart_options.restart_policy(values, arguments.sources),
         monitor_interval_s=option_values.positive(
             values.monitor_interval, arguments.name("monitor_interval")
         ),

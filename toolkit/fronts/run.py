@@ -41,8 +41,9 @@ from toolkit.core.errors import (
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
+from toolkit.core.restarts import RestartJudge
 from toolkit.core.words import plural
-from toolkit.fronts import preflight
+from toolkit.fronts import preflight, restart_options
 from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
@@ -115,6 +116,7 @@ class _Job:
         directory: where it is recorded.
         environ: the environment of the agent.
         executable: the Python interpreter for scripts.
+        restart_policy: what decides about restarts; None is the plain budget.
     """
 
     options: RunOptions
@@ -124,6 +126,7 @@ class _Job:
     local_addr: str | None
     environ: Mapping[str, str]
     executable: str
+    restart_policy: RestartJudge | None
 
 
 def _prepare(
@@ -138,10 +141,11 @@ def _prepare(
     for notice in () if options.quiet else options.notices:
         say(f"rally: note: {notice}")
     patience = _Patience(say if not options.quiet else _nothing)
+    policy = restart_options.judge_of(options.restart_policy, cwd)
     checked = preflight.check(options, environ, cwd, executable, patience.on_wait)
     run_id = options.run_id or wiring.fresh_run_id()
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
-    return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
+    return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable, policy)
 
 
 class _Patience:
@@ -178,6 +182,7 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "min_nodes": options.min_nodes,
         "max_nodes": options.max_nodes,
         "max_restarts": options.max_restarts,
+        **({} if options.restart_policy is None else {"restart_policy": options.restart_policy}),
         "backend": "solo" if options.solo else options.rdzv_backend,
         "endpoint": "" if options.solo else options.rdzv_endpoint,
         **_described_rally(options),
@@ -367,6 +372,7 @@ def _spec(job: _Job, handler: Any) -> WorkerSpec:
         duplicate_stdout_filters=list(options.stdout_filters),
         duplicate_stderr_filters=list(options.stderr_filters),
         virtual_local_rank=options.virtual_local_rank,
+        restart_policy=job.restart_policy,
     )
 
 

@@ -24,6 +24,7 @@ from toolkit.fronts.summary import (
     IsAlive,
     NodeSummary,
     ReadingSummary,
+    RestartsSummary,
     RunSummary,
     SimulatedSummary,
     summary,
@@ -258,15 +259,23 @@ def _node_word(node: NodeSummary) -> str:
     return words.get(node.result, "error")
 
 
+def _used(restarts: RestartsSummary) -> str:
+    """What was spent; with a window it may be more than the budget, which comes back."""
+    if restarts.used > restarts.max:
+        return f"{restarts.used} used, of {restarts.max} within the window"
+    return f"{restarts.used} of {restarts.max} used"
+
+
 def _print_foot(page: Page, said: RunSummary) -> None:
     page.gap()
     restarts = said.restarts
     if restarts.total:
+        free = f", {restarts.free} free" if restarts.free else ""
         changes = f", {restarts.membership} for membership" if restarts.membership else ""
         lost = duration_in_words(restarts.time_lost_s)
         page.line(
             ("restarts   ", "dim"),
-            f"{restarts.used} of {restarts.max} used{changes}; {lost} lost in them",
+            f"{_used(restarts)}{free}{changes}; {lost} lost in them",
             indent=2,
         )
     for label, words in job_rows(said.job) if said.job is not None else ():
