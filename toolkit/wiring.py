@@ -230,6 +230,7 @@ def system_ports(
     inherited: Mapping[str, str] | None = None,
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
     orders: Orders | None = None,
+    interrupts: SignalInterrupts | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -239,10 +240,12 @@ def system_ports(
         inherited: the environment of the workers; None is that of this process.
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
         orders: what somebody outside tells the agent; None is for nobody.
+        interrupts: what has this process's signals already; None for new ones, with `signals`.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
-    interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
+    if interrupts is None:
+        interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
     bell = LoopBell()
     if orders is not None:
         orders.rings(bell.ring)

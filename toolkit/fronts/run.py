@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import Any
 import toolkit
 from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
+from toolkit.adapters.interrupts import SignalInterrupts
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.processes import error_file
 from toolkit.adapters.readings.sampler import ReadingsSampler
@@ -40,6 +40,7 @@ from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
 from toolkit.core.words import plural
 from toolkit.fronts import preflight
+from toolkit.fronts.early_stop import tell_early_stop
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.rally_options import RallyOptions
@@ -55,7 +56,13 @@ AGENT_FAILED = 1
 FLUSH_S = 1.0
 
 
-def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, executable: str) -> int:
+def run_command(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    executable: str,
+    interrupts: SignalInterrupts | None = None,
+) -> int:
     """Run a job to its end.
 
     Args:
@@ -63,6 +70,7 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, exec
         environ: the environment.
         cwd: where relative paths start.
         executable: the Python interpreter for scripts.
+        interrupts: what has the signals of this process already; None takes them, and gives them back at the end.
 
     Returns:
         0 if all local workers succeeded, the first failed worker's exit code, 128 + signal for a death by signal,
@@ -73,17 +81,21 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, exec
         cleanup.callback(console.close)
         cleanup.callback(console.flush, FLUSH_S)
         say = _Voice(console)
+        if interrupts is None:
+            interrupts = SignalInterrupts(wiring.process_id())
+            interrupts.install()
+            cleanup.callback(interrupts.uninstall)
         try:
-            options = parse(argv, environ)
-            job = _prepare(options, environ, cwd, executable, say, argv)
+            options, checked = _checked(argv, environ, cwd, executable, say, interrupts)
+            # From here on there is a recording, and it tells of signals.
+            job = _prepare(options, checked, environ, cwd, executable, argv)
+            return _run(job, console, say, cleanup, interrupts)
         except ConfigurationError as error:
             say(f"rally run: {error}")
             return BAD_INPUT
-        try:
-            return _run(job, console, say, cleanup)
-        except ConfigurationError as error:
-            say(f"rally run: {error}")
-            return BAD_INPUT
+        except SignalException as error:
+            say(f"rally run: stopped by {error.sigval.name} before anything was started")
+            return 128 + error.sigval
 
 
 class _Voice:
@@ -122,19 +134,38 @@ class _Job:
     executable: str
 
 
-def _prepare(
-    options: RunOptions,
+def _checked(
+    argv: Sequence[str],
     environ: Mapping[str, str],
     cwd: Path,
     executable: str,
     say: _Voice,
+    interrupts: SignalInterrupts,
+) -> tuple[RunOptions, preflight.Checked]:
+    """Read the command line, and check everything that can be checked before anything starts.
+
+    Raises:
+        SignalException: a death signal came.
+        ConfigurationError: what is asked for can't be.
+    """
+    with interrupts.interruptible():
+        options = parse(argv, environ)
+        interrupts.choose(options.signals_to_handle)
+        for notice in () if options.quiet else options.notices:
+            say(f"rally: note: {notice}")
+        patience = _Patience(say if not options.quiet else _nothing)
+        return options, preflight.check(options, environ, cwd, executable, patience.on_wait)
+
+
+def _prepare(
+    options: RunOptions,
+    checked: preflight.Checked,
+    environ: Mapping[str, str],
+    cwd: Path,
+    executable: str,
     argv: Sequence[str],
 ) -> _Job:
-    """Check everything that can be checked before anything starts, and make the run directory."""
-    for notice in () if options.quiet else options.notices:
-        say(f"rally: note: {notice}")
-    patience = _Patience(say if not options.quiet else _nothing)
-    checked = preflight.check(options, environ, cwd, executable, patience.on_wait)
+    """Make the run directory."""
     run_id = options.run_id or wiring.fresh_run_id()
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
     return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
@@ -201,7 +232,7 @@ def _printable(word: str) -> str:
     return word.encode("utf-8", "backslashreplace").decode()
 
 
-def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
+def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupts: SignalInterrupts) -> int:
     options = job.options
     node = wiring.node_name()
     no_color = bool(job.environ.get("NO_COLOR"))
@@ -232,11 +263,16 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     ports = wiring.system_ports(
         orders=control.orders,
         events=FanOut((recording, narration, status, *readings, control.feed)),
-        signals=options.signals_to_handle,
+        interrupts=interrupts,
         inherited=_inherited(job),
         new_pump=wiring.new_pump(console, capture_console=status.active),
     )
-    handler = _rendezvous(job, ports)
+    try:
+        with interrupts.interruptible():  # it may import torch, and wait for a store
+            handler = _rendezvous(job, ports)
+    except SignalException as error:
+        tell_early_stop(job.options, job.run_id, job.nproc, error, ports)
+        return _stopped(job, error, narration)
     agent = wiring.LocalElasticAgent(
         _spec(job, handler),
         _logs(job, node),
@@ -249,7 +285,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     for sampler in readings:
         cleanup.callback(sampler.close)
         sampler.begin(agent.say_while)
-    return _supervise(job, agent, handler, ports, narration)
+    return _supervise(job, agent, handler, ports, narration, interrupts)
 
 
 def _readings(options: RunOptions, note: Callable[[str], None]) -> tuple[ReadingsSampler, ...]:
@@ -366,7 +402,12 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
 
 
 def _supervise(
-    job: _Job, agent: wiring.LocalElasticAgent, handler: Any, ports: Ports, narration: Narration
+    job: _Job,
+    agent: wiring.LocalElasticAgent,
+    handler: Any,
+    ports: Ports,
+    narration: Narration,
+    interrupts: SignalInterrupts,
 ) -> int:
     """Run the agent and say how it ended."""
     destination = job.options.event_log_handler
@@ -375,27 +416,31 @@ def _supervise(
     except SignalException as error:
         # The rendezvous stays open: other nodes may go on, or wait for this one to come back.
         _record(ports, agent.get_event_failed, destination)
-        narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
-        return 128 + error.sigval
+        return _stopped(job, error, narration)
     except LaunchError as error:
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"the workers can't be started: {error}")
         return AGENT_FAILED
     except RendezvousRefusedError as error:
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"refused: {error}")
         return AGENT_FAILED
     except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"the agent failed: {_in_words(error)}; {_where(job)}")
         return AGENT_FAILED
     _record(ports, agent.get_event_succeeded, destination)
-    _shut_down_quietly(handler)
+    _shut_down_quietly(handler, interrupts)
     _pass_up_failure(job, result)
     return _tell_result(job, result, agent.restarts, narration)
+
+
+def _stopped(job: _Job, error: SignalException, narration: Narration) -> int:
+    narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
+    return 128 + error.sigval
 
 
 def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> None:
@@ -403,9 +448,11 @@ def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> No
         ports.telemetry.record(make_event(), destination)
 
 
-def _shut_down_quietly(handler: Any) -> None:
+def _shut_down_quietly(handler: Any, interrupts: SignalInterrupts) -> None:
+    interrupts.forget()  # the run has its result; only a signal from now on ends this wait
     try:
-        handler.shutdown()
+        with interrupts.interruptible():
+            handler.shutdown()
     except Exception:  # noqa: BLE001 - torch's and anybody's handlers; the run has its result already
         return
 
@@ -444,9 +491,3 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
     first = next(iter(result.failures.values()), None)
     if path and first is not None and first.error_file != NOT_AVAILABLE:
         error_file.write(path, first.error_file_data, first.exitcode)
-
-
-def interrupt_kills() -> None:
-    """Until the agent handles signals, Ctrl-C simply ends the process: no traceback, and nothing is running yet."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
