@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolkit.fronts.notebook.job import Job
     from toolkit.fronts.notebook.launching import attach, launch
     from toolkit.fronts.notebook.simulation import Simulation
+    from toolkit.stop_request import stop_requested, stop_seconds_left
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,8 @@ _HOMES = {
     "Simulation": "toolkit.fronts.notebook.simulation",
     "attach": "toolkit.fronts.notebook.launching",
     "launch": "toolkit.fronts.notebook.launching",
+    "stop_requested": "toolkit.stop_request",
+    "stop_seconds_left": "toolkit.stop_request",
 }
 
 __all__ = [
@@ -60,6 +63,8 @@ __all__ = [
     "WorkerState",
     "attach",
     "launch",
+    "stop_requested",
+    "stop_seconds_left",
     "__version__",
 ]
 

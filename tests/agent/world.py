@@ -87,6 +87,7 @@ class FakeInterrupts:
     def __init__(self) -> None:
         self._bell: FakeBell | None = None
         self._pending: list[int] = []
+        self._forwarded: list[int] = []
         self._count = 0
         self._raising = False
         self.was_handling = False
@@ -125,6 +126,15 @@ class FakeInterrupts:
     def count(self) -> int:
         return self._count
 
+    def forward(self, sig: signal.Signals) -> None:
+        self._forwarded.append(sig)
+        if self._bell is not None:
+            self._bell.ring()
+
+    def take_forwarded(self) -> list[int]:
+        taken, self._forwarded = self._forwarded, []
+        return taken
+
 
 class FakeStores:
     """Implements Stores: a key that is not there never comes, and time passes."""
@@ -148,6 +158,7 @@ class Script:
         value: what it returns.
         dies_after_s: how long it takes to end after SIGTERM; None ignores it.
         killable: whether SIGKILL ends it.
+        handles: signals that are no death to it, from the second look on: its handlers take a moment.
     """
 
     runs_s: float | None = 1.0
@@ -155,6 +166,7 @@ class Script:
     value: Any = None
     dies_after_s: float | None = 0.0
     killable: bool = True
+    handles: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -169,6 +181,8 @@ class FakeWorkers:
     signals: list[int] = field(default_factory=list)
     closed: bool = False
     loses_logs: bool = False
+    forwarded: list[tuple[int, int]] = field(default_factory=list)
+    looks: int = 0
 
     def __post_init__(self) -> None:
         for rank, script in enumerate(self.scripts):
@@ -206,6 +220,13 @@ class FakeWorkers:
             delay_s = self.scripts[rank].dies_after_s
             if delay_s is not None:
                 self._end_after(delay_s, rank, -signum)
+
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        self.looks += 1
+        ready = [rank for rank in local_ranks if signum in self.scripts[rank].handles and self.looks > 1]
+        got = [rank for rank in self._running() if rank in ready]
+        self.forwarded += [(rank, signum) for rank in got]
+        return got
 
     def kill(self) -> None:
         self.signals.append(signal.SIGKILL)

@@ -72,7 +72,7 @@ def install(folder: Path) -> Path:
 
 
 #: Runs in the agent before its first line. It looks at the recording whenever the agent does something.
-_HOOK = '''
+_HOOK = """
 import atexit, glob, json, os, signal, sys, threading, time
 
 
@@ -172,4 +172,4 @@ class Hook:
 
 if "toolkit.fronts.cli" in sys.orig_argv:
     sys.addaudithook(Hook())
-'''
+"""

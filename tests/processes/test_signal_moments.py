@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,13 @@ def shots(rally: Rally, folder: Path, signals: Sequence[signal.Signals]) -> Iter
     """All of them, some at a time, each after its end."""
     for first in range(0, len(MOMENTS), AT_ONCE):
         some = [Shot(rally, folder, moment, signals) for moment in MOMENTS[first : first + AT_ONCE]]
-        until("the end of these runs", lambda: all([shot.over() for shot in some]), LONG_S)
+        until("the end of these runs", partial(all_over, some), LONG_S)
         yield from some
+
+
+def all_over(some: Sequence[Shot]) -> bool:
+    """Whether all of them have ended; looks at each, so that none is seen late."""
+    return sum(shot.over() for shot in some) == len(some)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.base import SimpleElasticAgent
+from toolkit.agent.forwarding import LOOK_AGAIN_S, Forwarding
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
@@ -63,10 +64,21 @@ class LaunchedAgent(SimpleElasticAgent):
         self._workers: Workers | None = None
         self._exits_told = 0
         self._stopping = False
+        self._forwarding = Forwarding(ports, self._reporter)
 
     _is_woken = True
 
+    def _heed_signals(self) -> None:
+        super()._heed_signals()
+        self._forwarding.hand_on(self._workers, self._incarnation)
+
     def _patience_s(self) -> float | None:
+        patience_s = self._patience_of_loop_s()
+        if not self._forwarding.looks_again:
+            return patience_s
+        return LOOK_AGAIN_S if patience_s is None else min(LOOK_AGAIN_S, patience_s)
+
+    def _patience_of_loop_s(self) -> float | None:
         handler = self._worker_group.spec.rdzv_handler
         if self._job is not None:
             return self._job.patience_s()
@@ -176,6 +188,7 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         finally:
             self._workers = None
+            self._forwarding.workers_are_gone()
             for problem in workers.close():
                 self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
 

@@ -221,6 +221,15 @@ class Signal(msgspec.Struct, frozen=True):
     at: Moment
 
 
+class Forwarded(msgspec.Struct, frozen=True):
+    """A signal that an agent handed on to these of its workers, and those that have no handler for it yet."""
+
+    name: str
+    local_ranks: tuple[int, ...]
+    waiting: tuple[int, ...]
+    at: Moment
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One agent and its workers.
 
@@ -283,6 +292,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
+    forwarded: tuple[Forwarded, ...] = ()
 
 
 #: node, life, incarnation, local rank

@@ -9,7 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
-from toolkit.views.wording import parked, report_in_words, store_silent, tail_of, taken_over
+from toolkit.views.wording import forwarded, parked, report_in_words, store_silent, tail_of, taken_over
 
 
 class Narration:
@@ -74,6 +74,8 @@ class Narration:
                 self.say(event.problem)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
+            case ev.SignalForwarded():
+                self.say(forwarded(event.signal, event.local_ranks, event.waiting))
             case ev.ActionTaken():
                 self._acted(event)
             case _:

@@ -252,5 +252,12 @@ OPTIONS: tuple[Option, ...] = (
         kind=float,
         default=300.0,
     ),
+    _ours(
+        "forward-signals",
+        "Signals to the agent that go on to each worker's first process, such as Slurm's SIGUSR1 before the time "
+        "limit. Who has no handler for one yet gets it once it has. Default: none.",
+        "SIGNAL,...",
+        default="",
+    ),
     *control_options.OPTIONS,
 )

@@ -150,7 +150,7 @@ def _checked(
     """
     with interrupts.interruptible():
         options = parse(argv, environ)
-        interrupts.choose(options.signals_to_handle)
+        interrupts.choose(options.signals_to_handle, options.forward_signals)
         for notice in () if options.quiet else options.notices:
             say(f"rally: note: {notice}")
         patience = _Patience(say if not options.quiet else _nothing)
@@ -316,8 +316,9 @@ def _inherited(job: _Job) -> dict[str, str]:
     threads = job.options.omp_num_threads(job.nproc)
     if threads is not None:
         inherited["OMP_NUM_THREADS"] = str(threads)
-    # For an agent inside a worker, as torchrun has it.
+    # For an agent inside a worker, as torchrun has it; and for `toolkit.stop_requested`.
     inherited["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(sig.name for sig in job.options.signals_to_handle)
+    inherited["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(job.options.shutdown_timeout_s)
     return inherited
 
 

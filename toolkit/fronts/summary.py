@@ -15,6 +15,7 @@ from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 from toolkit.core.words import failing, without_tokens
+from toolkit.fronts.forwarded import ForwardedSummary, forwarded_summary
 from toolkit.fronts.job_summary import JobSummary, job_summary
 from toolkit.views.wording import moment_text
 
@@ -239,6 +240,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     simulated: SimulatedSummary | None = None
     group_world_size: int = 0
     job: JobSummary | None = None
+    forwarded: list[ForwardedSummary] = []
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -287,6 +289,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         recording=_reading(timeline, recording),
         simulated=simulated,
         job=job_summary(timeline.job),
+        forwarded=forwarded_summary(nodes),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from toolkit.core.job_report import FailureRecord, Hand, culprit
 from toolkit.core.moment import Moment
-from toolkit.core.words import endings, without_tokens
+from toolkit.core.words import endings, ranks, without_tokens
 
 #: lines of a traceback that are shown; the whole of it is in the recording
 TRACEBACK_LINES = 12
@@ -205,6 +205,19 @@ def _others(failures: Sequence[FailureRecord], first: Hand) -> list[str]:
                 ("likewise: " if hand == first == "second" else label) + "; ".join(said[:_ENDINGS_MAX]) + more
             )
     return lines
+
+
+def forwarded(signal: str, local_ranks: Sequence[int], waiting: Sequence[int]) -> str:
+    """That a signal went on to workers, and whom it would have killed."""
+    went = f"{signal} went on to local {ranks(list(local_ranks))}" if local_ranks else ""
+    if not waiting:
+        return went
+    have, them = ("has", "it") if len(waiting) == 1 else ("have", "them")
+    kept = (
+        f"local {ranks(list(waiting))} {have} no handler for {signal}, which would kill {them}: "
+        "it is kept until there is one"
+    )
+    return f"{went}; {kept}" if went else kept
 
 
 def tail_of(traceback: str) -> tuple[str, ...]:

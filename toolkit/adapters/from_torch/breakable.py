@@ -25,18 +25,17 @@ class BreakableRendezvous:
 
     def next_rendezvous(self) -> Any:
         """What the handler says. Raises what it raises, and what a signal handler raises meanwhile."""
-        done, ended = threading.Event(), []
+        done, infos, errors = threading.Event(), list[Any](), list[BaseException]()
 
         def wait() -> None:
             try:
-                ended.append((self._handler.next_rendezvous(), None))
+                infos.append(self._handler.next_rendezvous())
             except BaseException as error:  # noqa: BLE001 - it is raised below, where somebody waits for it
-                ended.append((None, error))
+                errors.append(error)
             done.set()
 
         threading.Thread(target=wait, name="rendezvous", daemon=True).start()
         done.wait()
-        info, error = ended[0]
-        if error is not None:
-            raise error
-        return info
+        if errors:
+            raise errors[0]
+        return infos[0]
