@@ -119,8 +119,9 @@ class _Job:
         options: as asked for.
         nproc: workers of this node.
         run_id: the job.
-        local_addr: what peers call this machine, or None.
         directory: where it is recorded.
+        log_dir: where its workers' logs go, if not beside the recording.
+        local_addr: what peers call this machine, or None.
         environ: the environment of the agent.
         executable: the Python interpreter for scripts.
     """
@@ -129,6 +130,7 @@ class _Job:
     nproc: int
     run_id: str
     directory: RunDirectory
+    log_dir: Path | None
     local_addr: str | None
     environ: Mapping[str, str]
     executable: str
@@ -165,10 +167,13 @@ def _prepare(
     executable: str,
     argv: Sequence[str],
 ) -> _Job:
-    """Make the run directory."""
+    """Make the folders: that of the logs first, so that no recording is left of a run that can't be."""
     run_id = options.run_id or wiring.fresh_run_id()
+    log_dir = None
+    if options.log_dir is not None and options.logs_specs is None:
+        log_dir = wiring.fresh_log_directory(cwd / options.log_dir, path_safe(run_id))
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
-    return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
+    return _Job(options, checked.nproc, run_id, directory, log_dir, checked.local_addr, environ, executable)
 
 
 class _Patience:
@@ -395,10 +400,7 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
             tee=options.tee,
             local_ranks_filter=options.local_ranks_filter,
         )
-    if options.log_dir is None:
-        root = job.directory.logs / path_safe(node)
-    else:
-        root = wiring.fresh_log_directory(Path(options.log_dir), path_safe(job.run_id))
+    root = job.log_dir or job.directory.logs / path_safe(node)
     return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
 
 
