@@ -16,6 +16,7 @@ from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
 
@@ -247,11 +248,15 @@ class Workers(Protocol):
         """SIGKILL to the process group of every worker, also of those whose first process is gone."""
         ...
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        """Output that did not reach its log, as far as this has not told of it. What is new rings the bell."""
+        ...
+
+    def close(self) -> Sequence[LostOutput]:
         """Flush logs and release what is held for these workers. Their processes must be gone or given up.
 
         Returns:
-            A sentence for each log that lost output, for people.
+            What `losses` would.
         """
         ...
 

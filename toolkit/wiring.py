@@ -26,6 +26,7 @@ from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.memory_store import MemoryStore
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
+from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes.launcher import ProcessLauncher
 from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
@@ -294,15 +295,9 @@ def _console_pump(plan: LaunchPlan) -> OutputPump:
     return new_pump(standard_console())(plan)
 
 
-def new_pump(console: Console, *, capture_console: bool = False) -> Callable[[LaunchPlan], OutputPump]:
-    """What makes the output pump of one incarnation."""
-
-    def make(plan: LaunchPlan) -> OutputPump:
-        pump = OutputPump(console, capture_console=capture_console)
-        pump.filters(plan)
-        return pump
-
-    return make
+def new_pump(console: Console, **settings: Any) -> Callable[[LaunchPlan], OutputPump]:
+    """What makes the output pump of one incarnation; `settings` are those of `OutputPump`."""
+    return Pumps(console, **settings).new
 
 
 def _signals_from_environment() -> Sequence[Signals]:

@@ -10,6 +10,7 @@ from simulator.workloads import Jobs, Workload, work
 from simulator.world import Process
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.lost_output import LostOutput
 from toolkit.ports import Bell
 
 #: what starting one process costs the agent
@@ -73,7 +74,11 @@ class SimWorkers:
             for process in list(group):
                 process.receive(signal.SIGKILL)
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        """Simulated workers say nothing that could be lost."""
+        return ()
+
+    def close(self) -> Sequence[LostOutput]:
         """Nothing is held."""
         return ()
 

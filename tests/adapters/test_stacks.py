@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from toolkit.adapters.stacks import PySpy, _installed, decoded
+from toolkit.adapters.stacks import PySpy, decoded, installed_py_spy
 from toolkit.core.stacks import Stacks, Target, Unread
 
 SLEEPER = """\
@@ -27,7 +27,7 @@ def another():
 threading.Thread(target=another, name="helper", daemon=True).start()
 waits_for_ever()
 """
-NEEDS_PY_SPY = pytest.mark.skipif(not _installed(), reason="py-spy is not installed")
+NEEDS_PY_SPY = pytest.mark.skipif(not installed_py_spy(), reason="py-spy is not installed")
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_each_failure_is_a_sentence(tmp_path: Path, text: str, said: str) -> Non
 
 
 def test_without_py_spy_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.adapters.stacks._installed", lambda: "")
+    monkeypatch.setattr("toolkit.adapters.stacks.installed_py_spy", lambda: "")
     [answer] = PySpy().dump([target(os.getpid())])
     assert answer == Unread("can't be read without py-spy: pip install 'rallypoint[stacks]'")
 

@@ -10,6 +10,7 @@ from tests.agent.world import SECOND, Script, World, crashes
 from toolkit.core import events as ev
 from toolkit.core.decisions import LEGAL_STEPS
 from toolkit.core.errors import LaunchError, RendezvousGracefulExitError, SignalException, UnknownGroupState
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import RunResult, WorkerState
 from toolkit.core.restarts import RestartPolicy
 
@@ -278,6 +279,21 @@ def test_lost_logs_are_told() -> None:
     world.time.at(0.5, lambda: setattr(world.launcher.started[0], "loses_logs", True))
     world.agent().run()
     assert [e.problem for e in world.recorded.of(ev.LogsLost)] == ["stdout.log: disk full, 7 bytes lost"]
+
+
+def test_what_is_lost_while_workers_run_is_told_at_once() -> None:
+    world = World([Script(runs_s=9.0)])
+    lost = LostOutput("cannot write x: full", "x", bytes=70, lines=7)
+
+    def lose() -> None:
+        world.launcher.started[0].lost = [lost]
+        world.launcher.started[0].bell.ring()
+
+    world.time.at(0.5, lose)
+    world.agent().run()
+    (told,) = world.recorded.of(ev.LogsLost)
+    assert (told.problem, told.path, told.lost_bytes, told.lost_lines) == (lost.problem, "x", 70, 7)
+    assert told.mono_ns < world.recorded.of(ev.WorkerExited)[0].mono_ns
 
 
 def test_metrics_count_as_torch_counts() -> None:

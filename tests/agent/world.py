@@ -22,6 +22,7 @@ from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
 from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.ports import Ports
 
@@ -183,6 +184,7 @@ class FakeWorkers:
     loses_logs: bool = False
     forwarded: list[tuple[int, int]] = field(default_factory=list)
     looks: int = 0
+    lost: list[LostOutput] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for rank, script in enumerate(self.scripts):
@@ -234,9 +236,13 @@ class FakeWorkers:
             if self.scripts[rank].killable:
                 self._end_after(0, rank, -signal.SIGKILL)
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        lost, self.lost = self.lost, []
+        return lost
+
+    def close(self) -> Sequence[LostOutput]:
         self.closed = True
-        return ["stdout.log: disk full, 7 bytes lost"] if self.loses_logs else []
+        return [LostOutput("stdout.log: disk full, 7 bytes lost")] if self.loses_logs else []
 
 
 class FakeLauncher:

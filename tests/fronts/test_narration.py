@@ -9,7 +9,7 @@ from toolkit.core.job_report import FailureRecord
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.run import _failed_in_words
-from toolkit.views.wording import TRACEBACK_LINES, report_in_words
+from toolkit.views.failure_report import TRACEBACK_LINES, report_in_words
 
 ME, OTHER = "gpu-a_1_0000aa", "gpu-b_2_0000bb"
 STARTED = ev.AgentStarted(

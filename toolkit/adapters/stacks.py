@@ -37,7 +37,7 @@ class PySpy:
     """
 
     def __init__(self, program: str | None = None, one_s: float = ONE_S) -> None:
-        self._program = program or _installed()
+        self._program = program or installed_py_spy()
         self._one_s = one_s
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -135,7 +135,8 @@ def _is_whole(frames: Sequence[Frame]) -> bool:
     return not frames or frames[-1].function == "<module>"
 
 
-def _installed() -> str:
+def installed_py_spy() -> str:
+    """The path of py-spy; empty if there is none."""
     beside = Path(sys.executable).with_name("py-spy")
     return str(beside) if beside.is_file() else shutil.which("py-spy") or ""
 

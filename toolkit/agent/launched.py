@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.base import SimpleElasticAgent
+from toolkit.agent.blame import Blame
 from toolkit.agent.forwarding import LOOK_AGAIN_S, Forwarding
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
+from toolkit.core.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
-from toolkit.core.failures import failure_of, result_of, signal_name
-from toolkit.core.job_report import TRACEBACK_MAX, FailureRecord
+from toolkit.core.failures import failure_of, in_utf8, result_of, signal_name
+from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
     LaunchPlan,
@@ -27,6 +29,7 @@ from toolkit.core.launch_plan import (
     WorkerExit,
     plan_launch,
 )
+from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
@@ -65,6 +68,11 @@ class LaunchedAgent(SimpleElasticAgent):
         self._exits_told = 0
         self._stopping = False
         self._forwarding = Forwarding(ports, self._reporter)
+        self._blame = Blame(ports)
+        self._result: RunResult | None = None
+        #: those that failed by themselves, as they ended, and the local ranks of those that were told of
+        self._failed: list[WorkerExit] = []
+        self._failures_told: set[int] = set()
 
     _is_woken = True
 
@@ -99,6 +107,8 @@ class LaunchedAgent(SimpleElasticAgent):
         self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
         self._workers = self._launch(plan)
         self._exits_told, self._stopping = 0, False
+        self._blame, self._result = Blame(self._ports), None
+        self._failed, self._failures_told = [], set()
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
         return ids
@@ -144,10 +154,18 @@ class LaunchedAgent(SimpleElasticAgent):
             return RunResult(WorkerState.UNKNOWN)
         if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
             return RunResult(WorkerState.UNKNOWN)
+        known = self._exits_told
+        self._say_exits(worker_group, self._workers.exits())
+        if known < self._exits_told:
+            job = self._job
+            elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
+            self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
         ends = self._workers.exits()
-        result = result_of(worker_group.workers, ends)
         self._say_exits(worker_group, ends)
-        return result
+        self._say_failures(worker_group)
+        self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
+        self._say_losses(self._workers.losses())
+        return self._result
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:
         now_ns = self._ports.clock.now_ns()
@@ -170,8 +188,11 @@ class LaunchedAgent(SimpleElasticAgent):
         workers = self._workers
         if workers is None:
             return
-        self._say_exits(self._worker_group, workers.exits())
+        ends = workers.exits()
+        self._say_exits(self._worker_group, ends)
+        self._say_failures(self._worker_group)
         self._stopping = True
+        self._blame.stopping(death_sig)
         running = list(workers.running())
         if running:
             self._reporter.say(
@@ -182,15 +203,16 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         try:
             stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
+            self._blame.stopped(stopped.killed)
             self._say_exits(self._worker_group, workers.exits())
+            self._say_failures(self._worker_group)
             self._reporter.say(
                 events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
             )
         finally:
             self._workers = None
             self._forwarding.workers_are_gone()
-            for problem in workers.close():
-                self._reporter.say(events.LogsLost, incarnation=self._incarnation, problem=problem)
+            self._say_losses(workers.close())
 
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
@@ -214,18 +236,40 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         self._reporter.say(events.WorkersStarted, incarnation=self._incarnation)
 
+    def _say_losses(self, losses: Sequence[LostOutput]) -> None:
+        for lost in losses:
+            self._reporter.say(
+                events.LogsLost,
+                incarnation=self._incarnation,
+                problem=lost.problem,
+                path=lost.path,
+                lost_bytes=lost.bytes,
+                lost_lines=lost.lines,
+            )
+
     def _say_exits(self, group: WorkerGroup, ends: Any) -> None:
         """Tell of the exits that were not told yet, in their order."""
         new = list(ends)[self._exits_told :]
-        failed_before = any(end.failed for end in list(ends)[: self._exits_told])
         self._exits_told += len(new)
         for end in new:
-            self._say_exit(group, end)
-            if end.failed and not self._stopping:
-                self._say_failure(group, end, first=not failed_before)
-                failed_before = True
+            meanwhile = self._stopping and self._blame.failed_meanwhile(end)
+            if end.failed and (meanwhile or not self._stopping):
+                self._failed.append(end)
+            self._say_exit(group, end, stopped=self._stopping and not meanwhile)
 
-    def _say_exit(self, group: WorkerGroup, end: WorkerExit) -> None:
+    def _say_failures(self, group: WorkerGroup) -> None:
+        """Tell of the failures that were not told yet, who failed first at the top."""
+        ordered = self._blame.in_order(self._failed)
+        for at, (end, told) in enumerate(ordered):
+            if end.local_rank not in self._failures_told:
+                self._failures_told.add(end.local_rank)
+                self._say_failure(group, end, told, first=at == 0)
+        if self._stopping and self._result is not None and self._result.is_failed():
+            # With a culprit that ended while the others were stopped. The result is the loop's already.
+            ranks_of = {end.local_rank: group.workers[end.local_rank].global_rank for end, _ in ordered}
+            self._result.failures = {ranks_of[end.local_rank]: failure_of(end, told) for end, told in ordered}
+
+    def _say_exit(self, group: WorkerGroup, end: WorkerExit, *, stopped: bool) -> None:
         self._reporter.say(
             events.WorkerExited,
             incarnation=self._incarnation,
@@ -234,12 +278,13 @@ class LaunchedAgent(SimpleElasticAgent):
             pid=end.pid,
             exit_code=None if end.exit_code < 0 else end.exit_code,
             signal=signal_name(end.exit_code),
-            stopped_by_agent=self._stopping,
+            stopped_by_agent=stopped,
+            consequence=in_utf8(consequence(end)) if stopped else "",
         )
 
-    def _say_failure(self, group: WorkerGroup, end: WorkerExit, *, first: bool) -> None:
+    def _say_failure(self, group: WorkerGroup, end: WorkerExit, told: Diagnosis, *, first: bool) -> None:
         global_rank = group.workers[end.local_rank].global_rank
-        failure = failure_of(end)
+        failure = failure_of(end, told)
         self._reporter.say(
             events.FailureRecorded,
             incarnation=self._incarnation,
@@ -249,8 +294,12 @@ class LaunchedAgent(SimpleElasticAgent):
             hostname=self._ports.host.hostname(),
             exit_code=None if end.exit_code < 0 else end.exit_code,
             signal=signal_name(end.exit_code),
-            message=failure.summary(),
-            traceback=failure.traceback()[-TRACEBACK_MAX:],
+            message=in_utf8(failure.summary()[:MESSAGE_MAX]),
+            traceback=in_utf8(failure.traceback()[-TRACEBACK_MAX:]),
             error_file=failure.error_file if end.error_data is not None else "",
             first=first,
+            what=in_utf8(told.what[:MESSAGE_MAX]),
+            error_class=told.kind,
+            hand=told.hand,
+            remedy=told.remedy,
         )

@@ -238,6 +238,7 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
         exit_code: its exit code, or None when a signal ended it.
         signal: name of the signal that ended it, or empty.
         stopped_by_agent: whether the agent had told it to stop before.
+        consequence: of what other worker's death it spoke before it was stopped, in words; or empty.
     """
 
     incarnation: int
@@ -247,10 +248,18 @@ class WorkerExited(Event, frozen=True, kw_only=True, tag="worker_exited"):
     exit_code: int | None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
 
 
 class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
-    """One worker failed by itself. `first` marks the failure that this agent saw first in this incarnation."""
+    """One worker failed by itself. `first` marks the one that made the others fail, as far as this agent can tell.
+
+    Args:
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
+        hand: "first" if it died of itself, "second" of another's death, "unclear".
+        remedy: what helps, or empty.
+    """
 
     incarnation: int
     local_rank: int
@@ -263,6 +272,10 @@ class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
     traceback: str = ""
     error_file: str = ""
     first: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
 
 
 class GroupStateChanged(Event, frozen=True, kw_only=True, tag="group_state_changed"):
@@ -311,10 +324,20 @@ class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
 
 
 class LogsLost(Event, frozen=True, kw_only=True, tag="logs_lost"):
-    """Output of workers that did not reach a log or the console, and why, in a sentence."""
+    """Output of workers that did not reach a log or the console.
+
+    Args:
+        problem: why, in a sentence.
+        path: of the log; empty where it is not about one.
+        lost_bytes: of this log in this incarnation so far; a later event of the same log has more.
+        lost_lines: ends of lines among them.
+    """
 
     incarnation: int
     problem: str
+    path: str = ""
+    lost_bytes: int = 0
+    lost_lines: int = 0
 
 
 class BarrierEntered(Event, frozen=True, kw_only=True, tag="barrier_entered"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from toolkit.core.diagnosis import Diagnosis, diagnose
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
@@ -22,13 +23,23 @@ def signal_name(exit_code: int) -> str:
         return f"signal {-exit_code}"
 
 
-def failure_of(end: WorkerExit) -> ProcessFailure:
+def failure_of(end: WorkerExit, told: Diagnosis | None = None) -> ProcessFailure:
     """How a worker failed, in torch's shape.
 
-    The message is the one of the worker's error file if there is one, else a sentence.
+    The message is the one of the worker's error file if there is one; else its traceback on stderr in the form that
+    torch's `@record` gives it, or a sentence.
+
+    Args:
+        told: what it died of, if that is known already.
     """
+    told = diagnose(end) if told is None else told
     data = dict(end.error_data) if end.error_data is not None else {"message": "<NONE>"}
-    message = data["message"] if end.error_data is not None and data.get("message") else _sentence(end)
+    if end.error_data is not None and data.get("message") and not end.error_unusable:
+        message = data["message"]
+    else:
+        message = (
+            _of_stderr(told, end) or data.get("message" if end.error_unusable else "", "") or _sentence(end)
+        )
     return ProcessFailure(
         local_rank=end.local_rank,
         pid=end.pid,
@@ -37,7 +48,16 @@ def failure_of(end: WorkerExit) -> ProcessFailure:
         error_file_data=data,
         message=message,
         timestamp=_timestamp(data, end.wall_s),
+        diagnosis=told,
     )
+
+
+def _of_stderr(told: Diagnosis, end: WorkerExit) -> dict[str, Any] | str:
+    """What the worker said without an error file."""
+    if not told.traceback:
+        return told.message
+    extra = {"py_callstack": told.traceback, "timestamp": str(end.wall_s)}
+    return {"message": told.message or told.what, "extraInfo": extra}
 
 
 def _sentence(end: WorkerExit) -> str:
@@ -58,17 +78,33 @@ def _timestamp(data: Mapping[str, Any], otherwise: int) -> int:
         return otherwise
 
 
-def result_of(workers: Sequence[Worker], ends: Iterable[WorkerExit]) -> RunResult:
+def culprit_first(failed: Iterable[tuple[WorkerExit, Diagnosis]]) -> list[tuple[WorkerExit, Diagnosis]]:
+    """Who failed first at the top: those that died of another's death come last, the rest stays as it is.
+
+    Args:
+        failed: in the order in which the workers ended.
+    """
+    return sorted(failed, key=lambda each: each[1].hand == "second")
+
+
+def result_of(
+    workers: Sequence[Worker],
+    ends: Iterable[WorkerExit],
+    diagnosis_of: Callable[[WorkerExit], Diagnosis] = diagnose,
+) -> RunResult:
     """The state of a group whose workers in `ends` have ended: all-or-nothing.
 
     Args:
         workers: `[local_world_size]`, by local rank.
-        ends: in the order in which the workers ended; failures keep that order.
+        ends: in the order in which the workers ended; failures keep it, save that who died of another's death is last.
+        diagnosis_of: says what a worker died of.
     """
     ended = list(ends)
-    failed = [end for end in ended if end.failed]
+    failed = [(end, diagnosis_of(end)) for end in ended if end.failed]
     if failed:
-        failures = {workers[end.local_rank].global_rank: failure_of(end) for end in failed}
+        failures = {
+            workers[end.local_rank].global_rank: failure_of(end, told) for end, told in culprit_first(failed)
+        }
         return RunResult(WorkerState.FAILED, failures=failures)
     if len(ended) < len(workers):
         return RunResult(WorkerState.HEALTHY)
@@ -84,7 +120,8 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
         return FailureCause(codes, "unknown")
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
-    summary = ProcessFailure.summary(first) if first.error_file != NOT_AVAILABLE else ""
+    spoke = first.error_file != NOT_AVAILABLE or isinstance(first.message, dict)
+    summary = ProcessFailure.summary(first) if spoke else ""
     return FailureCause(codes, f"{how}: {summary}" if summary else how)
 
 
@@ -93,9 +130,12 @@ def failure_record(
 ) -> FailureRecord:
     """What the other nodes are told of a failure here."""
     # Called so because a subclass of the agent may bring torch's failures.
-    message = ProcessFailure.summary(failure)[:MESSAGE_MAX]
-    traceback = ProcessFailure.traceback(failure)[-TRACEBACK_MAX:]
+    message = in_utf8(ProcessFailure.summary(failure)[:MESSAGE_MAX])
+    traceback = in_utf8(ProcessFailure.traceback(failure)[-TRACEBACK_MAX:])
     died_of = signal_name(failure.exitcode)
+    told = getattr(failure, "diagnosis", None)
+    if told is None:
+        told = Diagnosis(hand=hand_of(died_of, message, traceback))
     return FailureRecord(
         node=node,
         host=host,
@@ -107,9 +147,17 @@ def failure_record(
         signal=died_of,
         message=message,
         traceback=traceback,
-        hand=hand_of(died_of, message, traceback),
+        hand=told.hand,
         timestamp=int(failure.timestamp),
+        what=in_utf8(told.what[:MESSAGE_MAX]),
+        error_class=told.kind,
+        remedy=told.remedy,
     )
+
+
+def in_utf8(text: str) -> str:
+    """A text that can be written: what a worker leaves may hold halves of characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def process_failure(record: FailureRecord) -> ProcessFailure:

@@ -68,6 +68,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str = ""
     stopped_by_agent: bool = False
+    consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
 
@@ -86,6 +87,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         life: which start of the node's agent this belongs to, from 1.
         first: whether its agent saw it first in this incarnation: the likely cause of the others.
         told: whether the agent told of it as a failure; otherwise it is inferred from the exit.
+        what, error_class, hand, remedy: what it died of, as `events.FailureRecorded` has it.
     """
 
     node: str
@@ -103,6 +105,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error_file: str = ""
     first: bool = False
     told: bool = False
+    what: str = ""
+    error_class: str = "unknown"
+    hand: str = "unclear"
+    remedy: str = ""
     at: Moment
 
 
@@ -246,6 +252,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         restarts: the latest of them; `restarts_total` counts all.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
     name: str
@@ -293,6 +300,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
     forwarded: tuple[Forwarded, ...] = ()
+    lost_logs: tuple[events.LogsLost, ...] = ()
 
 
 #: node, life, incarnation, local rank

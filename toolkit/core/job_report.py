@@ -52,6 +52,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         age_s: seconds between its end and the writing of this record, by its own node's clock.
         hand: whether it died of itself.
         timestamp: seconds since the epoch, by its own node's clock; for torch's formats only.
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
+        remedy: what helps, or empty.
     """
 
     order: int = 0
@@ -68,6 +71,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float = 0.0
     hand: Hand = "unclear"
     timestamp: int = 0
+    what: str = ""
+    error_class: str = "unknown"
+    remedy: str = ""
 
     def words(self) -> str:
         """In one line: who it was and how it ended."""

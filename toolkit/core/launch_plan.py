@@ -14,6 +14,7 @@ from string import Template
 from typing import Any, Protocol
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.kernel_record import KernelRecord
 from toolkit.core.model import WorkerGroup
 
 #: the console, where torch's `LogsDest` writes an empty path
@@ -208,6 +209,10 @@ class WorkerExit:
         problem: why an exit with code 0 is a failure all the same, or empty.
         error_file: path of its error file, if there is one.
         error_data: what that file holds, if it could be read.
+        error_unusable: whether that is only a sentence on why the file can't be used.
+        last_words: the end of its stderr, if it is kept.
+        said_at_ns: nanoseconds since the epoch of its error file or, without one, of its last words; 0 if not known.
+        kernel: what the kernel has on record of it, if that was asked.
     """
 
     local_rank: int
@@ -219,6 +224,10 @@ class WorkerExit:
     problem: str = ""
     error_file: str = ""
     error_data: Mapping[str, Any] | None = None
+    error_unusable: bool = False
+    last_words: str = ""
+    said_at_ns: int = 0
+    kernel: KernelRecord | None = None
 
     @property
     def failed(self) -> bool:

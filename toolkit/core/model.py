@@ -248,6 +248,7 @@ class ProcessFailure:
         error_file_data: what the error file holds; `{"message": "<NONE>"}` without one.
         message: what happened: a sentence, or the `message` object of torch's error file.
         timestamp: seconds since the epoch of the failure.
+        diagnosis: what it died of (`toolkit.core.diagnosis.Diagnosis`), which torch's class does not have; or None.
     """
 
     local_rank: int
@@ -257,6 +258,7 @@ class ProcessFailure:
     error_file_data: dict[str, Any] = field(default_factory=lambda: {"message": "<NONE>"})
     message: Any = ""
     timestamp: int = 0
+    diagnosis: Any = field(default=None, repr=False, compare=False)
 
     def signal_name(self) -> str:
         """The name of the signal that ended the worker, or "<N/A>"."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, readings
+from toolkit.core import events, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -323,6 +323,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         exit_code=event.exit_code,
         signal=event.signal,
         stopped_by_agent=event.stopped_by_agent,
+        consequence=event.consequence,
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
@@ -362,6 +363,10 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_file=event.error_file,
         first=event.first,
         told=True,
+        what=event.what,
+        error_class=event.error_class,
+        hand=event.hand,
+        remedy=event.remedy,
         at=at,
     )
     known = _incarnation_of(node, event.incarnation, event.local_rank)
@@ -451,6 +456,10 @@ def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: 
     return replace(node, dropped=node.dropped + max(event.count, 0))
 
 
+def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) -> Node:
+    return replace(node, lost_logs=lost_logs.after(node.lost_logs, event))
+
+
 def _readings_taken(draft: _Draft, node: Node, event: events.ReadingsTaken, at: Moment) -> Node:
     if event.incarnation > node.incarnation:
         # Whoever reads only the ends of a long recording misses starts.
@@ -538,5 +547,6 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.SignalReceived: _signal_received,
     events.SignalForwarded: _signal_forwarded,
     events.EventsDropped: _events_dropped,
+    events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
 }

@@ -20,11 +20,13 @@ _COMMANDS = {
     "top": "watch a run on a screen: live, recorded or simulated",
     "web": "the same in a browser, behind a token",
     "show": "say what happened in a run",
+    "logs": "show what the workers wrote",
     "runs": "list recent runs",
     "demo": "watch a real training job lose a worker and come back",
     "sim": "run a failing cluster in the deterministic simulator",
     "experiment": "run a scenario on real processes and in the simulator, and compare",
     "check": "hold the recording of a run against the promises",
+    "doctor": "look at this machine before a run",
 }
 
 _HELP = """\
@@ -138,6 +140,22 @@ def _show(argv: Sequence[str]) -> int:
     )
 
 
+def _logs(argv: Sequence[str]) -> int:
+    try:
+        from toolkit.fronts.logs import INTERRUPTED, logs_command
+        from toolkit.surroundings import environment, state_directory
+
+        return logs_command(
+            argv,
+            state_dir=state_directory(),
+            environ=environment(),
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
 def _runs(argv: Sequence[str]) -> int:
     from toolkit.fronts.runs import runs_command
     from toolkit.surroundings import state_directory
@@ -215,16 +233,36 @@ def _check(argv: Sequence[str]) -> int:
     )
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    try:
+        from toolkit.fronts.doctor import doctor_command
+        from toolkit.surroundings import environment, state_directory
+
+        return doctor_command(
+            argv,
+            environ=environment(),
+            state_dir=state_directory(),
+            executable=sys.executable,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        print("rally doctor: stopped by Ctrl-C", file=sys.stderr)
+        return 130
+
+
 _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "top": _top,
     "web": _web,
     "show": _show,
+    "logs": _logs,
     "runs": _runs,
     "demo": _demo,
     "sim": _sim,
     "experiment": _experiment,
     "check": _check,
+    "doctor": _doctor,
 }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toolkit.core.actions import was_asked_for
+from toolkit.fronts.failure_summary import FailureSummary
 from toolkit.fronts.page import Page
-from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
-from toolkit.views.wording import duration_in_words, tail_of
+from toolkit.fronts.summary import GOING_ON, RestartSummary, RunSummary
+from toolkit.views.failure_report import consequences_in_words, details, stopped_in_words, tail_of
+from toolkit.views.wording import duration_in_words
 
 #: how much of each kind is shown; --json has it all
 INCIDENTS_MAX, CONSEQUENCES_MAX = 10, 3
@@ -19,8 +21,11 @@ def print_incidents(page: Page, said: RunSummary) -> None:
     if not groups and said.state not in ("failed", "error"):
         return
     page.gap()
+    latest = max((failure.round for failure in said.failures), default=0)
     for failures, restarts in groups[:INCIDENTS_MAX]:
         print_failures(page, failures, hint=said.simulated is None)
+        if failures and failures[-1].round == latest and not restarts:
+            print_stopped(page, said)
         _print_restart(page, restarts, over=said.state not in GOING_ON)
     _print_refusals(page, said)
     if len(groups) > INCIDENTS_MAX:
@@ -43,19 +48,31 @@ def _by_round(said: RunSummary) -> list[tuple[list[FailureSummary], list[Restart
 def print_failures(page: Page, failures: list[FailureSummary], *, hint: bool) -> None:
     """Failures of one round: what each agent saw first, with its evidence, then the others."""
     first = [failure for failure in failures if failure.first]
-    others = [failure for failure in failures if not failure.first]
+    victims = [failure for failure in failures if not failure.first and failure.hand == "second"]
+    others = [failure for failure in failures if not failure.first and failure.hand != "second"]
     for failure in first[:CONSEQUENCES_MAX]:
         page.line(
             page.sign("failed"), " ", (_after(failure.after_s), "dim"), (failure.text, "bold"), indent=2
         )
+        for line in details(failure.text, failure.what, failure.remedy):
+            page.line(line, indent=4)
         _print_evidence(page, failure)
-    if hint and first and not any(failure.traceback or failure.stderr or failure.signal for failure in first):
+    if hint and first and not any(f.traceback or f.stderr or f.signal or f.message for f in first):
         page.line(("stderr went to the console; with --tee 2 it is kept, too", "dim"), indent=4)
     unshown = others[CONSEQUENCES_MAX:] + first[CONSEQUENCES_MAX:]
     for failure in others[:CONSEQUENCES_MAX]:
         page.line((f"then {failure.text}", "dim"), indent=4)
     if unshown:
         page.line((f"then {len(unshown)} more", "dim"), indent=4)
+    for line in consequences_in_words((f.global_rank, f.exit_code, f.signal, f.what) for f in victims):
+        page.line((line, "dim"), indent=4)
+
+
+def print_stopped(page: Page, said: RunSummary) -> None:
+    """Whom the agents stopped at the end of a run that failed, with what they had said of another's death."""
+    stopped = {rank.global_rank: rank.consequence for rank in said.ranks if rank.state == "stopped"}
+    for line in stopped_in_words(stopped, others=False):
+        page.line((line, "dim"), indent=4)
 
 
 def _after(seconds: float | None) -> str:

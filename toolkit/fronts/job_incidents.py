@@ -11,18 +11,21 @@ from collections.abc import Iterable, Sequence
 from toolkit.core.job_report import FailureRecord
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import endings, plural, some
+from toolkit.fronts.failure_summary import FailureSummary
 from toolkit.fronts.incidents import (
     CONSEQUENCES_MAX,
     back_in_words,
     print_failures,
     print_lines,
     print_stderr,
+    print_stopped,
     restarted_in_words,
 )
 from toolkit.fronts.job_summary import JobSummary, RoundEndSummary
 from toolkit.fronts.page import Page
-from toolkit.fronts.summary import GOING_ON, FailureSummary, RestartSummary, RunSummary
-from toolkit.views.wording import duration_in_words, parsed, report_in_words, tail_of, taken_over
+from toolkit.fronts.summary import GOING_ON, RestartSummary, RunSummary
+from toolkit.views.failure_report import report_in_words, tail_of
+from toolkit.views.wording import duration_in_words, parsed, taken_over
 
 #: the latest of them are shown; --json has all
 _ENDS_MAX = 6
@@ -46,12 +49,15 @@ def print_job_incidents(page: Page, said: RunSummary, job: JobSummary) -> None:
 def _print_report(page: Page, said: RunSummary, job: JobSummary) -> None:
     words = report_in_words(job.why, job.failures)
     page.line(page.sign("failed"), " ", (words.first, "bold"), indent=2)
+    for line in words.details:
+        page.line(line, indent=4)
     print_lines(page, words.traceback)
     for failure in said.failures:
         if job.failures and _record(failure).words() == job.failures[0].words():
             print_stderr(page, failure)
     for line in words.others:
         page.line(line, indent=4)
+    print_stopped(page, said)
     if words.why:
         page.line((f"{page.arrow} not restarted: ", "red"), words.why, indent=4)
     if said.rounds > 1:
@@ -68,6 +74,7 @@ def _record(failure: FailureSummary) -> FailureRecord:
         exit_code=failure.exit_code,
         signal=failure.signal,
         message=failure.message,
+        what=failure.what,
     )
 
 

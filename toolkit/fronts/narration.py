@@ -9,7 +9,9 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, plural, ranks, without_tokens
-from toolkit.views.wording import forwarded, parked, report_in_words, store_silent, tail_of, taken_over
+from toolkit.views.failed_workers import FailedWorkers
+from toolkit.views.failure_report import ReportWords, details, report_in_words
+from toolkit.views.wording import forwarded, parked, store_silent, taken_over
 
 
 class Narration:
@@ -33,8 +35,9 @@ class Narration:
         self._lost = ""
         self._over = ""
         self._gave_up = False
-        #: the traceback that was written last
-        self._shown: tuple[str, ...] = ()
+        self._reported = False
+        #: of the workers that run now, or have failed last
+        self._failed = FailedWorkers()
 
     def emit(self, event: ev.Event) -> None:
         """Tell of it, if it is worth a line."""
@@ -53,8 +56,11 @@ class Narration:
             case ev.Parked():
                 self.say(parked(event.beside))
                 self._remind(f"waiting as a spare beside round {event.beside}")
+            case ev.WorkersStarting() | ev.WorkerStarted() | ev.WorkerExited():
+                self._failed.take(event)
             case ev.FailureRecorded():
-                self._failed(event)
+                self._failed.take(event)
+                self._tell_failure(event)
             case ev.DecisionMade():
                 self._decided(event)
             case ev.WorkersStopping():
@@ -78,6 +84,8 @@ class Narration:
                 self.say(forwarded(event.signal, event.local_ranks, event.waiting))
             case ev.ActionTaken():
                 self._acted(event)
+            case ev.AgentFinished(result="FAILED"):
+                self._report_failed()
             case _:
                 self._tell_of_job(event)
 
@@ -139,17 +147,19 @@ class Narration:
                 f"workers meet at {event.master_addr}:{event.master_port}"
             )
 
-    def _failed(self, event: ev.FailureRecorded) -> None:
+    def _tell_failure(self, event: ev.FailureRecorded) -> None:
+        """In a line; the traceback follows once it is known whether the report at the end has it."""
         how = ending(event.exit_code, event.signal)
         told = "" if _says_no_more(event) else f": {event.message}"
-        self.say(f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}")
-        if event.first and event.traceback:
-            self._shown = tail_of(event.traceback)
-            self._write_lines(self._shown)
+        words = f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}"
+        self.say(words)
+        for line in details(words, event.what, ""):
+            self._write_lines((line,))
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
             case "restart" if event.spends_budget:
+                self._write_lines(self._failed.traceback)
                 delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
                 spent = event.restart_count
                 self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
@@ -186,11 +196,21 @@ class Narration:
             self.say(taken_over(event.began, event.coordinator, before, event.reason))
 
     def _report(self, event: ev.JobEnded) -> None:
-        words = report_in_words(event.why, event.failures)
+        self._reported = True
+        self._write_report(report_in_words(event.why, event.failures, self._failed.stopped))
+
+    def _report_failed(self) -> None:
+        """The report of a node that fails alone."""
+        if not self._reported and self._failed.records:
+            self._write_report(report_in_words("", self._failed.records, self._failed.stopped))
+
+    def _write_report(self, words: ReportWords) -> None:
         self.say(words.first)
-        if words.traceback != self._shown:
-            self._write_lines(words.traceback)
+        self._write_lines(words.details)
+        self._write_lines(words.traceback)
         for line in words.others:
+            self.say(line)
+        for line in self._failed.logs:
             self.say(line)
         if words.why and not self._gave_up:
             self.say(f"not restarted: {words.why}")

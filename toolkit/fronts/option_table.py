@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.fronts import control_options
+from toolkit.fronts import control_options, log_options
 from toolkit.fronts.option import Option, comma_separated
 
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
@@ -259,5 +259,6 @@ OPTIONS: tuple[Option, ...] = (
         "SIGNAL,...",
         default="",
     ),
+    *log_options.OPTIONS,
     *control_options.OPTIONS,
 )

@@ -15,7 +15,7 @@ from enum import Enum
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
-from toolkit.fronts import option_values, rally_options
+from toolkit.fronts import log_options, option_values, rally_options
 from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options
 from toolkit.fronts.notices import notices, unheard
@@ -104,6 +104,7 @@ class RunOptions:
         virtual_local_rank: each worker sees one GPU.
         omp_num_threads_unset: whether OMP_NUM_THREADS is not in the environment.
         run_dir: folder of this run, or None.
+        log_max_bytes: what one stream of one worker may fill on the disk, or None.
         quiet: no status line, no notices.
         control: where other machines may watch, or None.
         readings_interval_s: between two readings of what the workers use; 0 for none.
@@ -148,6 +149,7 @@ class RunOptions:
     virtual_local_rank: bool
     omp_num_threads_unset: bool
     run_dir: str | None
+    log_max_bytes: int | None
     quiet: bool
     control: ControlOptions | None
     readings_interval_s: float
@@ -302,6 +304,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         virtual_local_rank=values.virtual_local_rank,
         omp_num_threads_unset="OMP_NUM_THREADS" not in environ,
         run_dir=values.run_dir or None,
+        log_max_bytes=log_options.log_max_bytes(values.log_max_size, arguments.name("log_max_size")),
         quiet=values.quiet,
         control=control_options(values, arguments.sources),
         readings_interval_s=option_values.readings_interval(

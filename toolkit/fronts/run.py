@@ -16,6 +16,8 @@ from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.interrupts import SignalInterrupts
 from toolkit.adapters.output.console import Console
+from toolkit.adapters.output.pump import LAGGING_S
+from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
@@ -41,6 +43,7 @@ from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
 from toolkit.core.words import plural
 from toolkit.fronts import preflight
 from toolkit.fronts.early_stop import tell_early_stop
+from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.rally_options import RallyOptions
@@ -258,6 +261,8 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupt
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)
     cleanup.callback(recording.close)
+    notice = RecordingNotice(recording, str(job.directory.events_path(node)), narration.say)
+    cleanup.callback(notice.close)
     readings = _readings(options, narration.say)
     control = wiring.control_server(
         job.directory, node, _control_address(job), narration.say, options.local_addr
@@ -265,13 +270,22 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupt
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    pumps = Pumps(
+        console,
+        capture_console=status.active,
+        log_max_bytes=options.log_max_bytes,
+        console_may_lag=True,
+        keep_words=True,
+    )
     ports = wiring.system_ports(
         orders=control.orders,
-        events=FanOut((recording, narration, status, *readings, control.feed)),
+        events=FanOut((recording, narration, status, notice, *readings, control.feed)),
         interrupts=interrupts,
         inherited=_inherited(job),
-        new_pump=wiring.new_pump(console, capture_console=status.active),
+        new_pump=pumps.new,
     )
+    # After a signal nobody wants to wait for a slow console.
+    cleanup.callback(lambda: pumps.finish(FLUSH_S if interrupts.count() else LAGGING_S))
     try:
         with interrupts.interruptible():  # it may import torch, and wait for a store
             handler = _rendezvous(job, ports)

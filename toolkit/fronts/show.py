@@ -17,6 +17,7 @@ from toolkit.fronts.forwarded import print_forwarded
 from toolkit.fronts.incidents import INCIDENTS_MAX, print_incidents
 from toolkit.fronts.job_incidents import job_rows, print_job_incidents
 from toolkit.fronts.job_summary import JobSummary
+from toolkit.fronts.lost_logs import lost_in_sentences
 from toolkit.fronts.page import Page
 from toolkit.fronts.summary import (
     GOING_ON,
@@ -273,7 +274,7 @@ def _print_foot(page: Page, said: RunSummary) -> None:
     page.line(("recording  ", "dim"), said.path, indent=2)
     if said.sessions > 1:
         page.line(f"It holds {said.sessions} jobs that ran one after another; this is the last.", indent=2)
-    for warning in _warnings(said.recording):
+    for warning in (*lost_in_sentences(said.lost_logs), *_warnings(said.recording)):
         page.line(("! ", "bold yellow"), warning, indent=2)
 
 

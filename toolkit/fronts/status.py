@@ -14,7 +14,8 @@ from toolkit.adapters.redraw import Redraw
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, without_tokens
 from toolkit.ports import Clock
-from toolkit.views.wording import parked, report_in_words, store_silent
+from toolkit.views.failure_report import report_in_words
+from toolkit.views.wording import parked, store_silent
 
 #: the least time between two redraws
 REDRAW_S = 0.1

@@ -14,9 +14,11 @@ from toolkit.adapters.recording.catalog import agent_is_alive
 from toolkit.adapters.recording.reader import Recording
 from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
-from toolkit.core.words import failing, without_tokens
+from toolkit.core.words import without_tokens
+from toolkit.fronts.failure_summary import FailureSummary, failure_summary
 from toolkit.fronts.forwarded import ForwardedSummary, forwarded_summary
 from toolkit.fronts.job_summary import JobSummary, job_summary
+from toolkit.fronts.lost_logs import LostLogSummary, lost_logs
 from toolkit.views.wording import moment_text
 
 RunState = Literal[
@@ -35,28 +37,6 @@ RunState = Literal[
 
 #: whether the agent with this host, pid and wall time of its start still runs; None: it can't be told from here
 IsAlive = Callable[[str, int, int], bool | None]
-
-
-class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker that failed by itself. `text` says it in words; `first` marks the likely cause of the others."""
-
-    text: str
-    node: str
-    host: str
-    pid: int
-    local_rank: int
-    global_rank: int
-    incarnation: int
-    round: int
-    exit_code: int | None
-    signal: str
-    message: str
-    traceback: str
-    error_file: str
-    stderr: str
-    first: bool
-    at: str
-    after_s: float | None
 
 
 class RestartSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +74,7 @@ class RestartsSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker in its latest incarnation."""
+    """One worker in its latest incarnation. `consequence`: of what death it spoke before the agent stopped it."""
 
     node: str
     local_rank: int
@@ -106,6 +86,7 @@ class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
     signal: str
     stdout: str
     stderr: str
+    consequence: str = ""
 
 
 class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,6 +222,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     group_world_size: int = 0
     job: JobSummary | None = None
     forwarded: list[ForwardedSummary] = []
+    lost_logs: list[LostLogSummary] = []
 
 
 def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = agent_is_alive) -> RunSummary:
@@ -275,7 +257,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         rounds=timeline.rounds,
         sessions=timeline.sessions,
         restarts=_restarts(timeline),
-        failures=[_failure(failure, timeline) for failure in timeline.failures.values()],
+        failures=[failure_summary(failure, timeline) for failure in timeline.failures.values()],
         nodes=[_node(node, alive[node.name], node.name in lost) for node in nodes],
         ranks=sorted(_ranks(nodes), key=lambda rank: (rank.global_rank, rank.node, rank.local_rank)),
         each_round=[_round(node, number) for node in nodes for number in node.rounds],
@@ -290,6 +272,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         simulated=simulated,
         job=job_summary(timeline.job),
         forwarded=forwarded_summary(nodes),
+        lost_logs=lost_logs(nodes),
     )
 
 
@@ -395,52 +378,6 @@ def _restart(restart: tl.Restart, timeline: tl.Timeline) -> RestartSummary:
     )
 
 
-def _failure(failure: tl.Failure, timeline: tl.Timeline) -> FailureSummary:
-    node = timeline.nodes[failure.node]
-    return FailureSummary(
-        text=failure_in_words(failure, timeline),
-        node=failure.node,
-        host=failure.hostname,
-        pid=failure.pid,
-        local_rank=failure.local_rank,
-        global_rank=failure.global_rank,
-        incarnation=failure.incarnation,
-        round=failure.round,
-        exit_code=failure.exit_code,
-        signal=failure.signal,
-        message=failure.message,
-        traceback=failure.traceback,
-        error_file=failure.error_file,
-        stderr=_stderr_of(node, failure),
-        first=failure.first,
-        at=moment_text(failure.at),
-        after_s=tl.seconds_between(node.first_event, failure.at),
-    )
-
-
-def _stderr_of(node: tl.Node, failure: tl.Failure) -> str:
-    rank = node.ranks.get(failure.local_rank) if failure.life == node.life else None
-    if rank is None:
-        return ""
-    starts = (rank.now, *rank.past)
-    return next((start.stderr for start in starts if start.number == failure.incarnation), "")
-
-
-def failure_in_words(failure: tl.Failure, timeline: tl.Timeline) -> str:
-    """Who failed, and how."""
-    where = _place(failure, timeline)
-    pid = f", pid {failure.pid}" if failure.pid > 0 else ""
-    who = f"rank {failure.global_rank} (local rank {failure.local_rank} on {where}{pid})"
-    how, detail = failing(failure.exit_code, failure.signal, failure.message)
-    return f"{who} {how}: {detail}" if detail else f"{who} {how}"
-
-
-def _place(failure: tl.Failure, timeline: tl.Timeline) -> str:
-    """The host, or the node where several nodes are on that host or it is not known."""
-    same_host = sum(node.host == failure.hostname for node in timeline.nodes.values())
-    return f"node {failure.hostname if failure.hostname and same_host == 1 else failure.node}"
-
-
 def _node(node: tl.Node, alive: bool | None, lost: bool) -> NodeSummary:
     return NodeSummary(
         node=node.name,
@@ -484,6 +421,7 @@ def _ranks(nodes: Iterable[tl.Node]) -> Iterable[RankSummary]:
                 signal=now.signal,
                 stdout=now.stdout,
                 stderr=now.stderr,
+                consequence=now.consequence,
             )
 
 

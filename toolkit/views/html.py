@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 
 from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import ending, plural
+from toolkit.views.failure_report import details, tail_of
 from toolkit.views.rows import RANK_STATES, RankKey, RankRow, RowMaker, lost_nodes, size_in_words
 from toolkit.views.svg import timeline_svg
-from toolkit.views.wording import duration_in_words, harmless, tail_of
+from toolkit.views.wording import duration_in_words, harmless
 
 #: ranks that have a line in the table; of larger jobs those that something happened to come first
 ROWS_MAX = 16
@@ -238,6 +239,8 @@ def _failure(failure: Failure) -> str:
     if len(said.splitlines()) == 1:
         shown += f" {text(said)}"
     shown += f' <span class="rally-note">round {failure.round}, {text(failure.hostname or failure.node)}</span></div>'
+    for detail in details(said or words, failure.what, failure.remedy):
+        shown += f"<div>{text(detail)}</div>"
     if failure.traceback:
         last = tail_of(failure.traceback)
         shown += f"<pre>{chr(10).join(map(text, last))}</pre>" if last else ""

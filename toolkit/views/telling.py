@@ -7,6 +7,7 @@ from typing import Literal
 
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.views.failure_report import details
 from toolkit.views.wording import duration_in_words, forwarded
 
 #: how a line looks: something failed, something is about to, something went well, somebody did it, or none of these
@@ -48,7 +49,8 @@ def _of_workers(event: ev.Event) -> Told | None:
         case ev.WorkersStarted():
             return Told("good", f"all workers run (incarnation {event.incarnation})")
         case ev.WorkerExited(stopped_by_agent=True):
-            return Told("plain", f"rank {event.global_rank} was stopped", event.global_rank)
+            said = f"; it had said: {event.consequence}" if event.consequence else ""
+            return Told("plain", f"rank {event.global_rank} was stopped{said}", event.global_rank)
         case ev.WorkerExited(exit_code=0, signal=""):
             return Told("good", f"rank {event.global_rank} succeeded", event.global_rank)
         case ev.WorkerExited():
@@ -58,7 +60,9 @@ def _of_workers(event: ev.Event) -> Told | None:
         case ev.FailureRecorded():
             first = ", the first of this node" if event.first else ""
             return Told(
-                "bad", f"failure of rank {event.global_rank}{first}: {event.message}", event.global_rank
+                "bad",
+                f"failure of rank {event.global_rank}{first}: {_with_what(event.message, event.what)}",
+                event.global_rank,
             )
         case ev.WorkersStopping():
             count = plural(len(event.local_ranks), "worker")
@@ -71,6 +75,11 @@ def _of_workers(event: ev.Event) -> Told | None:
             return Told("warn", event.problem)
         case _:
             return None
+
+
+def _with_what(message: str, what: str) -> str:
+    """The message, and what it was in words where these say more."""
+    return f"{message}; {details(message, what, '')[0]}" if details(message, what, "") else message
 
 
 def _stopped(event: ev.WorkersStopped) -> Told:

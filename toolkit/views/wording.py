@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
-from toolkit.core.job_report import FailureRecord, Hand, culprit
 from toolkit.core.moment import Moment
-from toolkit.core.words import endings, ranks, without_tokens
+from toolkit.core.words import ranks, without_tokens
 
-#: lines of a traceback that are shown; the whole of it is in the recording
-TRACEBACK_LINES = 12
-#: kinds of endings that are told apart among those who failed after the first
-_ENDINGS_MAX = 3
 #: by state: colour, sign, sign of terminals without Unicode. The word always stands beside it.
 _LOOKS = {
     "succeeded": ("green", "✓", "+"),
@@ -134,79 +128,6 @@ def taken_over(epoch: int, coordinator: str, before: str, reason: str) -> str:
     return f"{without_tokens(coordinator)} coordinates since epoch {epoch}, not {without_tokens(before)}{why}"
 
 
-# -- the report of a job that has failed ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ReportWords:
-    """Why a job failed: the same lines from each of its agents and in `rally show`.
-
-    Args:
-        first: who failed first, or why the job failed if nobody did.
-        traceback: the last lines of that one's.
-        others: who failed besides, and whether because of it; a line each kind.
-        why: what ended the job then; empty where that is said already.
-    """
-
-    first: str
-    traceback: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    why: str = ""
-
-
-def report_in_words(why: str, failures: Sequence[FailureRecord]) -> ReportWords:
-    """The report in words.
-
-    Args:
-        why: of the job.
-        failures: who failed first at the top.
-    """
-    why, first = without_tokens(why), culprit(failures)
-    if first is None:
-        return ReportWords(f"the job failed: {why}" if why else "the job failed")
-    told = (
-        "nobody is known to have failed by itself; first to tell was "
-        if first.hand == "second"
-        else "failed first: "
-    )
-    return ReportWords(
-        first=f"{told}{first.words()}",
-        traceback=tail_of(first.traceback),
-        others=tuple(_others(failures[1:], first.hand)),
-        why=without_who(why, first),
-    )
-
-
-def without_who(reason: str, record: FailureRecord) -> str:
-    """What a reason adds to who failed and how, where it begins with that."""
-    who = record.words()
-    return "" if reason == who else reason.removeprefix(f"{who}; ")
-
-
-_HANDS: dict[Hand, str] = {
-    "second": "because of it: ",
-    "unclear": "after it, perhaps because of it: ",
-    "first": "by itself, too: ",
-}
-
-
-def _others(failures: Sequence[FailureRecord], first: Hand) -> list[str]:
-    """Those who failed besides, in a line for each hand."""
-    lines = []
-    for hand, label in _HANDS.items():
-        groups: dict[tuple[int | None, str], list[int]] = {}
-        for record in failures:
-            if record.hand == hand:
-                groups.setdefault((record.exit_code, record.signal), []).append(record.global_rank)
-        if groups:
-            said = [endings(found, *how) for how, found in groups.items()]
-            more = f"; and {len(said) - _ENDINGS_MAX} other kinds" if len(said) > _ENDINGS_MAX else ""
-            lines.append(
-                ("likewise: " if hand == first == "second" else label) + "; ".join(said[:_ENDINGS_MAX]) + more
-            )
-    return lines
-
-
 def forwarded(signal: str, local_ranks: Sequence[int], waiting: Sequence[int]) -> str:
     """That a signal went on to workers, and whom it would have killed."""
     went = f"{signal} went on to local {ranks(list(local_ranks))}" if local_ranks else ""
@@ -218,11 +139,3 @@ def forwarded(signal: str, local_ranks: Sequence[int], waiting: Sequence[int]) -
         "it is kept until there is one"
     )
     return f"{went}; {kept}" if went else kept
-
-
-def tail_of(traceback: str) -> tuple[str, ...]:
-    """The last lines of a traceback, behind one that says how many were left out."""
-    lines = traceback.strip("\n").splitlines()
-    shown = lines[-TRACEBACK_LINES:]
-    left_out = len(lines) - len(shown)
-    return (*((f"({left_out} lines left out)",) if left_out else ()), *shown)

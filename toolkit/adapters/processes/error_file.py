@@ -39,8 +39,12 @@ def read(path: str) -> dict[str, Any] | None:
     return data
 
 
-def _unusable(path: str, why: str) -> dict[str, Any]:
-    return {"message": f"the worker failed, and its error file {path} {why}"}
+class Unusable(dict[str, Any]):
+    """Stands for an error file that can't be used; its message says why."""
+
+
+def _unusable(path: str, why: str) -> Unusable:
+    return Unusable(message=f"the worker failed, and its error file {path} {why}")
 
 
 def write(path: str, data: dict[str, Any], exit_code: int) -> None:

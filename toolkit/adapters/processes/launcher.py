@@ -6,6 +6,7 @@ group, belongs to nobody else, so signalling the group can't hit a stranger.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -14,12 +15,15 @@ from pathlib import Path
 
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
-from toolkit.adapters.processes import error_file
 from toolkit.adapters.processes.child import Process
+from toolkit.adapters.processes.deaths import Deaths
+from toolkit.adapters.processes.evidence import evidence_of
 from toolkit.adapters.processes.handing_on import ends_by_itself, hand_on
+from toolkit.adapters.processes.kernel_record import KernelRecords
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.lost_output import LostOutput
 from toolkit.ports import Bell, Clock
 
 #: how long `close` waits for the last output of workers that are gone, in seconds
@@ -35,6 +39,7 @@ class ProcessWorkers:
         self._clock = clock
         self._bell = bell
         self._pump = pump
+        pump.on_loss = bell.ring
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {}
@@ -42,30 +47,38 @@ class ProcessWorkers:
         self._gone: list[int] = []
         self._exits: dict[int, WorkerExit] = {}
         self._watched_fds: dict[int, int] = {}
+        self._deaths = Deaths()
+        self._watches_deaths = False
+        self._records = KernelRecords()
 
     def add(self, plan: WorkerPlan, process: Process) -> None:
         """Take charge of a process that was just started."""
         self._plans[plan.local_rank] = plan
         self._processes[plan.local_rank] = process
         self._pids[plan.local_rank] = process.pid
+        self._records.watch(process.pid)
         self._watch(plan.local_rank, process.pid)
 
     def _watch(self, local_rank: int, pid: int) -> None:
-        if isinstance(self._bell, LoopBell) and hasattr(os, "pidfd_open"):
-            try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                self._note_gone(local_rank)  # and reaped, by multiprocessing or by its fork server
-                self._bell.ring()
-                return
-            except OSError:
-                pass  # a kernel without pidfds
-            else:
-                self._watch_fd(local_rank, pidfd)
-                return
+        try:
+            told = self._deaths.watch(local_rank, pid)
+        except ProcessLookupError:
+            self._note_gone(local_rank)  # and reaped, by multiprocessing or by its fork server
+            self._bell.ring()
+            return
+        if told and isinstance(self._bell, LoopBell):
+            if not self._watches_deaths:
+                self._watches_deaths = True
+                self._bell.watch(self._deaths.fileno(), self._note_deaths)
+            return
         threading.Thread(
             target=_ring_at_exit, args=(pid, self._bell), name=f"exit-of-{pid}", daemon=True
         ).start()
+
+    def _note_deaths(self) -> None:
+        """Note those that have died since, in the order in which they did."""
+        for rank in self._deaths.take():
+            self._note_gone(rank)
 
     def _watch_fd(self, local_rank: int, fd: int) -> None:
         assert isinstance(self._bell, LoopBell), "only such a bell watches descriptors"
@@ -87,6 +100,7 @@ class ProcessWorkers:
         return [rank for rank in self._processes if rank not in self._exits]
 
     def _look(self) -> None:
+        self._note_deaths()
         for rank, process in self._processes.items():
             if rank not in self._gone and process.exit_code() is not None:
                 self._gone.append(rank)
@@ -113,17 +127,17 @@ class ProcessWorkers:
 
     def _note_exit(self, local_rank: int, code: int) -> None:
         value, problem = self._processes[local_rank].outcome() if code == 0 else (None, "")
-        path = self._plans[local_rank].error_file
+        plan, pid = self._plans[local_rank], self._pids[local_rank]
         self._exits[local_rank] = WorkerExit(
             local_rank=local_rank,
-            pid=self._pids[local_rank],
+            pid=pid,
             exit_code=code,
             at_ns=self._clock.now_ns(),
             wall_s=self._clock.wall_ns() // 1_000_000_000,
             return_value=value,
             problem=problem,
-            error_file=path,
-            error_data=error_file.read(path) if code != 0 and path else None,
+            error_file=plan.error_file,
+            **(evidence_of(plan, pid, code, self._pump, self._records) if code != 0 else {}),
         )
 
     def _unwatch(self, local_rank: int) -> None:
@@ -176,13 +190,22 @@ class ProcessWorkers:
         except ProcessLookupError:
             pass
 
-    def close(self) -> Sequence[str]:
+    def losses(self) -> Sequence[LostOutput]:
+        """Output that did not reach its log, as far as this has not told of it."""
+        return self._pump.losses()
+
+    def close(self) -> Sequence[LostOutput]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
         for rank, process in self._processes.items():
             self._unwatch(rank)
             process.reap()
+        if self._watches_deaths and isinstance(self._bell, LoopBell):
+            self._watches_deaths = False
+            self._bell.unwatch(self._deaths.fileno())
+        self._deaths.close()
+        self._records.close()
         self._pump.close(DRAIN_S)
-        return self._pump.problems
+        return self._pump.losses()
 
 
 def _keep_exit_codes() -> None:
@@ -268,4 +291,6 @@ def _make_folder_of(path: str) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # a full disk costs what would be written there, not the job
         raise LaunchError(f"log folder {Path(path).parent} can't be made: {error.strerror}") from error

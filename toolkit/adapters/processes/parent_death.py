@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
-import sys
 import threading
-from collections.abc import Callable
 
-_PR_SET_PDEATHSIG = 1
-
-
-def _prctl() -> Callable[..., int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        function = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    function.restype = ctypes.c_int
-    function.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-    return function
-
-
-# Looked up here, before any fork: the child of a fork must not load libraries.
-_PRCTL = _prctl()
+from toolkit.adapters.processes import prctl
 
 
 def die_with(parent_pid: int) -> None:
@@ -35,9 +16,9 @@ def die_with(parent_pid: int) -> None:
     The signal is tied to the thread that forked; the agent starts workers from the thread that waits for them.
     Cleared by exec of a setuid program. Does nothing where the kernel has no such thing.
     """
-    if _PRCTL is None:
+    if prctl.call is None:
         return
-    _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    prctl.call(prctl.SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent_pid:  # it died before the kernel was told
         os._exit(1)
 

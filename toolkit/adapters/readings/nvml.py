@@ -28,13 +28,18 @@ def open_nvml(devices: Path = Path("/dev")) -> Nvml | None:
         RallyError: a GPU is there, and no package to read it with.
         Exception: of the package; a GPU is there, and the driver does not work.
     """
-    if not any(next(devices.glob(pattern), None) for pattern in _DEVICE_FILES):
+    if not device_files(devices):
         return None
     try:
         import pynvml  # late: 10 ms, and only where it is of use
     except ImportError as error:
         raise RallyError("pip install 'rallypoint[gpu]' has them read") from error
     return Nvml(pynvml)
+
+
+def device_files(devices: Path = Path("/dev")) -> list[Path]:
+    """Of the NVIDIA GPUs that this process sees."""
+    return sorted(path for pattern in _DEVICE_FILES for path in devices.glob(pattern))
 
 
 class Nvml:
@@ -48,7 +53,7 @@ class Nvml:
     """
 
     def __init__(self, library: Any) -> None:
-        self._library = library
+        self.library = library
         library.nvmlInit()
         self._reasons = _reasons_of(library)
         count = library.nvmlDeviceGetCount()
@@ -65,13 +70,13 @@ class Nvml:
 
     def _gpu(self, index: int) -> NvmlGpu | None:
         try:
-            handle = self._library.nvmlDeviceGetHandleByIndex(index)
-            return NvmlGpu(self._library, index, handle, self._reasons)
-        except (self._library.NVMLError, GpuLost):
+            handle = self.library.nvmlDeviceGetHandleByIndex(index)
+            return NvmlGpu(self.library, index, handle, self._reasons)
+        except (self.library.NVMLError, GpuLost):
             return None  # lost before we came, or not ours to see
 
     def _watch_for_xids(self) -> Any | None:
-        library = self._library
+        library = self.library
         try:
             events = library.nvmlEventSetCreate()
         except library.NVMLError:
@@ -81,7 +86,7 @@ class Nvml:
         return events
 
     def _waiting_xids(self) -> Iterator[tuple[int, int]]:
-        library = self._library
+        library = self.library
         for _ in range(_XIDS_AT_ONCE):
             try:
                 event = library.nvmlEventSetWait_v2(self._events, 0)
@@ -96,16 +101,16 @@ class NvmlGpu:
 
     def __init__(self, library: Any, index: int, handle: Any, reasons: Sequence[tuple[int, str]]) -> None:
         self._library = library
-        self._handle = handle
+        self.handle = handle
         self._reasons = reasons
         self.index = index
-        self._name = self._asked(library.nvmlDeviceGetName) or ""
+        self._name = self.asked(library.nvmlDeviceGetName) or ""
 
     def report_xids_to(self, events: Any) -> None:
         """From now on, into this event set; not every GPU can."""
         library = self._library
         try:
-            library.nvmlDeviceRegisterEvents(self._handle, library.nvmlEventTypeXidCriticalError, events)
+            library.nvmlDeviceRegisterEvents(self.handle, library.nvmlEventTypeXidCriticalError, events)
         except library.NVMLError:
             return
 
@@ -115,45 +120,50 @@ class NvmlGpu:
 
     def util_percent(self) -> float | None:
         """Share of the last sample period of the driver in which a kernel ran."""
-        rates = self._asked(self._library.nvmlDeviceGetUtilizationRates)
+        rates = self.asked(self._library.nvmlDeviceGetUtilizationRates)
         return None if rates is None else float(rates.gpu)
 
     def memory_bytes(self) -> tuple[int, int] | None:
         """Used by programs, and in total."""
         library = self._library
         # The first version counts what the driver keeps for itself as used.
-        memory = self._asked(library.nvmlDeviceGetMemoryInfo, library.nvmlMemory_v2)
-        memory = memory or self._asked(library.nvmlDeviceGetMemoryInfo)
+        memory = self.asked(library.nvmlDeviceGetMemoryInfo, library.nvmlMemory_v2)
+        memory = memory or self.asked(library.nvmlDeviceGetMemoryInfo)
         return None if memory is None else (int(memory.used), int(memory.total))
 
     def temperature_c(self) -> float | None:
         """Of the chip."""
         library = self._library
-        degrees = self._asked(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU)
+        degrees = self.asked(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU)
         return None if degrees is None else float(degrees)
 
     def power_w(self) -> float | None:
         """Of the whole board."""
-        milliwatts = self._asked(self._library.nvmlDeviceGetPowerUsage)
+        milliwatts = self.asked(self._library.nvmlDeviceGetPowerUsage)
         return None if milliwatts is None else round(milliwatts / 1000, 1)
 
     def throttled(self) -> Sequence[str]:
         """Why the clocks are held down."""
-        bits = self._asked(self._library.nvmlDeviceGetCurrentClocksEventReasons)
+        bits = self.asked(self._library.nvmlDeviceGetCurrentClocksEventReasons)
         if bits is None:
-            bits = self._asked(self._library.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+            bits = self.asked(self._library.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
         return [reason for bit, reason in self._reasons if bits & bit]
 
     def pids(self) -> Collection[int]:
         """Of this PID namespace or of the machine's, as the driver has it."""
         library = self._library
-        processes = self._asked(library.nvmlDeviceGetComputeRunningProcesses) or []
+        processes = self.asked(library.nvmlDeviceGetComputeRunningProcesses) or []
         return [int(process.pid) for process in processes]
 
-    def _asked(self, question: Callable[..., _T], *arguments: Any) -> _T | None:
+    def asked(self, question: Callable[..., _T], *arguments: Any) -> _T | None:
+        """The answer of a function of the library that takes a GPU first; None if the driver does not say.
+
+        Raises:
+            GpuLost: there is no such GPU any more.
+        """
         library = self._library
         try:
-            return question(self._handle, *arguments)
+            return question(self.handle, *arguments)
         except (library.NVMLError_GpuIsLost, library.NVMLError_ResetRequired) as error:
             raise GpuLost(str(error)) from error
         except library.NVMLError:

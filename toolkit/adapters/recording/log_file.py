@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 
 from toolkit.adapters.recording.layout import open_regular
+from toolkit.adapters.recording.log_pieces import LogPieces
 from toolkit.core.errors import RecordingError
 
 #: bytes from the end that are read at first, bytes that one look takes later, lines that are kept, and bytes of a line
@@ -18,7 +19,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 
 
 class LogFile:
-    """A log file that may grow.
+    """A log that may grow, through all of its pieces.
 
     Args:
         path: of the file.
@@ -34,7 +35,8 @@ class LogFile:
         #: whether what came before the first line was left out
         self.cut = False
         self.problem = ""
-        self._offset: int | None = None
+        self._pieces = LogPieces(path)
+        self._begun = False
         self._rest = b""
 
     @property
@@ -45,30 +47,20 @@ class LogFile:
     def read_new(self) -> int:
         """Read on. Returns how many lines came. Never raises; `problem` says what went wrong."""
         try:
-            fd = open_regular(self.path)
+            if not self._begun:
+                self.cut = self._pieces.go_to_end(self._tail_bytes)
+                self._begun = True
+            data = self._pieces.read(self._look_bytes)
         except RecordingError as error:
             self.problem = str(error)
             return 0
-        try:
-            data = self._read(fd)
         except OSError as error:
             self.problem = f"{self.path} can't be read: {error.strerror}"
             return 0
-        finally:
-            os.close(fd)
+        if self._pieces.skipped:
+            self._rest, self._pieces.skipped = b"", False
         self.problem = ""
         return self._take(data)
-
-    def _read(self, fd: int) -> bytes:
-        size = os.fstat(fd).st_size
-        if self._offset is None:
-            self._offset = max(size - self._tail_bytes, 0)
-            self.cut = self._offset > 0
-        elif size < self._offset:
-            self._offset, self._rest = 0, b""  # somebody cut it off
-        data = os.pread(fd, self._look_bytes, self._offset)
-        self._offset += len(data)
-        return data
 
     def _take(self, data: bytes) -> int:
         if not data:

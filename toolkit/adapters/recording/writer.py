@@ -69,6 +69,8 @@ class JsonLinesSink:
         self._behind = False
         self._closing = False
         self._dropped = 0
+        #: why the last of them was dropped, or empty
+        self.reason = ""
         self._writer = _LineWriter(fd)
         self._thread = threading.Thread(target=self._write_all, name="rally-events", daemon=True)
         self._thread.start()
@@ -126,6 +128,7 @@ class JsonLinesSink:
     def _lose(self, event: Event, reason: str) -> None:
         with self._changed:
             self._dropped += 1
+            self.reason = reason
             self._loss = _Loss((self._loss.count if self._loss else 0) + 1, event, reason)
             self._changed.notify_all()
 
@@ -148,6 +151,7 @@ class JsonLinesSink:
             with self._changed:
                 self._done += 1
                 self._dropped += lost
+                self.reason = self._writer.problem or self.reason
                 self._changed.notify_all()
         self._writer.finish()
         os.close(self._fd)
@@ -170,6 +174,11 @@ class _LineWriter:
         self._loss: _Loss | None = None
         # Set after a part of a line was written: what follows must begin on a line of its own.
         self._torn = False
+
+    @property
+    def problem(self) -> str:
+        """Why lines can't be written now, or an empty string."""
+        return self._loss.reason if self._loss is not None else ""
 
     def write(self, line: _Line) -> int:
         """Write `line`, after what is to be told of those before it. Returns how many events are newly lost."""

@@ -24,6 +24,7 @@ from toolkit.core.words import ending, failing
 from toolkit.fronts.notebook.logs import LogText, read_logs
 from toolkit.fronts.notebook.watched import Watched
 from toolkit.fronts.watching import RunController, read_all, simulated
+from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
 from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import TAKEN_MAX, Session
@@ -263,7 +264,8 @@ class Job(Watched):
             return f"{self.name} ended as {self.state}{': ' if said else ''}{said}"
         how, said = failing(first.exit_code, first.signal, first.message)
         trace = f"\n{first.traceback}" if first.traceback else ""
-        return f"{self.name} failed: rank {first.global_rank} {how}{f': {said}' if said else ''}{trace}"
+        words = f"{self.name} failed: rank {first.global_rank} {how}{f': {said}' if said else ''}"
+        return "\n".join((words, *details(words, first.what, first.remedy))) + trace
 
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""

@@ -13,6 +13,7 @@ from toolkit.core.history import Failure, Timeline
 from toolkit.core.words import failing, plural, without_tokens
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
+from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, Said
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
@@ -254,4 +255,5 @@ def _in_words(failure: Failure) -> str:
     words = f"rank {failure.global_rank} {how}"
     first = ", the first of its node" if failure.first else ""
     lines = [f"{words} in round {failure.round}{first}{f': {said}' if said else ''}"]
+    lines += [f"    {line}" for line in details(lines[0], failure.what, failure.remedy)]
     return "\n".join((*lines, *(f"    {line}" for line in failure.traceback.splitlines())))

@@ -8,12 +8,13 @@ from itertools import groupby
 
 from rich.text import Text
 
-from toolkit.core.history import Node, Restart, Timeline
+from toolkit.core.history import Failure, Node, Restart, Timeline
 from toolkit.core.words import ending, failing, plural, without_tokens
 from toolkit.fronts.tui.look import TONE_SIGNS, TONES, state_look
+from toolkit.views.failure_report import details, report_in_words
 from toolkit.views.rows import RANK_STATES, NodeRow, RankRow, failure_of, size_in_words
 from toolkit.views.session import Line
-from toolkit.views.wording import duration_in_words, harmless, report_in_words
+from toolkit.views.wording import duration_in_words, harmless
 
 _LABEL = 11
 #: lines of the strip of ranks
@@ -139,6 +140,8 @@ def _failure(timeline: Timeline) -> Iterable[Text]:
     if outcome is not None and outcome.outcome == "failed":
         words = report_in_words(outcome.why, outcome.failures)
         yield _line("failed", (words.first, "bold red"))
+        for detail in words.details:
+            yield _line("", detail)
         for other in words.others:
             yield _line("", (other, "red"))
         if words.why:
@@ -148,21 +151,30 @@ def _failure(timeline: Timeline) -> Iterable[Text]:
     if lost:
         yield _line("lost", (f"{lost[-1].node}: {without_tokens(lost[-1].reason)}", "red"))
     first = _first_failure(timeline)
-    if first:
-        yield _line("first", (first, "red"))
+    if first is not None:
+        told = _first_in_words(timeline, first)
+        yield _line("first", (told, "red"))
+        for detail in details(told, first.what, first.remedy):
+            yield _line("", harmless(detail))
 
 
-def _first_failure(timeline: Timeline) -> str:
+def _first_failure(timeline: Timeline) -> Failure | None:
     """Who failed first in the latest round in which somebody did."""
     if not timeline.failures:
-        return ""
+        return None
     latest = max(failure.round for failure in timeline.failures.values())
     of_round = [failure for failure in timeline.failures.values() if failure.round == latest]
-    first = next((failure for failure in of_round if failure.first), of_round[0])
+    return next((failure for failure in of_round if failure.first), of_round[0])
+
+
+def _first_in_words(timeline: Timeline, first: Failure) -> str:
+    of_round = [failure for failure in timeline.failures.values() if failure.round == first.round]
     how, detail = failing(first.exit_code, first.signal, first.message)
     told = f": {detail}" if detail else ""
     more = f"; {plural(len(of_round) - 1, 'more failure')} after it" if len(of_round) > 1 else ""
-    return f"rank {first.global_rank} on {first.hostname or first.node} {how}{told} (round {latest}){more}"
+    return (
+        f"rank {first.global_rank} on {first.hostname or first.node} {how}{told} (round {first.round}){more}"
+    )
 
 
 def _strip(ranks: Sequence[RankRow], width: int) -> Iterable[Text]:
@@ -287,5 +299,7 @@ def detail_lines(timeline: Timeline, row: RankRow, now_ns: int) -> list[Text]:
         failure = failure_of(timeline, node, each)
         if failure is not None:
             lines += [Text(f"      {harmless(part)}", "red") for part in failure.message.splitlines()[:20]]
+            for detail in details(failure.message, failure.what, failure.remedy):
+                lines.append(Text(f"      {harmless(detail)}"))
             lines += [Text(f"      {harmless(part)}", "dim") for part in failure.traceback.splitlines()[-60:]]
     return lines

@@ -1,0 +1,122 @@
+"""What belongs to a run is found in /proc by session, by parents and by the mark."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from toolkit.adapters.processes import process_tree
+from toolkit.adapters.processes.process_tree import KEEP, MARK, Seen
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        ["/bin/sleep", "600"], env={MARK: "outer/mine"}, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_process_is_seen_as_it_is(sleeper: subprocess.Popen[bytes]) -> None:
+    seen = process_tree.snapshot()[sleeper.pid]
+    assert (seen.name, seen.parent, seen.session) == ("sleep", os.getpid(), sleeper.pid)
+    assert seen.started >= process_tree.snapshot()[os.getpid()].started
+    assert process_tree.is_there(seen)
+    assert sleeper.pid in (process_tree.children(os.getpid()) or [sleeper.pid])
+
+
+def test_who_has_ended_is_not_there_though_nobody_has_reaped_it(sleeper: subprocess.Popen[bytes]) -> None:
+    seen = process_tree.look(sleeper.pid)
+    assert seen is not None
+    assert process_tree.send(seen, 9) is False
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert not process_tree.is_there(seen)
+    assert process_tree.send(seen, 9) is True
+
+
+def test_a_signal_never_reaches_another_one_of_that_number(sleeper: subprocess.Popen[bytes]) -> None:
+    seen = process_tree.look(sleeper.pid)
+    assert seen is not None
+    seen.started -= 1  # as if its number had been somebody else's before
+    assert process_tree.send(seen, 9) is True
+    assert sleeper.poll() is None
+
+
+def test_a_name_may_hold_anything() -> None:
+    script = "import pathlib; pathlib.Path('/proc/self/comm').write_text('a) R (b'); input()"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        while (seen := process_tree.look(process.pid)) is None or seen.name != "a) R (b":
+            assert process.poll() is None
+        assert seen.parent == os.getpid()
+    finally:
+        process.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("entries", "marked"),
+    [
+        (b"A=1\0RALLY_WORKER_OF=mine\0", True),
+        (b"RALLY_WORKER_OF=outer/mine\0A=1\0", True),
+        (b"RALLY_WORKER_OF=mine/inner\0", True),
+        (b"RALLY_WORKER_OF=mines\0", False),
+        (b"NOT_RALLY_WORKER_OF=mine\0", False),
+        (b"A=RALLY_WORKER_OF=mine\0", False),
+        (b"", False),
+    ],
+)
+def test_marks(entries: bytes, marked: bool) -> None:
+    assert process_tree.marked_with(b"mine", entries) is marked
+
+
+@pytest.mark.parametrize(
+    ("entries", "stays"),
+    [
+        (b"RALLY_KEEP=1\0", True),
+        (b"A=1\0RALLY_KEEP=yes\0", True),
+        (b"RALLY_KEEP=\0", False),
+        (b"NOT_RALLY_KEEP=1\0", False),
+        (b"", False),
+    ],
+)
+def test_wishes_to_stay(entries: bytes, stays: bool) -> None:
+    assert process_tree.wants_to_stay(entries) is stays
+
+
+def test_the_family_is_found_by_each_of_its_signs(sleeper: subprocess.Popen[bytes]) -> None:
+    seen = process_tree.snapshot()
+    me = os.getpid()
+
+    def found(token: bytes = b"", sessions: set[int] | None = None, roots: set[int] | None = None) -> bool:
+        family = process_tree.family(seen, token, sessions or set(), roots or set(), 0, {me})
+        return sleeper.pid in [each.pid for each in family]
+
+    assert not found(b"nobody's")
+    assert found(b"mine")
+    assert found(b"outer")
+    assert found(sessions={sleeper.pid})
+    assert found(roots={sleeper.pid})
+    late = seen[sleeper.pid].started + 1
+    assert process_tree.family(seen, b"mine", set(), set(), late, {me}) == []
+
+
+def test_who_wants_to_stay_is_left_alone_with_its_children_unless_it_is_in_a_workers_session() -> None:
+    environment = {MARK: "mine", KEEP: "1"}
+    process = subprocess.Popen(["/bin/sleep", "600"], env=environment, start_new_session=True)
+    try:
+        seen = process_tree.snapshot()
+        child = Seen(process.pid + 10**7, "child", "S", process.pid, 1, 1, seen[process.pid].started)
+        seen[child.pid] = child
+        of_mark = process_tree.family(seen, b"mine", set(), {process.pid}, 0, {os.getpid()})
+        of_session = process_tree.family(seen, b"mine", {process.pid}, set(), 0, {os.getpid()})
+        assert [each.pid for each in of_mark] == []
+        assert sorted(each.pid for each in of_session) == [process.pid, child.pid]
+    finally:
+        process.kill()
+        process.wait()

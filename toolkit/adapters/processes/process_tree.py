@@ -1,0 +1,213 @@
+"""The processes of this machine as /proc shows them, and those among them that belong to one agent's workers.
+
+The supervisor runs this without the rest of the toolkit, so it imports next to nothing: no typing, no dataclasses.
+
+What belongs to a run is found by all of these together, since each of them can be shaken off:
+
+* the session and the process group of a worker (setsid leaves them),
+* the parents, as long as they live (a daemon's first parent ends),
+* the mark in the environment (a clean environment is without it).
+"""
+# pathlib would take as long to import as the supervisor to start.
+# ruff: noqa: PTH208
+
+from __future__ import annotations
+
+import os
+
+#: the variable that marks what workers have started; its value is the tokens of all agents above, "OUTER/INNER"
+MARK = "RALLY_WORKER_OF"
+#: set to anything in the environment of a process with a session of its own, it keeps that process alive
+KEEP = "RALLY_KEEP"
+
+_MARK = MARK.encode() + b"="
+_KEEP = KEEP.encode() + b"="
+_GONE = "ZX"
+
+
+class Seen:
+    """One process at one moment. Its pid and its start time together are its own for ever."""
+
+    __slots__ = ("group", "name", "parent", "pid", "session", "started", "state")
+
+    def __init__(
+        self, pid: int, name: str, state: str, parent: int, group: int, session: int, started: int
+    ) -> None:
+        self.pid = pid
+        #: the first 15 letters of the program's name
+        self.name = name
+        #: a letter; Z is a zombie
+        self.state = state
+        self.parent = parent
+        self.group = group
+        self.session = session
+        #: clock ticks since boot
+        self.started = started
+
+
+def look(pid: int) -> Seen | None:
+    """A process, or None if there is none of that number."""
+    try:
+        text = _read(f"/proc/{pid}/stat").decode("utf-8", "replace")
+    except OSError:
+        return None
+    # The name may hold anything, blanks and brackets too.
+    head, _, tail = text.rpartition(")")
+    fields = tail.split()
+    if len(fields) < 20:
+        return None
+    return Seen(
+        pid,
+        head.partition("(")[2],
+        fields[0],
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[3]),
+        int(fields[19]),
+    )
+
+
+def snapshot() -> dict[int, Seen]:
+    """All processes, by pid. Not of one moment: who forks meanwhile may be missed, so look again."""
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return {}
+    found = (look(int(name)) for name in names if name.isdecimal())
+    return {seen.pid: seen for seen in found if seen is not None}
+
+
+def children(pid: int) -> list[int] | None:
+    """The children of a process, zombies too; None where the kernel does not tell."""
+    found: list[int] = []
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+        for task in tasks:
+            try:
+                found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
+            except ProcessLookupError:
+                continue  # a thread that has ended since
+            except FileNotFoundError:
+                if task == str(pid):
+                    return None  # a kernel without CONFIG_PROC_CHILDREN
+    except OSError:
+        return None
+    return found
+
+
+def environment(pid: int) -> bytes:
+    """The environment with which a process began, each entry followed by a zero byte; empty if it can't be read."""
+    try:
+        return _read(f"/proc/{pid}/environ")
+    except OSError:
+        return b""
+
+
+def marked_with(token: bytes, entries: bytes) -> bool:
+    """Whether an environment has the mark of the agent with this token, or of one below it."""
+    at = 0 if entries.startswith(_MARK) else entries.find(b"\0" + _MARK) + 1
+    if at == 0 and not entries.startswith(_MARK):
+        return False
+    value = entries[at + len(_MARK) :].partition(b"\0")[0]
+    return token in value.split(b"/")
+
+
+def wants_to_stay(entries: bytes) -> bool:
+    """Whether an environment says that its process is to be kept."""
+    at = entries.find(_KEEP)
+    starts = at == 0 or (at > 0 and entries[at - 1] == 0)
+    return starts and entries[at + len(_KEEP) : at + len(_KEEP) + 1] not in (b"", b"\0")
+
+
+def family(
+    seen: dict[int, Seen],
+    token: bytes,
+    sessions: set[int],
+    roots: set[int],
+    since: int,
+    strangers: set[int],
+) -> list[Seen]:
+    """The living processes that belong to an agent's workers.
+
+    Args:
+        seen: all processes.
+        token: of the agent.
+        sessions: ids of the workers' sessions and groups.
+        roots: pids that belong to it for other reasons.
+        since: when its first worker can have been started, in clock ticks; whoever is older is a stranger.
+        strangers: pids that don't belong to it, whatever else holds: the agent, the supervisor.
+    """
+    found: dict[int, Seen] = {}
+    children_of: dict[int, list[Seen]] = {}
+    kept: set[int] = set()
+    for each in seen.values():
+        if each.started < since or each.pid in strangers or each.state in _GONE:
+            continue
+        children_of.setdefault(each.parent, []).append(each)
+        if each.session in sessions or each.group in sessions:
+            found[each.pid] = each
+            continue
+        entries = environment(each.pid)
+        if wants_to_stay(entries):
+            kept.add(each.pid)
+        elif each.pid in roots or marked_with(token, entries):
+            found[each.pid] = each
+    waiting = list(found)
+    while waiting:
+        for child in children_of.get(waiting.pop(), ()):
+            if child.pid not in found and child.pid not in kept:
+                found[child.pid] = child
+                waiting.append(child.pid)
+    return list(found.values())
+
+
+def send(seen: Seen, signum: int) -> bool:
+    """Send a signal to this process and to nobody else who has got its number since. Returns whether it is gone."""
+    import signal  # late: a supervisor that never has to do this starts in half the time
+
+    try:
+        fd = os.pidfd_open(seen.pid)
+    except ProcessLookupError:
+        return True
+    except (OSError, AttributeError):
+        return _send_by_number(seen, signum)
+    try:
+        if not is_there(seen):
+            return True
+        signal.pidfd_send_signal(fd, signum)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # somebody else's (setuid); nothing we may do
+    finally:
+        os.close(fd)
+    return False
+
+
+def _send_by_number(seen: Seen, signum: int) -> bool:
+    if not is_there(seen):
+        return True
+    try:
+        os.kill(seen.pid, signum)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def is_there(seen: Seen) -> bool:
+    """Whether that very process is still there, and no zombie."""
+    now = look(seen.pid)
+    return now is not None and now.started == seen.started and now.state not in _GONE
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 17):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
