@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, lost_logs, readings
+from toolkit.core import events, forwarded, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
     Failure,
     FailureKey,
-    Forwarded,
     Incarnation,
     JobState,
     Node,
@@ -447,11 +446,6 @@ def _signal_received(draft: _Draft, node: Node, event: events.SignalReceived, at
     return replace(node, signals=_appended(node.signals, Signal(event.signal, event.count, at)))
 
 
-def _signal_forwarded(draft: _Draft, node: Node, event: events.SignalForwarded, at: Moment) -> Node:
-    went = Forwarded(event.signal, tuple(event.local_ranks), tuple(event.waiting), at)
-    return replace(node, forwarded=_appended(node.forwarded, went))
-
-
 def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: Moment) -> Node:
     return replace(node, dropped=node.dropped + max(event.count, 0))
 
@@ -545,7 +539,7 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierEntered: _barrier_entered,
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
-    events.SignalForwarded: _signal_forwarded,
+    events.SignalForwarded: forwarded.signal_forwarded,
     events.EventsDropped: _events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,

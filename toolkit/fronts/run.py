@@ -284,8 +284,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupt
         inherited=_inherited(job),
         new_pump=pumps.new,
     )
-    # After a signal nobody wants to wait for a slow console.
-    cleanup.callback(lambda: pumps.finish(FLUSH_S if interrupts.count() else LAGGING_S))
+    cleanup.callback(_finish_output, pumps, interrupts)
     try:
         with interrupts.interruptible():  # it may import torch, and wait for a store
             handler = _rendezvous(job, ports)
@@ -458,6 +457,18 @@ def _supervise(
 def _stopped(job: _Job, error: SignalException, narration: Narration) -> int:
     narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
     return 128 + error.sigval
+
+
+def _finish_output(pumps: Pumps, interrupts: SignalInterrupts) -> None:
+    """Wait for a slow console. After a signal nobody wants to, be it one that comes meanwhile."""
+    if not interrupts.count():
+        try:
+            with interrupts.interruptible():
+                pumps.finish(LAGGING_S)
+            return
+        except SignalException:
+            pass  # the run has its result
+    pumps.finish(FLUSH_S)
 
 
 def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> None:
