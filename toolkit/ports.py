@@ -235,7 +235,18 @@ class Workers(Protocol):
         ...
 
     def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to the process group of each worker that still runs, or of those among `local_ranks`."""
+        """Send a signal to the process group of each worker that still runs, or of those among `local_ranks`.
+
+        One that asks for stops (`toolkit.stop_requested`) gets those that it handles alone.
+        """
+        ...
+
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        """Send a signal to the first process of each of these workers, unless it would die of it.
+
+        Returns:
+            Those that got it. Who has no handler for it, or not yet, did not; nor did who has ended.
+        """
         ...
 
     def kill(self) -> None:
@@ -311,6 +322,10 @@ class Interrupts(Protocol):
 
     def count(self) -> int:
         """Signals so far, taken or not."""
+        ...
+
+    def take_forwarded(self) -> Sequence[int]:
+        """Signals that are meant for the workers and that nobody took yet, each once. They ring the bell, too."""
         ...
 
 

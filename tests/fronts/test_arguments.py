@@ -16,6 +16,7 @@ from toolkit.fronts.option import comma_separated
 from toolkit.fronts.option_table import OPTIONS
 
 OURS = {
+    *("--forward-signals", "--forward_signals"),
     *("--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"),
     *("--spares", "--topology", "--readings-interval", "--readings_interval"),
     *("--control-addr", "--control_addr", "--control-token-file", "--control_token_file"),

@@ -382,6 +382,23 @@ class SignalReceived(Event, frozen=True, kw_only=True, tag="signal_received"):
     count: int
 
 
+class SignalForwarded(Event, frozen=True, kw_only=True, tag="signal_forwarded"):
+    """A signal to the agent went on to its workers (`--forward-signals`).
+
+    Args:
+        incarnation: of the workers.
+        signal: its name.
+        local_ranks: who got it now.
+        waiting: local ranks that have not got it: they would die of it, having no handler for it. They get it as soon
+            as they have one.
+    """
+
+    incarnation: int
+    signal: str
+    local_ranks: list[int] = []
+    waiting: list[int] = []
+
+
 class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
     """Events that could not be written, since the last one that was."""
 
@@ -503,6 +520,7 @@ AnyEvent = (
     | BarrierEntered
     | BarrierLeft
     | SignalReceived
+    | SignalForwarded
     | EventsDropped
     | ReadingsTaken
     | ActionTaken

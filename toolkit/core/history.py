@@ -237,6 +237,15 @@ class Signal(msgspec.Struct, frozen=True):
     at: Moment
 
 
+class Forwarded(msgspec.Struct, frozen=True):
+    """A signal that an agent handed on to these of its workers, and those that have no handler for it yet."""
+
+    name: str
+    local_ranks: tuple[int, ...]
+    waiting: tuple[int, ...]
+    at: Moment
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One agent and its workers.
 
@@ -304,6 +313,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
     hangs: tuple[Hang, ...] = ()
+    forwarded: tuple[Forwarded, ...] = ()
     lost_logs: tuple[events.LogsLost, ...] = ()
 
 

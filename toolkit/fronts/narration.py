@@ -14,7 +14,7 @@ from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
-from toolkit.views.wording import parked, store_silent, taken_over
+from toolkit.views.wording import forwarded, parked, store_silent, taken_over
 
 
 class Narration:
@@ -90,6 +90,8 @@ class Narration:
                 self.say(event.what)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
+            case ev.SignalForwarded():
+                self.say(forwarded(event.signal, event.local_ranks, event.waiting))
             case ev.ActionTaken():
                 self._acted(event)
             case ev.WorkersHung():

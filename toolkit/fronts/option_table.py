@@ -254,6 +254,13 @@ OPTIONS: tuple[Option, ...] = (
         default=300.0,
     ),
     *hang_options.OPTIONS,
+    _ours(
+        "forward-signals",
+        "Signals to the agent that go on to each worker's first process, such as Slurm's SIGUSR1 before the time "
+        "limit. Who has no handler for one yet gets it once it has. Default: none.",
+        "SIGNAL,...",
+        default="",
+    ),
     *log_options.OPTIONS,
     *control_options.OPTIONS,
 )

@@ -33,6 +33,7 @@ from toolkit.fronts.rendezvous_settings import (
     parse_endpoint,
     says_yes,
 )
+from toolkit.fronts.signal_options import forward_signals
 
 __all__ = [
     "NPROC_WORDS",
@@ -91,6 +92,7 @@ class RunOptions:
         shutdown_timeout_s: at least 0.
         exit_barrier_timeout_s: more than 0.
         signals_to_handle: death signals.
+        forward_signals: signals that go on to the workers.
         event_log_handler: name of torch's handler.
         log_dir: folder for logs, or None.
         redirects: streams to files.
@@ -137,6 +139,7 @@ class RunOptions:
     shutdown_timeout_s: int
     exit_barrier_timeout_s: float
     signals_to_handle: tuple[signal.Signals, ...]
+    forward_signals: tuple[signal.Signals, ...]
     event_log_handler: str
     log_dir: str | None
     redirects: Std | Mapping[int, Std]
@@ -256,6 +259,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
     min_nodes, max_nodes = _nodes(values.nnodes, arguments.name("nnodes"))
     conf = parse_conf(values.rdzv_conf, values.rdzv_backend, arguments.name("rdzv_conf"))
     max_restarts = option_values.at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
+    death_signals = option_values.signals(values.signals_to_handle, arguments.name("signals_to_handle"))
     rally = None
     if values.rdzv_backend == RALLY:
         rally = rally_options.rally_options(arguments, min_nodes, max_nodes, conf, environ)
@@ -289,9 +293,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         exit_barrier_timeout_s=option_values.positive(
             values.exit_barrier_timeout, arguments.name("exit_barrier_timeout")
         ),
-        signals_to_handle=option_values.signals(
-            values.signals_to_handle, arguments.name("signals_to_handle")
-        ),
+        signals_to_handle=death_signals,
+        forward_signals=forward_signals(values.forward_signals, death_signals, arguments.sources),
         event_log_handler=values.event_log_handler,
         log_dir=values.log_dir or None,
         redirects=parse_std(values.redirects, arguments.name("redirects")),

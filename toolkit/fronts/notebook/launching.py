@@ -204,7 +204,7 @@ class _Order:
             if value is True:
                 argv.append(option)
             elif value is not None and value is not False:
-                argv += [option, _word(value)]
+                argv.append(f"{option}={_word(value)}")  # one word, as the value may begin with a dash
         return [*argv, *self._more, *words]
 
     def _check(self, argv: Sequence[str]) -> None:
@@ -291,8 +291,14 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
             f"env is {env!r}; give a dict of variables, such as {{'NCCL_DEBUG': 'INFO'}}"
         )
     for name, value in (env or {}).items():
+        if not isinstance(name, str) or not name or "=" in name:
+            raise ConfigurationError(
+                f"env has {name!r}, which is no name of a variable; give {{'NAME': 'value'}}, the value may have a '='"
+            )
         if not isinstance(value, str):
             raise ConfigurationError(f"env has {name}={value!r}; variables are text, so give {str(value)!r}")
+        if "\0" in name + value:
+            raise ConfigurationError(f"env has {name}={value!r}; no variable can have a null character")
         environ[name] = value
     return environ
 
