@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def test_a_crash_loop_ends_with_its_reason(rally: Rally, worker: Path) -> None:
         check=False,
     )
     assert why in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize(("each", "count", "why"), [(100, 5, "used up"), (0, 3, "at about step 500")])
+def test_where_workers_tell_their_steps_a_loop_is_at_the_same_step(
+    rally: Rally, script: Script, tmp_path: Path, each: int, count: int, why: str
+) -> None:
+    (tmp_path / "starts").mkdir()
+    tells = f"""
+        import toolkit
+
+        toolkit.progress(500 + {each} * len(os.listdir("starts")))
+    """
+    worker = script(textwrap.dedent(tells) + textwrap.dedent(WORKER))
+    policy = ("--restart-policy", "crash-loop=3", "--max-restarts", "4")
+    job = rally("--standalone", *policy, worker, env={"END": "7"})
+    assert job.wait() == 7, job.told()
+    assert starts(job) == count
+    assert why in job.stderr
 
 
 @pytest.mark.parametrize(
@@ -241,7 +260,7 @@ TOGETHER = (
         sys.exit(3)
     if os.environ["RANK"] == "1" and sys.argv[1:]:
         sys.exit(int(sys.argv[1]))
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" or sys.argv[1:]:
         signal.pause()
 """
 )
