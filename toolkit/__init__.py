@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolkit.fronts.notebook.job import Job
     from toolkit.fronts.notebook.launching import attach, launch
     from toolkit.fronts.notebook.simulation import Simulation
+    from toolkit.worker_progress import progress
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "Simulation": "toolkit.fronts.notebook.simulation",
     "attach": "toolkit.fronts.notebook.launching",
     "launch": "toolkit.fronts.notebook.launching",
+    "progress": "toolkit.worker_progress",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "WorkerState",
     "attach",
     "launch",
+    "progress",
     "__version__",
 ]
 
@@ -85,7 +88,9 @@ def _greet_ipython() -> None:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
+        value = getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
+        globals()[name] = value  # found at once from now on: a training script calls `progress` at every step
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,6 +19,7 @@ from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
+from toolkit.core.watched import Condemned, NoWatch, WatchedWorker
 
 
 class Clock(Protocol):
@@ -341,6 +342,44 @@ class Control(Protocol):
         ...
 
 
+class SayWhile(Protocol):
+    """Says an event with the agent's header, if `still` holds in the moment in which it is said."""
+
+    def __call__(self, still: Callable[[], bool], kind: type[Event], /, **fields: Any) -> None: ...
+
+
+class Watch(Protocol):
+    """Looks, beside the agent's loop, whether the workers still move. Raises nothing and holds nobody up."""
+
+    def prepare(self, local_world_size: int) -> Sequence[Mapping[str, str]]:
+        """Get ready for workers that are about to start. Returns variables for each of them, by local rank."""
+        ...
+
+    def begin(
+        self, incarnation: int, workers: Sequence[WatchedWorker], *, alone: bool, say: SayWhile, bell: Bell
+    ) -> None:
+        """They run.
+
+        Args:
+            alone: whether this node is the whole group.
+            say: takes what there is to tell.
+            bell: rung when somebody is condemned, and again and again as long as he lives.
+        """
+        ...
+
+    def condemned(self) -> Sequence[Condemned]:
+        """Workers that the agent is to kill; each as long as it runs."""
+        ...
+
+    def steps(self) -> Mapping[int, int]:
+        """The step that each worker has told last, by local rank; known until the next `prepare`."""
+        ...
+
+    def end(self) -> None:
+        """They are to be stopped, or never ran: look no more. May be called again."""
+        ...
+
+
 class EventSink(Protocol):
     """Takes the typed events."""
 
@@ -437,3 +476,4 @@ class Ports:
     new_store: Callable[[], Store]
     """A fresh in-memory store."""
     control: Control = field(default_factory=NoOrders)
+    watch: Watch = field(default_factory=NoWatch)

@@ -319,6 +319,7 @@ def exits_of(node: Node, workers: Workers, count: int) -> list[WorkerExit]:
 def end(node: Node, workers: Workers, size: int) -> None:
     workers.kill()
     exits_of(node, workers, size)
+    assert list(workers.losses()) == []
     assert workers.close() in ([], ())
 
 

@@ -11,6 +11,10 @@ from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, h
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
+from toolkit.core.watched import HUNG
+
+#: of the year 9999
+_LAST_SECOND = 253_402_300_799
 
 
 def signal_name(exit_code: int) -> str:
@@ -73,9 +77,11 @@ def _timestamp(data: Mapping[str, Any], otherwise: int) -> int:
     message = data.get("message")
     holder = message.get("extraInfo") if isinstance(message, dict) else data
     try:
-        return int(holder["timestamp"]) if isinstance(holder, Mapping) else otherwise
-    except (KeyError, TypeError, ValueError):
+        at = int(holder["timestamp"]) if isinstance(holder, Mapping) else otherwise
+    except (KeyError, TypeError, ValueError, OverflowError):
         return otherwise
+    # A date that no calendar has can't be told to anybody.
+    return at if 0 <= at <= _LAST_SECOND else otherwise
 
 
 def culprit_first(failed: Iterable[tuple[WorkerExit, Diagnosis]]) -> list[tuple[WorkerExit, Diagnosis]]:
@@ -85,6 +91,22 @@ def culprit_first(failed: Iterable[tuple[WorkerExit, Diagnosis]]) -> list[tuple[
         failed: in the order in which the workers ended.
     """
     return sorted(failed, key=lambda each: each[1].hand == "second")
+
+
+def failures_of(
+    workers: Sequence[Worker], failed: Iterable[tuple[WorkerExit, Diagnosis]]
+) -> dict[int, ProcessFailure]:
+    """Failures by global rank, as a `RunResult` has them.
+
+    Args:
+        failed: who failed first at the top.
+    """
+    failures = {workers[end.local_rank].global_rank: failure_of(end, told) for end, told in failed}
+    first = next(iter(failures.values()), None)
+    if first is not None:
+        # torch's `ChildFailedError` takes the earliest for the first. Its times are seconds, and those of exits.
+        first.timestamp = min(failure.timestamp for failure in failures.values())
+    return failures
 
 
 def result_of(
@@ -102,10 +124,7 @@ def result_of(
     ended = list(ends)
     failed = [(end, diagnosis_of(end)) for end in ended if end.failed]
     if failed:
-        failures = {
-            workers[end.local_rank].global_rank: failure_of(end, told) for end, told in culprit_first(failed)
-        }
-        return RunResult(WorkerState.FAILED, failures=failures)
+        return RunResult(WorkerState.FAILED, failures=failures_of(workers, culprit_first(failed)))
     if len(ended) < len(workers):
         return RunResult(WorkerState.HEALTHY)
     values = {workers[end.local_rank].global_rank: end.return_value for end in ended}
@@ -118,6 +137,8 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
     first = next(iter(failures.values()), None)
     if first is None:
         return FailureCause(codes, "unknown")
+    if str(first.message).startswith(HUNG):
+        return FailureCause(codes, "hung")
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     spoke = first.error_file != NOT_AVAILABLE or isinstance(first.message, dict)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from toolkit.core import events
+from toolkit.core.hang_story import Hang
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
 from toolkit.core.readings import Readings
@@ -53,6 +54,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
         pid: 0 where it is no local process.
         exit_code: None while it runs and when a signal ended it.
         started: None if the recording does not have its start.
+        hangs: how it hangs now, as in `HungWorker.kind`; empty if it does not.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
+    hangs: str = ""
 
 
 class Rank(msgspec.Struct, frozen=True):
@@ -243,6 +246,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         restarts: the latest of them; `restarts_total` counts all.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        hangs: reports of workers that hang, the latest.
         lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
@@ -290,6 +294,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
+    hangs: tuple[Hang, ...] = ()
     lost_logs: tuple[events.LogsLost, ...] = ()
 
 

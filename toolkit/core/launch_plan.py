@@ -235,6 +235,8 @@ class WorkerExit:
         last_words: the end of its stderr, if it is kept.
         said_at_ns: nanoseconds since the epoch of its error file or, without one, of its last words; 0 if not known.
         kernel: what the kernel has on record of it, if that was asked.
+        step: that it told last by `toolkit.progress`; None if it never did.
+        there: whether its process is there all the same, because nothing ends it.
     """
 
     local_rank: int
@@ -250,6 +252,8 @@ class WorkerExit:
     last_words: str = ""
     said_at_ns: int = 0
     kernel: KernelRecord | None = None
+    step: int | None = None
+    there: bool = False
 
     @property
     def failed(self) -> bool:
@@ -268,6 +272,7 @@ class LaunchSettings:
         use_agent_store: whether the agents host the workers' store.
         start_method: of multiprocessing, for functions.
         prefix_template: `string.Template` for the prefix of teed lines, or None for "[role local_rank]:".
+        variables: more of the environment of each worker, by local rank.
     """
 
     run_id: str
@@ -276,6 +281,7 @@ class LaunchSettings:
     use_agent_store: bool
     start_method: str = "spawn"
     prefix_template: str | None = None
+    variables: Sequence[Mapping[str, str]] = ()
 
 
 def plan_launch(
@@ -295,6 +301,8 @@ def plan_launch(
     spec = group.spec
     assert spec.entrypoint is not None, "checked when the spec was made"
     envs = {w.local_rank: worker_environment(group, w.local_rank, settings, inherited) for w in group.workers}
+    for env, more in zip(envs.values(), settings.variables, strict=False):
+        env.update(more)
     to = _destinations(logs, settings, envs)
     return LaunchPlan(
         role=spec.role,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, job_story, lost_logs, readings
+from toolkit.core import events, hang_story, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -428,7 +428,7 @@ def _workers_stopped(draft: _Draft, node: Node, event: events.WorkersStopped, at
                 else replace(rank.now, state="stopped", stopped_by_agent=True, ended=at)
             )
             ranks[local_rank] = Rank(now, rank.past)
-    return replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at))
+    return hang_story.over(replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at)), at)
 
 
 def _barrier_entered(draft: _Draft, node: Node, event: events.BarrierEntered, at: Moment) -> Node:
@@ -542,4 +542,6 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.EventsDropped: _events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
+    events.WorkersHung: hang_story.hung,
+    events.WorkersRecovered: hang_story.recovered,
 }

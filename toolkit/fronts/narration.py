@@ -8,9 +8,12 @@ from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
+from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import parked, store_silent, taken_over
 
 
@@ -35,6 +38,7 @@ class Narration:
         self._lost = ""
         self._over = ""
         self._gave_up = False
+        self._losses = LossNarration(self.say)
         self._reported = False
         #: of the workers that run now, or have failed last
         self._failed = FailedWorkers()
@@ -77,15 +81,21 @@ class Narration:
                 self._done_waiting()
                 self._left_barrier(event)
             case ev.LogsLost():
-                self.say(event.problem)
+                self._losses.tell(event)
             case ev.SupervisionChanged():
                 self.say(event.what)
+            case ev.AgentFinished():
+                if event.result == "FAILED":
+                    self._report_failed()
+                self._losses.end()
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.ActionTaken():
                 self._acted(event)
-            case ev.AgentFinished(result="FAILED"):
-                self._report_failed()
+            case ev.WorkersHung():
+                self._hung(event)
+            case ev.WorkersRecovered():
+                self.say(recovered(event))
             case _:
                 self._tell_of_job(event)
 
@@ -155,6 +165,11 @@ class Narration:
         self.say(words)
         for line in details(words, event.what, ""):
             self._write_lines((line,))
+
+    def _hung(self, event: ev.WorkersHung) -> None:
+        self.say(hung(event))
+        if event.stacks:
+            self._write_lines(stack_lines(event.stacks))
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
@@ -249,4 +264,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or bool(event.signal)
+    return event.message == f"exited with code {event.exit_code}" or (
+        bool(event.signal) and not event.message.startswith(HUNG)
+    )

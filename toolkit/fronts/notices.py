@@ -47,21 +47,6 @@ def notices(
     return found + _misplaced(values.training_script_args)
 
 
-#: variables of torch's local agent that ours does not read yet
-_UNREAD_VARIABLES = (
-    "TORCHELASTIC_ENABLE_FILE_TIMER",
-    "TORCHELASTIC_HEALTH_CHECK_PORT",
-    "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
-)
-
-
-def unheard(environ: Mapping[str, str]) -> list[str]:
-    """Sentences on variables of torch that nothing here reads."""
-    return [
-        f"{name} is set, and rally has nothing like it yet" for name in _UNREAD_VARIABLES if environ.get(name)
-    ]
-
-
 def _misplaced(script_args: Sequence[str]) -> list[str]:
     spellings = {
         name: option.long for option in OPTIONS if option.name in _OFTEN_MISPLACED for name in option.names

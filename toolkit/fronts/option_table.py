@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.fronts import control_options, log_options
+from toolkit.fronts import control_options, hang_options, log_options
 from toolkit.fronts.option import Option, comma_separated
 
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
@@ -252,6 +252,7 @@ OPTIONS: tuple[Option, ...] = (
         kind=float,
         default=300.0,
     ),
+    *hang_options.OPTIONS,
     *log_options.OPTIONS,
     *control_options.OPTIONS,
 )

@@ -251,7 +251,11 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         signals=options.signals_to_handle,
         inherited=_inherited(job),
         new_pump=pumps.new,
+        hangs=options.hangs,
+        note=narration.say,
     )
+    for sampler in readings:
+        sampler.ask_for_steps(ports.watch.steps)
     handler = _rendezvous(job, ports)
     # After a signal nobody wants to wait for a slow console.
     cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))
@@ -377,9 +381,9 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
             local_ranks_filter=options.local_ranks_filter,
         )
     if options.log_dir is None:
-        root = job.directory.logs / path_safe(node)
+        root = wiring.unused_folder(job.directory.logs / path_safe(node))
     else:
-        root = wiring.fresh_log_directory(Path(options.log_dir), path_safe(job.run_id))
+        root = wiring.fresh_log_directory(Path(options.log_dir).absolute(), path_safe(job.run_id))
     return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
 
 
@@ -460,8 +464,12 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
     """An agent that is a worker itself hands the first failure on to whoever started it, as torchrun does."""
     path = job.environ.get("TORCHELASTIC_ERROR_FILE")
     first = next(iter(result.failures.values()), None)
-    if path and first is not None and first.error_file != NOT_AVAILABLE:
+    if not path or first is None:
+        return
+    if first.error_file != NOT_AVAILABLE:
         error_file.write(path, first.error_file_data, first.exitcode)
+    elif isinstance(first.message, dict):  # as its stderr had it
+        error_file.write(path, {"message": first.message}, first.exitcode)
 
 
 def interrupt_kills() -> None:

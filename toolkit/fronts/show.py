@@ -13,6 +13,7 @@ from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.timeline import fold_all
 from toolkit.core.words import plural
+from toolkit.fronts.hang_summary import print_hangs
 from toolkit.fronts.incidents import INCIDENTS_MAX, print_incidents
 from toolkit.fronts.job_incidents import job_rows, print_job_incidents
 from toolkit.fronts.job_summary import JobSummary
@@ -99,6 +100,7 @@ def render_text(said: RunSummary, stdout: TextIO, *, now_ns: int | None = None) 
         print_job_incidents(page, said, said.job)
     else:
         print_incidents(page, said)
+    print_hangs(page, said.hangs)
     _print_signals(page, said)
     _print_nodes(page, said.nodes, said.job)
     _print_foot(page, said)

@@ -224,6 +224,10 @@ class News:
             case ev.BarrierEntered() if event.members > 1:
                 others = plural(event.members - 1, "other agent")
                 return Doing("wait", f"waiting for {others} to finish", now_s, waits=True)
+            case ev.WorkersHung():
+                return Doing("fail", f"hangs: {event.why}", now_s)
+            case ev.WorkersRecovered():
+                return Doing("run", "running", now_s)
             case ev.SignalReceived():
                 return Doing("stop", f"{event.signal} received, ending", now_s, waits=True)
         return self._after_the_job_s(event, now_s)

@@ -16,6 +16,7 @@ from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 from toolkit.core.words import without_tokens
 from toolkit.fronts.failure_summary import FailureSummary, failure_summary
+from toolkit.fronts.hang_summary import HangSummary, hang_summaries
 from toolkit.fronts.job_summary import JobSummary, job_summary
 from toolkit.fronts.lost_logs import LostLogSummary, lost_logs
 from toolkit.views.wording import moment_text
@@ -220,6 +221,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     simulated: SimulatedSummary | None = None
     group_world_size: int = 0
     job: JobSummary | None = None
+    hangs: list[HangSummary] = []
     lost_logs: list[LostLogSummary] = []
 
 
@@ -269,6 +271,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         recording=_reading(timeline, recording),
         simulated=simulated,
         job=job_summary(timeline.job),
+        hangs=hang_summaries(timeline),
         lost_logs=lost_logs(nodes),
     )
 

@@ -8,6 +8,7 @@ from typing import Literal
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.views.failure_report import details
+from toolkit.views.hanging import hung, recovered
 from toolkit.views.wording import duration_in_words
 
 #: how a line looks: something failed, something is about to, something went well, somebody did it, or none of these
@@ -75,6 +76,11 @@ def _of_workers(event: ev.Event) -> Told | None:
             return Told("warn", event.problem)
         case ev.SupervisionChanged():
             return Told("warn", event.what)
+        case ev.WorkersHung():
+            blamed = event.workers[0].global_rank if event.workers else -1
+            return Told("bad", hung(event), blamed)
+        case ev.WorkersRecovered():
+            return Told("good", recovered(event), event.global_ranks[0] if event.global_ranks else -1)
         case _:
             return None
 

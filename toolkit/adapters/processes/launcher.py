@@ -39,6 +39,8 @@ DRAIN_S = 2.0
 KILLED_WAIT_S = 5.0
 #: between two looks for what is left of them, at the most, in seconds
 LOOK_AGAIN_S = 0.1
+#: signals by which workers are told to come to their end
+_ASK_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class ProcessWorkers:
@@ -186,6 +188,9 @@ class ProcessWorkers:
             if local_ranks is None or rank in local_ranks:
                 self._signalled.setdefault(signum, set()).add(self._pids[rank])
                 self._signal_group(rank, signum)
+                if signum in _ASK_TO_END:
+                    # One that is stopped would learn of it only when it is too late.
+                    self._signal_group(rank, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to every worker's process group, and to what is left of workers that have ended."""

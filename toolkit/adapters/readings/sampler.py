@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from toolkit.adapters.readings.gpus import GpuDriver, GpuWatch
 from toolkit.adapters.readings.nvml import open_nvml
 from toolkit.adapters.readings.processes import WorkerProcesses
 from toolkit.core import events as ev
+from toolkit.ports import SayWhile
 
 #: how long a look that goes on may hold up the end, in seconds
 CLOSE_S = 0.2
@@ -26,12 +28,6 @@ FIRST_LOOK = 0.2
 #: so many workers and GPUs are read on every beat, then on every tenth, then on every sixtieth only: a recording of
 #: weeks stays readable. A million of them are some 100 MB, and 10 hours of 8 workers on 8 GPUs.
 SPARSER_AFTER = ((1_000_000, 10), (2_000_000, 60))
-
-
-class SayWhile(Protocol):
-    """Says an event with the agent's header, if `still` holds in the moment in which it is said."""
-
-    def __call__(self, still: Callable[[], bool], kind: type[ev.Event], /, **fields: Any) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,6 +63,7 @@ class ReadingsSampler:
         assert interval_s > 0, f"an interval of {interval_s} s; without readings there is no sampler"
         self._interval_s = interval_s
         self._say: SayWhile | None = None
+        self._steps: Callable[[], Mapping[int, int]] = dict
         self._changed = threading.Condition()
         self._group = _Group(-1)
         self._hurry = False
@@ -79,6 +76,14 @@ class ReadingsSampler:
     def begin(self, say: SayWhile) -> None:
         """From now on readings are said, as soon as workers run."""
         self._say = say
+
+    def ask_for_steps(self, steps: Callable[[], Mapping[int, int]]) -> None:
+        """Readings have the steps, too, that workers tell.
+
+        Args:
+            steps: the last one of each, by local rank; must not wait.
+        """
+        self._steps = steps
 
     def emit(self, event: ev.Event) -> None:
         """Learn which workers run."""
@@ -181,6 +186,10 @@ class ReadingsSampler:
         workers = group.processes.take(pids, time.monotonic_ns())
         if not workers or self._say is None:
             return
+        steps = self._steps()
+        workers = (
+            [replace(worker, step=steps.get(worker.local_rank)) for worker in workers] if steps else workers
+        )
         gpus = self._gpus.take(group.processes.families, self._interval_s * GPU_PATIENCE)
         self._read += len(workers) + 2 * len(gpus) + 2
         self._say(group.runs, ev.ReadingsTaken, incarnation=group.incarnation, workers=workers, gpus=gpus)
