@@ -77,6 +77,7 @@ def test_two_hundred_restarts_leave_nothing_behind(rally: Rally, tmp_path: Path)
 
     def held(attempt: int) -> tuple[dict[str, int], int, list[str], int]:
         until(f"attempt {attempt}", lambda: f"up {attempt}" in job.stdout, 150)
+        at_rest(job, attempt)
         ours = processes_below(job)
         until("no more than the workers and theirs", lambda: len(processes_below(job)) <= 2 * 3, 10)
         memory = int(Path(f"/proc/{job.pid}/status").read_text().split("VmRSS:")[1].split()[0])
