@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from toolkit.fronts.notebook.launching import attach, launch
     from toolkit.fronts.notebook.simulation import Simulation
     from toolkit.stop_request import stop_requested, stop_seconds_left
+    from toolkit.worker_progress import progress
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _HOMES = {
     "launch": "toolkit.fronts.notebook.launching",
     "stop_requested": "toolkit.stop_request",
     "stop_seconds_left": "toolkit.stop_request",
+    "progress": "toolkit.worker_progress",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "launch",
     "stop_requested",
     "stop_seconds_left",
+    "progress",
     "__version__",
 ]
 
@@ -90,7 +93,9 @@ def _greet_ipython() -> None:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
+        value = getattr(importlib.import_module(_HOMES.get(name, "toolkit.api")), name)
+        globals()[name] = value  # found at once from now on: a training script calls `progress` at every step
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

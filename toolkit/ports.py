@@ -15,10 +15,11 @@ from typing import Any, Protocol
 from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
 from toolkit.core.job_report import FailureRecord, JobReport
-from toolkit.core.launch_plan import LaunchPlan, WorkerExit
+from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
+from toolkit.core.watched import Condemned, NoWatch, WatchedWorker
 
 
 class Clock(Protocol):
@@ -155,7 +156,7 @@ class Rendezvous(Protocol):
 class JobRendezvous(Rendezvous, Protocol):
     """A rendezvous that also shares why rounds end, who failed and how the job ends: `toolkit.agent.rendezvous`.
 
-    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
+    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat`, `coordinator` and `past` besides.
     """
 
     def attach(
@@ -191,6 +192,10 @@ class JobRendezvous(Rendezvous, Protocol):
 
     def restart(self, why: str) -> Over | None:
         """End the round of all nodes at no cost to the budget; None where nothing is started again any more."""
+        ...
+
+    def hurry(self) -> None:
+        """End the back-off before the next start, for all nodes."""
         ...
 
     def stop(self, why: str) -> bool:
@@ -245,7 +250,25 @@ class Workers(Protocol):
         ...
 
     def kill(self) -> None:
-        """SIGKILL to the process group of every worker, also of those whose first process is gone."""
+        """SIGKILL to the process group of every worker, also of those whose first process is gone.
+
+        And to what these have left behind.
+        """
+        ...
+
+    def left_behind(self) -> Sequence[Leftover]:
+        """What workers that have ended had started and is still there, as far as it can get a signal of its own.
+
+        The bell is rung when one of these ends, where the kernel tells. Never blocks.
+        """
+        ...
+
+    def signal_left(self, signum: int) -> None:
+        """Send a signal to each of these, once; not to who has had it with the group of its worker."""
+        ...
+
+    def notices(self) -> Sequence[str]:
+        """Sentences for people about what keeps these processes from outliving the agent, each once."""
         ...
 
     def losses(self) -> Sequence[LostOutput]:
@@ -335,6 +358,44 @@ class Control(Protocol):
 
     def met(self, store: Store, group_rank: int, group_world_size: int) -> None:
         """This agent has its place in a round, whose agents can tell each other things by that store. Never blocks."""
+        ...
+
+
+class SayWhile(Protocol):
+    """Says an event with the agent's header, if `still` holds in the moment in which it is said."""
+
+    def __call__(self, still: Callable[[], bool], kind: type[Event], /, **fields: Any) -> None: ...
+
+
+class Watch(Protocol):
+    """Looks, beside the agent's loop, whether the workers still move. Raises nothing and holds nobody up."""
+
+    def prepare(self, local_world_size: int) -> Sequence[Mapping[str, str]]:
+        """Get ready for workers that are about to start. Returns variables for each of them, by local rank."""
+        ...
+
+    def begin(
+        self, incarnation: int, workers: Sequence[WatchedWorker], *, alone: bool, say: SayWhile, bell: Bell
+    ) -> None:
+        """They run.
+
+        Args:
+            alone: whether this node is the whole group.
+            say: takes what there is to tell.
+            bell: rung when somebody is condemned, and again and again as long as he lives.
+        """
+        ...
+
+    def condemned(self) -> Sequence[Condemned]:
+        """Workers that the agent is to kill; each as long as it runs."""
+        ...
+
+    def steps(self) -> Mapping[int, int]:
+        """The step that each worker has told last, by local rank; known until the next `prepare`."""
+        ...
+
+    def end(self) -> None:
+        """They are to be stopped, or never ran: look no more. May be called again."""
         ...
 
 
@@ -434,3 +495,4 @@ class Ports:
     new_store: Callable[[], Store]
     """A fresh in-memory store."""
     control: Control = field(default_factory=NoOrders)
+    watch: Watch = field(default_factory=NoWatch)

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
@@ -28,18 +28,22 @@ from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes.launcher import ProcessLauncher
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
 from toolkit.adapters.tasks import Threads
+from toolkit.adapters.watching.watcher import WorkerWatcher
 from toolkit.agent import base, launched, rendezvous, solo
 from toolkit.agent.rendezvous import Offer
 from toolkit.core import rally_conf
 from toolkit.core.actions import NoOrders
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.hang_settings import hang_settings, health_port
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
-from toolkit.core.model import WorkerSpec
+from toolkit.core.model import DEFAULT_ROLE, RunResult, WorkerSpec
 from toolkit.core.rounds import Settings
+from toolkit.core.watched import HangSettings
 from toolkit.ports import EventSink, Ports, StoreConnector
 
 
@@ -88,6 +92,14 @@ def fresh_log_directory(base: Path, run_name: str) -> Path:
         raise ConfigurationError(
             f"log directory {base} can't be written ({error.strerror}); give another --log-dir"
         ) from error
+
+
+def unused_folder(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that is not there. In containers each agent has the same name."""
+    number, unused = 2, path
+    while unused.exists():
+        number, unused = number + 1, path.with_name(f"{path.name}-{number}")
+    return unused
 
 
 def torch_rendezvous(**settings: Any) -> Any:
@@ -232,6 +244,9 @@ def system_ports(
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
     orders: Orders | None = None,
     interrupts: SignalInterrupts | None = None,
+    hangs: HangSettings | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    orphans: Orphans | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -242,6 +257,12 @@ def system_ports(
         new_pump: makes what carries the output of one incarnation; None writes to this process's console.
         orders: what somebody outside tells the agent; None is for nobody.
         interrupts: what has this process's signals already; None for new ones, with `signals`.
+        orphans: takes in what workers leave, in a process that is the agent's alone; None leaves the process as it is.
+        hangs: what is done about workers that hang; None reports them, and does what torch's variables say.
+        note: takes sentences for people.
+
+    Raises:
+        ConfigurationError: one of torch's variables has a value that can't be.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
@@ -254,7 +275,7 @@ def system_ports(
         clock=clock,
         bell=bell,
         stores=InterruptibleStores(interrupts, clock),
-        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump),
+        launcher=ProcessLauncher(clock, host.environment(), new_pump or _console_pump, orphans),
         interrupts=interrupts,
         events=events or LoggingSink(),
         telemetry=TorchTelemetry(),
@@ -263,6 +284,7 @@ def system_ports(
         tasks=Threads(),
         new_store=MemoryStore,
         control=orders or NoOrders(),
+        watch=WorkerWatcher(hang_settings(surroundings.environment()) if hangs is None else hangs, note=note),
     )
 
 
@@ -321,6 +343,33 @@ def signal_named(name: str) -> Signals:
         ) from None
 
 
+def check_watch(hangs: HangSettings, environ: Mapping[str, str]) -> None:
+    """That what torch's variables ask for can be had here: a pipe for timers, a port for the health check.
+
+    Raises:
+        ConfigurationError: it can't.
+    """
+    if hangs.timers and hangs.timer_file:
+        from toolkit.adapters.watching.timers import check_place
+
+        check_place(hangs.timer_file)
+    port = health_port(environ)
+    if port is not None:
+        from toolkit.adapters.watching.health import check_port
+
+        check_port(port)
+
+
+def _health_check(ports: Ports) -> Any | None:
+    """What answers at the port that torch's variable names, if it is set."""
+    port = health_port(surroundings.environment())
+    if port is None or not isinstance(ports.watch, WorkerWatcher):
+        return None
+    from toolkit.adapters.watching.health import HealthCheck
+
+    return HealthCheck(port, ports.watch.loop_lives)
+
+
 @dataclass(frozen=True, slots=True)
 class _SoloPorts:
     host: LocalHost
@@ -360,6 +409,14 @@ class SimpleElasticAgent(base.SimpleElasticAgent):
         super().__init__(spec, exit_barrier_timeout, shutdown_timeout, ports=ports or system_ports())
 
 
+def _hangs(stuck_s: float | None) -> HangSettings:
+    """What is reported, and what is said in a program of uninterruptible sleep."""
+    settings = hang_settings(surroundings.environment())
+    if stuck_s is None:
+        return settings
+    return replace(settings, stuck_s=stuck_s if stuck_s > 0 else settings.stuck_s, stuck_fails=stuck_s > 0)
+
+
 class LocalElasticAgent(launched.LaunchedAgent):
     """Runs the workers as processes of this machine.
 
@@ -367,6 +424,8 @@ class LocalElasticAgent(launched.LaunchedAgent):
 
     Args:
         health_check_server: anything with `stop()`, called when the agent shuts down.
+        uninterruptible_state_timeout: seconds that a worker may be in uninterruptible sleep before the group fails; 0
+            for a report only; None is what `TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT` says. Not for other ports.
         ports: another world.
     """
 
@@ -379,6 +438,7 @@ class LocalElasticAgent(launched.LaunchedAgent):
         log_line_prefix_template: str | None = None,
         shutdown_timeout: float = 30,
         health_check_server: Any | None = None,
+        uninterruptible_state_timeout: float | None = None,
         *,
         ports: Ports | None = None,
     ) -> None:
@@ -389,9 +449,18 @@ class LocalElasticAgent(launched.LaunchedAgent):
             exit_barrier_timeout,
             log_line_prefix_template,
             shutdown_timeout,
-            ports=ports or system_ports(),
+            ports=ports or system_ports(hangs=_hangs(uninterruptible_state_timeout)),
         )
         self._health_check_server = health_check_server
+        self._health = _health_check(self._ports) if health_check_server is None else None
+
+    def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        """Run the workers to their end, as `toolkit.agent.base` has it."""
+        try:
+            return super().run(role)
+        finally:
+            if self._health is not None:
+                self._health.close()
 
     def _shutdown(self, death_sig: Signals = SIGTERM, timeout: int = 30) -> None:
         server, self._health_check_server = self._health_check_server, None

@@ -9,7 +9,7 @@ from simulator.adapters.clock import NodeClock
 from simulator.workloads import Jobs, Workload, work
 from simulator.world import Process
 from toolkit.core.errors import LaunchError
-from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit, WorkerPlan
 from toolkit.core.lost_output import LostOutput
 from toolkit.ports import Bell
 
@@ -73,6 +73,17 @@ class SimWorkers:
         for group in self._groups.values():
             for process in list(group):
                 process.receive(signal.SIGKILL)
+
+    def left_behind(self) -> Sequence[Leftover]:
+        """What a simulated worker leaves is in its group, and waits for nothing but SIGKILL."""
+        return ()
+
+    def signal_left(self, signum: int) -> None:
+        """So there is nobody to tell."""
+
+    def notices(self) -> Sequence[str]:
+        """Nothing can go wrong with it here."""
+        return ()
 
     def losses(self) -> Sequence[LostOutput]:
         """Simulated workers say nothing that could be lost."""

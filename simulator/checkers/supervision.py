@@ -168,9 +168,9 @@ def _unpaid(life: Life) -> Iterator[Broken]:
                 failed = told
             case events.Evicted():
                 failed = None  # it was of a round that the job had left: nothing is restarted because of it
-            case events.DecisionMade(action="restart", spends_budget=spends):
+            case events.DecisionMade(action="restart", spends_budget=spends, free=free):
                 decided = True
-                if failed is not None and not spends:
+                if failed is not None and not spends and not free:
                     yield broken_by(
                         "restart-budget", life, told, "it restarts a failed group without counting it"
                     )
@@ -189,9 +189,15 @@ def _first_failure(record: Record) -> Iterator[Broken]:
     for life in _whole(record):
         firsts: dict[int, int] = {}
         last: dict[int, Told] = {}
+        victims: set[int] = set()
         for told, event in life.of(events.FailureRecorded):
-            firsts[event.incarnation] = firsts.get(event.incarnation, 0) + event.first
+            # A culprit that ended while the agent stopped the others takes the place of its victim.
+            takes_over = event.first and event.incarnation in victims and event.hand == "first"
+            firsts[event.incarnation] = firsts.get(event.incarnation, 0) + (event.first and not takes_over)
             last[event.incarnation] = told
+            if event.first:
+                victims.discard(event.incarnation)
+                victims |= {event.incarnation} if event.hand == "second" else set()
         for incarnation, count in firsts.items():
             if count != 1:
                 how = "no failure" if count == 0 else f"{count} failures"

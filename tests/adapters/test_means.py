@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from toolkit.adapters.processes import cgroup, means, prctl
+from toolkit.adapters.processes import cgroup, means, prctl, supervisor
 from toolkit.adapters.processes.cgroup import Cgroup
 
 
@@ -30,33 +30,31 @@ def test_this_machine_is_looked_at_and_left_as_it_is() -> None:
 
 
 def test_a_machine_without_a_shell_has_no_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(means, "SHELL", "/no/such/shell")
+    monkeypatch.setattr(supervisor, "SHELL", "/no/such/shell")
     found = means.of_this_machine()
     assert found.missing["supervisor"] == "there is no /no/such/shell"
     assert not found.enough
 
 
-def test_a_cgroup_that_cannot_be_made_is_none(tmp_path: Path) -> None:
-    group = Cgroup(str(tmp_path / "missing"), "rally-x")
-    assert not group.make()
-    assert not group.take(os.getpid())
+def test_a_cgroup_that_is_not_there_has_nobody_in(tmp_path: Path) -> None:
+    group = Cgroup(str(tmp_path), "x")
     assert group.pids() == []
-    group.remove()
+    assert group.remove()
 
 
 @pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
-def test_a_cgroup_holds_who_was_moved_in_and_lets_go_of_them_at_its_end() -> None:
+def test_a_cgroup_has_whoever_is_below_and_lets_go_of_them_at_its_end() -> None:
     pid = os.fork()
     if pid == 0:
         os.read(os.pipe()[0], 1)
     try:
         folder, _ = cgroup.own_folder()
-        group = Cgroup(folder, f"rally-test-{os.getpid()}")
-        assert group.make()
-        assert group.make()
-        assert group.take(pid)
+        group = Cgroup(folder, f"test-{os.getpid()}")
+        inner = Path(Cgroup(group.path, "inner").path)
+        inner.mkdir(parents=True)
+        (inner / "cgroup.procs").write_text(str(pid))
         assert group.pids() == [pid]
-        group.remove()
+        assert group.remove()
         assert not Path(group.path).exists()
     finally:
         os.kill(pid, 9)

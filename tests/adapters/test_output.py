@@ -226,6 +226,25 @@ def test_a_file_size_limit_keeps_what_fits(tmp_path: Path) -> None:
     assert screen.end() == b"[default0]:" + b"x" * 2999 + b"\n"
 
 
+def test_with_too_few_descriptors_for_a_pipe_a_file_is_written_directly(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pipe_screen() as (screen, console):
+        pump = OutputPump(console)
+        free_fd = os.dup(0)
+        os.close(free_fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free_fd + 1, hard))
+        try:
+            streams = pump.open(plan(stdout=tmp_path / "o", tee=False))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert streams.stdout == free_fd
+        os.write(free_fd, b"straight\n")
+        pump.started(0)
+        pump.close()
+    screen.end()
+    assert (tmp_path / "o").read_bytes() == b"straight\n"
+
+
 def test_dev_null_takes_everything() -> None:
     with pipe_screen() as (screen, console):
         pump = OutputPump(console)
@@ -307,6 +326,19 @@ def lines_of(console: Console, rank: int) -> ConsoleLines:
     return ConsoleLines(console, "out", b"[%d]:" % rank)
 
 
+def test_a_line_that_a_buffer_has_cut_is_held_for_its_end() -> None:
+    with pipe_screen() as (screen, console):
+        one, other = lines_of(console, 0), lines_of(console, 1)
+        block = (b"x" * 99 + b"\n") * 82  # of 8192 bytes, as Python writes to a pipe, the last line has 92
+        one.show(block[:8192], 0.0)
+        one.tick(5.0)
+        other.show(b"other\n", 5.0)
+        one.show(block[8192:], 6.0)
+        one.show(b"go on? ", 7.0)
+        assert one.due == 7.5, "what comes in small writes was meant to be seen"
+    assert [line for line in screen.end().split(b"\n") if len(line) not in (103, 0)] == [b"[1]:other"]
+
+
 def test_another_rank_starts_a_new_line_below_an_unfinished_one() -> None:
     with pipe_screen() as (screen, console):
         one, other = lines_of(console, 0), lines_of(console, 1)
@@ -327,6 +359,82 @@ def test_a_progress_bar_stays_in_its_line_behind_its_prefix() -> None:
         bar.show(b"\r 40%\r 50%", 0.6)
         bar.show(b"\r100%\ndone\r\n", 0.7)
     assert screen.end() == b"[0]: 30%\r[0]: 50%\r[0]:100%\n[0]:done\r\n"
+
+
+def test_bars_of_two_ranks_take_turns_in_lines_of_their_own_every_few_seconds() -> None:
+    with pipe_screen() as (screen, console):
+        one, other = lines_of(console, 0), lines_of(console, 1)
+        for tenth in range(120):
+            for bar in (one, other):
+                bar.show(b"\r%3d%%" % tenth, tenth / 10)
+                bar.tick(tenth / 10)
+        one.show(b"\r100%\n", 12.0)
+        other.show(b"\r100%\n", 12.0)
+    text = screen.end()
+    shown = [line for line in text.split(b"\n") if line]
+    assert all(line.startswith((b"[0]:", b"[1]:")) for line in shown), text
+    assert [line.rpartition(b"\r")[2] for line in shown[-2:]] == [b"[0]:100%", b"[1]:100%"], shown
+    assert len(shown) <= 2 * 4, "at first, after 5 and 10 seconds, and the end"
+
+
+def test_several_bars_of_one_rank_do_not_reach_into_lines_of_others() -> None:
+    def bars(number: int) -> bytes:
+        # What tqdm writes for position 0, and for position 1.
+        return b"\router %d\n\rinner %d\x1b[A" % (number, number)
+
+    with pipe_screen() as (screen, console):
+        one, other = lines_of(console, 0), lines_of(console, 1)
+        for tenth in range(120):
+            one.show(bars(tenth), tenth / 10)
+            one.tick(tenth / 10)
+            other.tick(tenth / 10)
+            if tenth % 40 == 0:
+                other.show(b"step %d\n" % tenth, tenth / 10)
+        one.show(b"\n\rinner done\x1b[A\router done\n\n", 12.0)
+        one.finish()
+    text = screen.end()
+    assert b"\x1b" not in text
+    assert b"\r" not in text
+    shown = text.splitlines()
+    assert [line for line in shown if line.startswith(b"[1]:")] == [
+        b"[1]:step 0",
+        b"[1]:step 40",
+        b"[1]:step 80",
+    ]
+    outer = [line for line in shown if line.startswith(b"[0]:outer")]
+    inner = [line for line in shown if line.startswith(b"[0]:inner")]
+    assert len(shown) == 3 + len(outer) + len(inner)
+    assert outer == [b"[0]:outer 5", b"[0]:outer 55", b"[0]:outer 105", b"[0]:outer done"]
+    assert inner == [b"[0]:inner 5", b"[0]:inner 55", b"[0]:inner 105", b"[0]:inner done"]
+
+
+def test_lines_after_bars_are_lines_again() -> None:
+    with pipe_screen() as (screen, console):
+        lines = lines_of(console, 0)
+        lines.show(b"\x1b[?25lbar 1\n\x1b[1A\x1b[2K\x1b[31mbar 2\x1b[0m\n", 0.0)
+        for number in range(2000):
+            lines.show(b"line %d\n" % number, 1.0)
+        lines.finish()
+    shown = screen.end().splitlines()
+    assert shown == [b"[0]:\x1b[31mbar 2\x1b[0m", *(b"[0]:line %d" % number for number in range(2000))]
+
+
+def test_any_bytes_pass_and_none_is_lost(tmp_path: Path) -> None:
+    code = (
+        "import os, random\n"
+        "r = random.Random(1)\n"
+        "for n in range(300): os.write(1, r.randbytes(r.randrange(3000)))\n"
+        "os.write(1, b'\\0' * 5000000 + b'\\xff\\n')\n"
+    )
+    with pipe_screen() as (screen, console):
+        pump = OutputPump(console)
+        run(pump, plan(stdout=tmp_path / "teed"), code)
+        run(pump, plan(stdout=tmp_path / "alone", tee=False), code)
+        pump.close()
+    screen.end()
+    expected = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert (tmp_path / "teed").read_bytes() == expected
+    assert (tmp_path / "alone").read_bytes() == expected
 
 
 def test_a_return_at_the_end_of_an_update_does_not_uncover_the_prefix() -> None:

@@ -120,3 +120,19 @@ def test_who_wants_to_stay_is_left_alone_with_its_children_unless_it_is_in_a_wor
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_signals_that_a_process_handles() -> None:
+    script = (
+        "import signal, sys; signal.signal(10, print); signal.signal(15, signal.SIG_IGN);"
+        " print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        caught = process_tree.caught(process.pid)
+        assert [sig for sig in (10, 12, 15) if caught >> (sig - 1) & 1] == [10]
+    finally:
+        process.communicate()
+    assert process_tree.caught(process.pid) == 0

@@ -21,9 +21,10 @@ from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
-from toolkit.core.launch_plan import LaunchPlan, LogLayout, WorkerExit
+from toolkit.core.launch_plan import LaunchPlan, Leftover, LogLayout, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
+from toolkit.core.watched import Condemned, WatchedWorker
 from toolkit.ports import Ports
 
 SECOND = 1_000_000_000
@@ -160,6 +161,9 @@ class Script:
         dies_after_s: how long it takes to end after SIGTERM; None ignores it.
         killable: whether SIGKILL ends it.
         handles: signals that are no death to it, from the second look on: its handlers take a moment.
+        said: the end of its stderr.
+        said_s: when it said the last of that, after its start; None is when it ended.
+        dies_with: its exit code after SIGTERM; None is death by that signal.
     """
 
     runs_s: float | None = 1.0
@@ -168,6 +172,9 @@ class Script:
     dies_after_s: float | None = 0.0
     killable: bool = True
     handles: frozenset[int] = frozenset()
+    said: str = ""
+    said_s: float | None = None
+    dies_with: int | None = None
 
 
 @dataclass
@@ -187,6 +194,7 @@ class FakeWorkers:
     lost: list[LostOutput] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.started_wall_ns = self.time.wall_ns()
         for rank, script in enumerate(self.scripts):
             if script.runs_s is not None:
                 self._end_after(script.runs_s, rank, script.exit_code, script.value)
@@ -194,14 +202,24 @@ class FakeWorkers:
     def _end_after(self, after_s: float, rank: int, code: int, value: Any = None) -> None:
         def end() -> None:
             if rank in self._running():
-                self.ends.append(
-                    WorkerExit(
-                        rank, self.first_pid + rank, code, self.time.ns, self.time.wall_ns() // SECOND, value
-                    )
-                )
+                self.ends.append(self._end(rank, code, value))
                 self.bell.ring()
 
         self.time.at(after_s, end)
+
+    def _end(self, rank: int, code: int, value: Any) -> WorkerExit:
+        script, now_ns = self.scripts[rank], self.time.wall_ns()
+        said_ns = now_ns if script.said_s is None else self.started_wall_ns + int(script.said_s * SECOND)
+        return WorkerExit(
+            rank,
+            self.first_pid + rank,
+            code,
+            self.time.ns,
+            now_ns // SECOND,
+            value,
+            last_words=script.said,
+            said_at_ns=said_ns if script.said else 0,
+        )
 
     def _running(self) -> list[int]:
         ended = {end.local_rank for end in self.ends}
@@ -221,7 +239,8 @@ class FakeWorkers:
         for rank in [r for r in self._running() if local_ranks is None or r in local_ranks]:
             delay_s = self.scripts[rank].dies_after_s
             if delay_s is not None:
-                self._end_after(delay_s, rank, -signum)
+                code = self.scripts[rank].dies_with
+                self._end_after(delay_s, rank, -signum if code is None else code)
 
     def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
         self.looks += 1
@@ -235,6 +254,15 @@ class FakeWorkers:
         for rank in self._running():
             if self.scripts[rank].killable:
                 self._end_after(0, rank, -signal.SIGKILL)
+
+    def left_behind(self) -> Sequence[Leftover]:
+        return ()
+
+    def signal_left(self, signum: int) -> None:
+        pass
+
+    def notices(self) -> Sequence[str]:
+        return ()
 
     def losses(self) -> Sequence[LostOutput]:
         lost, self.lost = self.lost, []
@@ -352,6 +380,49 @@ class FakeControl:
         return self._queue.pop(0) if self._queue else None
 
 
+class FakeWatch:
+    """Implements Watch; `condemn` is what somebody saw."""
+
+    def __init__(self, time: Time) -> None:
+        self._time = time
+        self._bell: Any = None
+        self._condemned: list[Condemned] = []
+        self.begun: list[tuple[int, Sequence[WatchedWorker], bool]] = []
+        self.told: dict[int, int] = {}
+        self.watching = False
+
+    def condemn(
+        self, local_rank: int, signum: int = signal.SIGKILL, why: str = "hung: it does not move"
+    ) -> None:
+        if self.watching:
+            self._condemned.append(Condemned(local_rank, signum, why))
+            self._ring()
+
+    def _ring(self) -> None:
+        if self._condemned:
+            self._bell.ring()
+            self._time.at(1.0, self._ring)
+
+    def prepare(self, local_world_size: int) -> Sequence[Mapping[str, str]]:
+        self.end()
+        return [{"RALLY_STEPS": f"slot {rank}"} for rank in range(local_world_size)]
+
+    def begin(
+        self, incarnation: int, workers: Sequence[WatchedWorker], *, alone: bool, say: Any, bell: Any
+    ) -> None:
+        self.begun.append((incarnation, workers, alone))
+        self._bell, self.watching = bell, True
+
+    def condemned(self) -> Sequence[Condemned]:
+        return tuple(self._condemned)
+
+    def steps(self) -> Mapping[int, int]:
+        return self.told
+
+    def end(self) -> None:
+        self._condemned, self.watching = [], False
+
+
 @dataclass
 class Recorded:
     """Implements EventSink and Telemetry."""
@@ -391,6 +462,7 @@ class World:
         self.launcher = FakeLauncher(self.time, rows)
         self.host = FakeHost()
         self.control = FakeControl(self.bell)
+        self.watch = FakeWatch(self.time)
         self.ports = Ports(
             clock=self.time,
             bell=self.bell,
@@ -404,6 +476,7 @@ class World:
             tasks=Threads(),
             new_store=MemoryStore,
             control=self.control,
+            watch=self.watch,
         )
 
     def spec(self, **changes: Any) -> WorkerSpec:

@@ -99,6 +99,24 @@ class Job:
         self._lines = [line for line in self._lines if line not in taken]
         return taken
 
+    def pass_lines(self, count: int, timeout_s: float = 120.0) -> None:
+        """Read `count` lines more, without looking at them.
+
+        Raises:
+            NotInTime: they did not come within `timeout_s`.
+            BenchError: the job ended before.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        count -= len(self._lines)
+        self._lines, self._partial = [], b""
+        while count > 0:
+            if not select.select([self._pipe], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+                raise NotInTime(str(self.error(f"{count} lines are missing")))
+            data = os.read(self._pipe.fileno(), 1 << 20)
+            if not data:
+                raise self.error(f"it ended with {count} lines missing")
+            count -= data.count(b"\n")
+
     def wait(self, timeout_s: float = 60.0) -> int:
         """The launcher's exit code, once it has ended."""
         try:

@@ -46,7 +46,7 @@ class Measure:
     @property
     def goals(self) -> str:
         """In words; empty where it is only shown."""
-        ratio = "" if self.goal is None else f"≤ {self.goal:g}"
+        ratio = "" if self.goal is None else f"≤ {self.goal:.3g}"
         limit = "" if self.limit is None else f"≤ {self.limit:g} {self.unit}".rstrip()
         return ", ".join(filter(None, (ratio, limit)))
 

@@ -153,6 +153,7 @@ class RealNode:
     def close(self) -> None:
         for pid in filter(_runs, self._pids):
             os.kill(pid, signal.SIGKILL)
+        self._launcher.close()
         self.bell.close()
 
 
@@ -318,6 +319,7 @@ def exits_of(node: Node, workers: Workers, count: int) -> list[WorkerExit]:
 def end(node: Node, workers: Workers, size: int) -> None:
     workers.kill()
     exits_of(node, workers, size)
+    assert list(workers.losses()) == []
     assert workers.close() in ([], ())
 
 

@@ -24,6 +24,9 @@ _SAMPLES = {
     list[str]: ["a", "b"],
     list[FailureRecord]: [FailureRecord(node="a", global_rank=3, message="boom", hand="first")],
     list[events.WorkerReading]: [events.WorkerReading(local_rank=1, cpu_percent=99.5, rss_bytes=1 << 30)],
+    list[events.HungWorker]: [
+        events.HungWorker(local_rank=1, global_rank=9, pid=77, kind="stopped", for_s=6.5, culprit=True)
+    ],
     list[events.GpuReading]: [events.GpuReading(index=0, name="H100", local_ranks=[1], util_percent=97.0)],
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +59,15 @@ def test_an_error_file_gives_message_traceback_and_time() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [{"message": "plain"}, {"message": {"extraInfo": 3}}, {"message": {}}, {"message": {"extraInfo": {}}}],
+    [
+        {"message": "plain"},
+        {"message": {"extraInfo": 3}},
+        {"message": {}},
+        {"message": {"extraInfo": {}}},
+        {"message": {"extraInfo": {"timestamp": float("inf")}}},
+        {"message": {"extraInfo": {"timestamp": 10**40}}},
+        {"message": {"extraInfo": {"timestamp": "-5"}}},
+    ],
 )
 def test_strange_error_files_do_no_harm(data: dict) -> None:
     failure = failure_of(end(0, 1, error_file="/e.json", error_data=data))
@@ -91,6 +101,55 @@ def test_causes_that_look_the_same_have_the_same_key() -> None:
     assert cause_of({}).key == "unknown"
 
 
+def test_a_first_hand_failure_speaks_for_those_who_died_of_it() -> None:
+    lost_peer = {
+        "message": {"message": "RuntimeError: Connection closed by peer", "extraInfo": {"py_callstack": ""}}
+    }
+    second = end(0, 1, error_file="/e", error_data=lost_peer)
+    cause = cause_of(result_of(WORKERS, [second, end(1, -9)]).failures)
+    assert (cause.key, cause.exit_codes, cause.hand) == ("SIGKILL", (-9,), "first")
+    alone = cause_of(result_of(WORKERS, [second]).failures)
+    assert (alone.exit_codes, alone.hand) == ((1,), "second")
+    assert cause_of(result_of(WORKERS, [end(1, 3)]).failures).hand == "unclear"
+
+
 @given(st.integers(-100, 300))
 def test_every_exit_code_has_a_name_or_none(code: int) -> None:
     assert bool(signal_name(code)) == (code < 0)
+
+
+VICTIM = "Traceback (most recent call last):\nConnectionResetError: [Errno 104] Connection reset by peer\n"
+ERROR = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\nValueError: bad shape\n'
+
+
+def test_a_traceback_on_stderr_is_told_in_the_form_of_an_error_file() -> None:
+    failure = failure_of(end(0, 1, last_words=ERROR))
+    assert (failure.summary(), failure.traceback()) == ("ValueError: bad shape", ERROR)
+    assert failure.error_file == NOT_AVAILABLE
+    assert cause_of({0: failure}).key == "exit code 1: ValueError: bad shape"
+
+
+def test_who_died_of_anothers_death_comes_last_and_the_culprit_is_the_earliest() -> None:
+    """torch's `ChildFailedError` takes the earliest for the first."""
+    ends = [
+        replace(end(0, 1, last_words=VICTIM), wall_s=1_000),
+        replace(end(1, -9), wall_s=1_001),
+        replace(end(2, 1, last_words=ERROR), wall_s=1_002),
+    ]
+    failures = result_of(WORKERS, ends).failures
+    ranks = [WORKERS[local_rank].global_rank for local_rank in (1, 2, 0)]
+    assert list(failures) == ranks
+    assert min(failures, key=lambda rank: failures[rank].timestamp) == ranks[0]
+
+
+def test_torchs_error_names_the_culprit_and_shows_its_traceback() -> None:
+    errors = pytest.importorskip("torch.distributed.elastic.multiprocessing.errors")
+    ends = [
+        replace(end(0, 1, last_words=VICTIM), wall_s=1_000),
+        replace(end(2, 1, last_words=ERROR), wall_s=1_002),
+    ]
+    error = errors.ChildFailedError("train.py", result_of(WORKERS, ends).failures)
+    rank, failure = error.get_first_failure()
+    assert (rank, failure.local_rank) == (WORKERS[2].global_rank, 2)
+    assert "ValueError: bad shape" in str(error)
+    assert 'File "train.py", line 3' in str(error)

@@ -525,6 +525,9 @@ def _value(annotation: str) -> st.SearchStrategy[Any]:
             st.builds(ev.GpuReading, index=st.integers(0, 3), util_percent=st.none() | st.floats()),
             max_size=2,
         ),
+        "list[HungWorker]": st.lists(
+            st.builds(ev.HungWorker, local_rank=st.integers(0, 3), kind=_WORDS, for_s=st.floats()), max_size=3
+        ),
         "list[FailureRecord]": st.lists(st.builds(FailureRecord, node=_WORDS, message=_WORDS), max_size=3),
     }
     return by_annotation[annotation]

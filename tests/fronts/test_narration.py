@@ -9,7 +9,7 @@ from toolkit.core.job_report import FailureRecord
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.run import _failed_in_words
-from toolkit.views.failure_report import TRACEBACK_LINES, report_in_words
+from toolkit.views.failure_report import TRACEBACK_LINES, details, report_in_words, tail_of
 
 ME, OTHER = "gpu-a_1_0000aa", "gpu-b_2_0000bb"
 STARTED = ev.AgentStarted(
@@ -182,3 +182,189 @@ def test_a_node_whose_workers_succeeded_names_the_culprit() -> None:
     assert (
         _failed_in_words(RunResult(WorkerState.FAILED, failures={2: failure}), 3) == "failed with exit code 3"
     )
+
+
+def lost(path: str, lines: int, *, at_s: float, incarnation: int = 0) -> ev.LogsLost:
+    return ev.LogsLost(
+        incarnation=incarnation,
+        problem=f"cannot write {path}: full; {lines} lines lost so far",
+        path=path,
+        lost_lines=lines,
+        lost_bytes=100 * lines,
+        mono_ns=int(at_s * 1e9),
+    )
+
+
+FINISHED = ev.AgentFinished(result="SUCCEEDED", reason="", duration_s=1.0)
+
+
+def test_of_a_full_disk_the_first_loss_is_told_then_the_sum_once_a_minute_and_at_the_end() -> None:
+    assert said(
+        lost("a", 5, at_s=0),
+        *(lost(f"rank {rank}", 10, at_s=1) for rank in range(64)),
+        lost("a", 20, at_s=61),
+        lost("a", 30, at_s=62),
+        lost("a", 1, at_s=63, incarnation=1),
+        FINISHED,
+    ) == [
+        "rally: cannot write a: full; 5 lines lost so far",
+        "rally: 660 lines (66.0 kB) of the workers' output are lost so far, in 65 logs",
+        "rally: 671 lines (67.1 kB) of the workers' output are lost in all, in 66 logs",
+    ]
+
+
+def test_what_was_told_of_a_loss_is_not_told_again() -> None:
+    assert len(said(lost("a", 5, at_s=0), lost("a", 5, at_s=9), FINISHED)) == 1
+    assert said(FINISHED) == []
+    problem = ev.LogsLost(incarnation=0, problem="output pump: broken")
+    assert said(problem, FINISHED) == ["rally: output pump: broken"]
+
+
+# -- a node that fails alone ----------------------------------------------------------------------------------
+
+TRACE = 'Traceback (most recent call last):\n  File "train.py", line 9, in main\nValueError: bad shape\n'
+
+
+def started(rank: int, incarnation: int = 0, stderr: str = "") -> ev.Event:
+    return ev.WorkerStarted(
+        incarnation=incarnation,
+        local_rank=rank,
+        global_rank=rank,
+        role_rank=rank,
+        world_size=3,
+        worker_id=f"{rank}",
+        pid=100 + rank,
+        stderr=stderr,
+    )
+
+
+def failed(rank: int, incarnation: int = 0, **fields: Any) -> ev.Event:
+    about = {"exit_code": 1, "signal": "", "message": "ValueError: bad shape", "hand": "first"} | fields
+    return ev.FailureRecorded(
+        incarnation=incarnation, local_rank=rank, global_rank=rank, pid=100 + rank, hostname="gpu-a", **about
+    )
+
+
+def stopped(rank: int, consequence: str = "", incarnation: int = 0) -> ev.Event:
+    return ev.WorkerExited(
+        incarnation=incarnation,
+        local_rank=rank,
+        global_rank=rank,
+        pid=100 + rank,
+        exit_code=None,
+        signal="SIGTERM",
+        stopped_by_agent=True,
+        consequence=consequence,
+    )
+
+
+def ends(result: str = "FAILED") -> ev.Event:
+    return ev.AgentFinished(result=result, reason="the workers failed", duration_s=1.0)
+
+
+def test_the_report_of_a_node_says_who_what_why_and_where() -> None:
+    oom = "CUDA out of memory: tried to allocate 2.00 GiB"
+    lines = said(
+        ev.WorkersStarting(incarnation=0, count=4),
+        *(started(rank, stderr=f"/logs/{rank}/stderr.log") for rank in range(4)),
+        failed(
+            2,
+            message="torch.OutOfMemoryError: it is full",
+            what=oom,
+            remedy="a smaller batch",
+            traceback=TRACE,
+            first=True,
+        ),
+        failed(0, message="closed", what="gloo: connection closed by peer", hand="second"),
+        ev.DecisionMade(action="fail", reason="no restarts are allowed"),
+        stopped(1, "gloo: connection closed by peer"),
+        stopped(3),
+        ends(),
+    )
+    assert lines == [
+        "rally: rank 2 (pid 102 on gpu-a) exited with code 1: torch.OutOfMemoryError: it is full",
+        f"    that is: {oom}",
+        "rally: rank 0 (pid 100 on gpu-a) exited with code 1: closed",
+        "    that is: gloo: connection closed by peer",
+        "rally: giving up: no restarts are allowed",
+        "rally: failed first: rank 2 (local rank 2 on gpu-a, pid 102) exited with code 1: "
+        "torch.OutOfMemoryError: it is full",
+        f"    that is: {oom}",
+        "    what helps: a smaller batch",
+        "    Traceback (most recent call last):",
+        '      File "train.py", line 9, in main',
+        "    ValueError: bad shape",
+        "rally: because of it: rank 0 exited with code 1: gloo: connection closed by peer",
+        "rally: because of it: rank 1 said gloo: connection closed by peer, and was stopped by the agent",
+        "rally: stopped by the agent: rank 3",
+        "rally: stderr of rank 2: /logs/2/stderr.log",
+    ]
+
+
+def test_a_restart_shows_the_traceback_and_the_report_is_of_the_last_start() -> None:
+    lines = said(
+        ev.WorkersStarting(incarnation=0, count=2),
+        failed(1, traceback=TRACE, first=True),
+        ev.DecisionMade(action="restart", reason="a worker failed", spends_budget=True, restart_count=1),
+        stopped(0),
+        ev.WorkersStarting(incarnation=1, count=2),
+        failed(0, 1, message="KeyError: 'lr'", first=True),
+        ev.DecisionMade(action="fail", reason="all used up"),
+        stopped(1, incarnation=1),
+        ends(),
+    )
+    assert lines[1:4] == [
+        "    Traceback (most recent call last):",
+        '      File "train.py", line 9, in main',
+        "    ValueError: bad shape",
+    ]
+    assert lines[-2:] == [
+        "rally: failed first: rank 0 (local rank 0 on gpu-a, pid 100) exited with code 1: KeyError: 'lr'",
+        "rally: stopped by the agent: rank 1",
+    ]
+
+
+def test_a_culprit_that_is_told_after_its_victims_is_at_the_top() -> None:
+    lines = said(
+        ev.WorkersStarting(incarnation=0, count=2),
+        failed(0, message="reset", hand="second", first=True),
+        failed(1, first=True),
+        ends(),
+    )
+    assert lines[-2].startswith("rally: failed first: rank 1 ")
+    assert lines[-1] == "rally: because of it: rank 0 exited with code 1"
+
+
+def test_only_victims_are_no_culprit() -> None:
+    lines = said(failed(0, message="reset", hand="second", first=True), ends())
+    assert lines[-1].startswith("rally: nobody is known to have failed by itself; first to tell was rank 0 ")
+
+
+def test_a_run_that_was_stopped_has_no_report() -> None:
+    assert not [line for line in said(failed(1), ends("SIGNAL")) if "failed first" in line]
+
+
+def test_a_job_of_several_nodes_is_reported_once() -> None:
+    report = ev.JobEnded(outcome="failed", why="it failed", failures=[CULPRIT])
+    assert sum("failed first" in line for line in said(failed(2), report, ends())) == 1
+
+
+def test_what_is_said_already_is_not_said_again() -> None:
+    assert details("rank 0 exited with code 1: OSError: disk full", "Disk full", "") == []
+    assert details("x", "", "make room") == ["what helps: make room"]
+
+
+def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
+    library = '  File "/v/lib/python3.11/site-packages/torch/nn.py", line {}, in call\n    return f()\n'
+    own = '  File "/home/me/train.py", line 4, in step\n    loss()\n'
+    trace = (
+        "Traceback (most recent call last):\n"
+        + own
+        + "".join(map(library.format, range(40)))
+        + "ValueError: bad\nnote\n"
+    )
+    shown = tail_of(trace)
+    assert len(shown) <= TRACEBACK_LINES + 1
+    assert own.splitlines()[0] in shown
+    assert shown[-2:] == ("ValueError: bad", "note")
+    assert "lines left out)" in shown[0]

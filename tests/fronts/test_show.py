@@ -207,6 +207,38 @@ def test_a_failed_run_names_the_cause_and_why_it_was_not_started_again(tmp_path:
     assert "    → not restarted: worker group FAILED; no restarts are allowed\n" in text
 
 
+def test_a_failed_run_is_reported_in_the_words_of_the_agent(tmp_path: Path) -> None:
+    node = Recorder(a_directory(tmp_path))
+    node.start(restarts_max=0)
+    node.bring_up(0, workers=6)
+    closed = "gloo: connection closed by peer"
+    about = {"exit_code": 1, "signal": ""}
+    for rank in (0, 1, 4):
+        node.fail(
+            1_000, rank, message="RuntimeError: x", first=rank == 0, what=closed, hand="second", **about
+        )
+    oom = "killed by the kernel's OOM killer: its cgroup's limit is 8.0 GiB"
+    node.fail(
+        1_200, 2, message="Signal 9", what=oom, hand="first", error_class="memory", remedy="a smaller batch"
+    )
+    node.say(1_201, ev.DecisionMade, action="fail", reason="no restarts are allowed")
+    for rank, said in ((3, closed), (5, "")):
+        who = {"incarnation": 0, "local_rank": rank, "global_rank": rank, "pid": 100 + rank}
+        how = {"exit_code": None, "signal": "SIGTERM", "stopped_by_agent": True, "consequence": said}
+        node.say(1_250, ev.WorkerExited, **who, **how)
+    node.finish(1_300, "FAILED", "the workers failed")
+    lines = [line.strip() for line in shown(tmp_path).splitlines()]
+    report = lines[lines.index(next(line for line in lines if line.startswith("✗ after"))) :]
+    assert report[0].endswith("rank 2 (local rank 2 on node gpu-a, pid 102) was killed by SIGKILL: Signal 9")
+    assert report[1:3] == [f"that is: {oom}", "what helps: a smaller batch"]
+    assert f"because of it: ranks 0-1, 4 exited with code 1: {closed}" in report
+    assert f"because of it: rank 3 said {closed}, and was stopped by the agent" in report
+    assert "stopped by the agent: rank 5" in report
+    [first] = [failure for failure in as_json(tmp_path).failures if failure.first]
+    assert (first.global_rank, first.what, first.error_class, first.hand) == (2, oom, "memory", "first")
+    assert first.remedy == "a smaller batch"
+
+
 def test_nodes_that_restart_together_are_told_once(tmp_path: Path) -> None:
     directory = a_directory(tmp_path)
     culprit, other = Recorder(directory), Recorder(directory, "gpu-b", 8, clock_ms=10**7)

@@ -294,7 +294,38 @@ def test_a_busy_port_of_several_nodes_gets_a_remedy_that_helps(
     assert_refused(job, f"port {listening}", "give another port, the same on every node")
 
 
-def test_what_torch_reads_and_we_do_not_is_told(rally: Rally, worker: Path) -> None:
-    job = rally("--standalone", str(worker), env={"TORCHELASTIC_ENABLE_FILE_TIMER": "1"})
-    assert job.wait() == 0
-    assert "TORCHELASTIC_ENABLE_FILE_TIMER is set, and rally has nothing like it yet" in job.stderr
+@pytest.mark.parametrize(
+    ("words", "env", "said"),
+    [
+        (("--on-hang", "kill"), {}, ("'kill'", "report, restart or off")),
+        (("--hang-timeout", "0"), {}, ("--hang-timeout is 0", "give a number of seconds from 1 on")),
+        (("--hang-timeout", "nan"), {}, ("--hang-timeout is nan", "seconds")),
+        ((), {"PET_HANG_TIMEOUT": "soon"}, ("PET_HANG_TIMEOUT", "'soon'")),
+        ((), {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "long"}, ("STATE_TIMEOUT is 'long'", "seconds")),
+        ((), {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, ("CHECK_PORT is 'http'", "from 1 to 65535")),
+        (
+            (),
+            {"TORCHELASTIC_ENABLE_FILE_TIMER": "1", "TORCHELASTIC_TIMER_FILE": "/proc/no/pipe"},
+            ("TORCHELASTIC_TIMER_FILE is '/proc/no/pipe'", "give a path that is free"),
+        ),
+    ],
+)
+def test_what_is_said_of_hangs_must_make_sense(
+    rally: Rally, worker: Path, words: tuple[str, ...], env: dict[str, str], said: tuple[str, ...]
+) -> None:
+    assert_refused(rally("--standalone", *words, str(worker), env=env), *said)
+
+
+def test_a_file_where_the_pipe_for_timers_is_to_be_is_left_alone(
+    rally: Rally, worker: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("data")
+    env = {"TORCHELASTIC_ENABLE_FILE_TIMER": "1", "TORCHELASTIC_TIMER_FILE": str(precious)}
+    assert_refused(rally("--standalone", str(worker), env=env), str(precious), "give a path that is free")
+    assert precious.read_text() == "data"
+
+
+def test_a_busy_port_for_the_health_check_is_refused(rally: Rally, worker: Path, listening: int) -> None:
+    env = {"TORCHELASTIC_HEALTH_CHECK_PORT": str(listening)}
+    assert_refused(rally("--standalone", str(worker), env=env), str(listening), "give a port that is free")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.core.events import WorkerStarted
+from toolkit.adapters.recording.log_file import LogFile
+from toolkit.core.events import DecisionMade, WorkerStarted
 
-from .conftest import Rally, Script
-from .jobs import Job
+from .conftest import Meet, Python, Rally, Script
+from .jobs import Job, Up
 
 #: all say a line on both streams; rank 1 fails once
 WORKER = """
@@ -101,6 +102,130 @@ def test_the_log_dir_has_a_folder_for_each_run(rally: Rally, worker: Path, tmp_p
     assert len(folders) == 2, "torchrun's layout: <log-dir>/<run id>_<unique>/attempt_<n>/<rank>/stdout.log"
     for folder in folders:
         assert files(folder) == {name: text for name, text in ALL_FILES.items() if "stdout" in name}
+
+
+def test_the_layout_is_torchruns(rally: Rally, python: Python, script: Script, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    # Rank 0 alone fails, so that both launchers have the same to tell.
+    worker = script("""
+        rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+        say("out", rank, attempt, "loss")
+        os.write(2, f"err {rank} {attempt}\\n".encode())
+        sys.exit(3 if attempt == "0" else 0)
+    """)
+    words = (
+        "--nproc-per-node",
+        "1",
+        "--max-restarts",
+        "1",
+        "--rdzv-id",
+        "my job",
+        "--tee",
+        "1",
+        "--redirects",
+        "2",
+    )
+    filters = ("--duplicate-stdout-filters", "loss", "--duplicate-stderr-filters", "err")
+    ours = rally("--standalone", *words, *filters, "--log-dir", tmp_path / "ours", worker)
+    theirs = python(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        *words,
+        *filters,
+        "--log-dir",
+        tmp_path / "theirs",
+        worker,
+    )
+    assert (ours.wait(), theirs.wait(90.0)) == (0, 0), f"{ours.told()}\n{theirs.told()}"
+    assert ours.stdout.splitlines() == [line for line in theirs.stdout.splitlines() if line]
+    [our_root], [their_root] = (list((tmp_path / name).iterdir()) for name in ("ours", "theirs"))
+    assert files(our_root) == files(their_root)
+    assert "attempt_1/0/stdout.log" in files(our_root)
+    assert "attempt_1/filtered_stdout.log" in files(our_root)
+
+
+def test_a_run_directory_that_is_used_twice_keeps_the_logs_of_both(
+    python: Python, script: Script, tmp_path: Path
+) -> None:
+    worker = script("say(os.environ['SAID'])")
+    # As in a container, each agent has the same name: its host's and its process id.
+    agent = script(
+        """
+        import toolkit.wiring
+        from toolkit.fronts.cli import main
+        toolkit.wiring.node_name = lambda: "container_1"
+        sys.exit(main(sys.argv[1:]))
+    """,
+        "agent.py",
+    )
+    words = ("run", "--run-dir", tmp_path / "run", "--rdzv-id", "job", "--redirects", "1")
+    for word in ("first", "second"):
+        job = python(agent, *words, worker, env={"SAID": word})
+        assert job.wait() == 0, job.told()
+    assert files(tmp_path / "run" / "logs") == {
+        "container_1-2/attempt_0/0/stdout.log": "second\n",
+        "container_1/attempt_0/0/stdout.log": "first\n",
+    }
+
+
+def test_a_change_of_members_keeps_the_logs_of_the_first_incarnation(
+    meet: Meet, script: Script, tmp_path: Path
+) -> None:
+    nodes = meet("1:2", "--redirects", "3", join_window=0.2, last_call_timeout=1)
+    worker = script(
+        Up.SCRIPT
+        + """
+    os.write(2, f"world {os.environ['WORLD_SIZE']}\\n".encode())
+    if os.environ["WORLD_SIZE"] == "1":
+        signal.pause()
+    """
+    )
+    first = nodes.start(worker)
+    nodes.wait_for_events(WorkerStarted)
+    nodes.start(worker)
+    nodes.assert_all_end_with(0)
+    [membership] = [event for event in nodes.of(first, DecisionMade) if event.action == "restart"]
+    assert not membership.spends_budget
+    [logs] = (nodes.run_dir / "logs").glob(f"*_{first.pid}")
+    told = {name: text for name, text in files(logs).items() if "stderr" in name}
+    assert told == {"attempt_0/0/stderr.log": "world 1\n", "attempt_1/0/stderr.log": "world 2\n"}
+
+
+def test_maps_take_local_ranks_of_two_digits(rally: Rally, script: Script) -> None:
+    worker = script("say('rank', os.environ['RANK'])")
+    job = rally("--standalone", "--nproc-per-node", "12", "--redirects", "11:3", "--tee", "10:1", worker)
+    assert job.wait() == 0, job.told()
+    [logs] = (job.run_dir / "logs").iterdir()
+    assert files(logs) == {"attempt_0/10/stdout.log": "rank 10\n", "attempt_0/11/stdout.log": "rank 11\n"}
+    assert said(job.stdout) == sorted([*(f"rank {rank}" for rank in range(10)), "[default10]:rank 10"])
+
+
+def test_logs_are_kept_within_a_size(rally: Rally, script: Script) -> None:
+    worker = script("""
+        for number in range(20_000):
+            print(f"line {number:06}")
+    """)
+    job = rally("--standalone", "--redirects", "1", "--log-max-size", "64kB", worker)
+    assert job.wait() == 0, job.told()
+    [folder] = (job.run_dir / "logs").glob("*/attempt_0/0")
+    assert sum(path.stat().st_size for path in folder.glob("stdout.log*")) <= 64_000
+    assert (folder / "stdout.log.1").read_text().startswith("line 000000\n")
+    assert (folder / "stdout.log").read_text().endswith("line 019999\n")
+    shown = LogFile(folder / "stdout.log")
+    while shown.read_new():
+        pass
+    assert (shown.lines[0], shown.lines[-1]) == ("line 000000", "line 019999"), "as top and notebooks see it"
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [("10", "give at least 64kB"), ("much", "give a size such as 500MB")]
+)
+def test_a_size_that_can_not_be_is_refused(rally: Rally, script: Script, size: str, told: str) -> None:
+    job = rally("--standalone", "--log-max-size", size, script("say('started')"))
+    assert job.wait() == 2
+    assert f"--log-max-size is '{size}'; {told}" in job.stderr
+    assert job.stdout == ""
 
 
 def test_the_local_ranks_filter_is_for_the_console_only(rally: Rally, worker: Path) -> None:

@@ -63,6 +63,9 @@ def test_a_full_disk_costs_lines_and_not_the_job(
     assert last.lost_lines == whole.count(b"\n") - kept.count(b"\n")
     assert "lines (" in job.stderr
     assert " lost so far, the workers go on" in job.stderr
+    assert (
+        f"{last.lost_lines} lines (1.0 MB) of the workers' output are lost in all, in 1 log\n" in job.stderr
+    )
     if option == "--tee":
         assert job.stdout.count("[default0]:") == 32_769, "the console has them all"
     shown = subprocess.run(

@@ -17,7 +17,7 @@ from toolkit.core.launch_plan import LaunchPlan, WorkerPlan
 from toolkit.wiring import new_pump, standard_console
 
 from .conftest import Python, Rally, Script
-from .jobs import children
+from .jobs import alive, children, until
 
 
 def test_those_that_were_started_are_gone_when_the_third_cannot_be() -> None:
@@ -34,6 +34,41 @@ def test_those_that_were_started_are_gone_when_the_third_cannot_be() -> None:
             ProcessLauncher(SystemClock(), environment, new_pump(console)).start(plan, bell)
         assert children(os.getpid()) == before
     finally:
+        bell.close()
+        console.close()
+
+
+@pytest.mark.parametrize("failure", ["spawn", "given up"])
+def test_what_those_had_started_is_gone_as_well(failure: str, tmp_path: Path) -> None:
+    """The third worker can't be started, or the start is given up, when the first has left a daemon behind."""
+    said = tmp_path / "pid"
+    leave = f"setsid sh -c 'echo $$ > {said}.part; mv {said}.part {said}; exec sleep 600' & exec sleep 600"
+    workers = [
+        WorkerPlan(
+            local_rank=rank, global_rank=rank, env={}, args=("-c", leave if rank == 0 else "sleep 600")
+        )
+        for rank in range(4)
+    ]
+    if failure == "spawn":
+        workers[2] = replace(workers[2], args=("no\0program takes this",))
+    plan = LaunchPlan(role="trainer", incarnation=0, entrypoint="/bin/sh", workers=tuple(workers))
+    asked = []
+
+    def give_up() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            until("the daemon of the first worker", said.exists)
+        return len(asked) == 3 and failure == "given up"
+
+    console, bell = standard_console(), LoopBell()
+    environment: Mapping[str, str] = os.environ
+    launcher = ProcessLauncher(SystemClock(), environment, new_pump(console))
+    try:
+        with pytest.raises(LaunchError):
+            launcher.start(plan, bell, give_up)
+        assert not alive(int(said.read_text()))
+    finally:
+        launcher.close()
         bell.close()
         console.close()
 

@@ -94,7 +94,14 @@ class Story:
         self.say(name, ev.GroupStateChanged, before=before, after="HEALTHY")
 
     def exit(
-        self, name: str, rank: int = 0, code: int = 0, incarnation: int = 0, *, first: bool = True
+        self,
+        name: str,
+        rank: int = 0,
+        code: int = 0,
+        incarnation: int = 0,
+        *,
+        first: bool = True,
+        hand: str = "unclear",
     ) -> None:
         exited = {
             "incarnation": incarnation,
@@ -105,7 +112,8 @@ class Story:
         }
         self.say(name, ev.WorkerExited, **exited)
         if code:
-            self.say(name, ev.FailureRecorded, hostname=name, signal="", message="", first=first, **exited)
+            how = {"signal": "", "message": "", "first": first, "hand": hand}
+            self.say(name, ev.FailureRecorded, hostname=name, **how, **exited)
         self.say(name, ev.GroupStateChanged, before="HEALTHY", after="FAILED" if code else "SUCCEEDED")
 
     def restart(self, name: str, *, spends: bool, grace_s: float = 30.0, took_s: float = 0.0) -> None:
@@ -662,6 +670,25 @@ def test_each_incarnation_has_one_first_failure(firsts: tuple[bool, bool], words
     assert f"it marks {words} as the first" in details(story.judged(Facts(), "first-failure-once"))
 
 
+@pytest.mark.parametrize(
+    ("hands", "held"),
+    [
+        (("second", "first"), True),
+        (("second", "second"), False),
+        (("first", "first"), False),
+        (("second", "first", "first"), False),
+    ],
+)
+def test_a_late_culprit_takes_the_place_of_its_victim_once(hands: tuple[str, ...], held: bool) -> None:
+    story = Story()
+    story.start("a")
+    story.formed("a")
+    for hand in hands:
+        story.exit("a", code=1, hand=hand)
+    told = details(story.judged(Facts(), "first-failure-once"))
+    assert ("failures as the first" in told) != held, told
+
+
 def test_an_agent_that_ends_long_after_the_signal_is_found() -> None:
     story = Story()
     story.start("a")
@@ -857,8 +884,8 @@ class ForgetsItsState(LaunchedAgent):
 
 
 class BlamesEverybody(LaunchedAgent):
-    def _say_failure(self, group: WorkerGroup, end: Any, *, first: bool) -> None:
-        super()._say_failure(group, end, first=True)
+    def _say_failure(self, group: WorkerGroup, end: Any, told: Any, *, first: bool) -> None:
+        super()._say_failure(group, end, told, first=True)
 
 
 class DawdlesAfterSignals(LaunchedAgent):

@@ -53,8 +53,9 @@ def test_its_class_is_that_of_production_and_no_subclass() -> None:
     assert wiring.LocalElasticAgent is api.LocalElasticAgent
 
 
-#: of production's subclass: it fills in the ports, and stops a health check server if there is one
-OF_THE_PROCESS = ("__init__", "_shutdown")
+#: of production's subclass: it fills in the ports, stops a health check server if there is one, and answers a health
+#: check itself while it runs if torch's variable asks for that
+OF_THE_PROCESS = ("__init__", "_shutdown", "run")
 
 
 def test_its_hooks_are_those_of_production() -> None:

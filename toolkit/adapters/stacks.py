@@ -34,18 +34,20 @@ class PySpy:
     Args:
         program: py-spy; found by itself if it is installed beside this Python, or on the path.
         one_s: how long one process may take.
+        all_s: how long all that are asked for at a time may.
     """
 
-    def __init__(self, program: str | None = None, one_s: float = ONE_S) -> None:
+    def __init__(self, program: str | None = None, one_s: float = ONE_S, all_s: float = ALL_S) -> None:
         self._program = program or installed_py_spy()
         self._one_s = one_s
+        self._all_s = all_s
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
 
     def dump(self, targets: Sequence[Target]) -> list[Answer]:
-        """The stacks of each, or why they can't be read. Takes `ALL_S` at the most; never raises."""
-        deadline_s = time.monotonic() + ALL_S
+        """The stacks of each, or why they can't be read. Takes `all_s` at the most; never raises."""
+        deadline_s = time.monotonic() + self._all_s
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="rally-stacks") as pool:
             return list(pool.map(lambda target: self._answer(target, deadline_s), targets))
 
@@ -76,7 +78,7 @@ class PySpy:
         for _ in range(_TRIES):
             patience_s = min(self._one_s, deadline_s - time.monotonic())
             if patience_s <= 0:
-                problem = f"was not read: reading all took longer than {ALL_S:g} s"
+                problem = f"was not read: reading all took longer than {self._all_s:g} s"
                 break
             try:
                 stacks = decoded(self._ask(target.pid, patience_s), target.pid)

@@ -14,12 +14,13 @@ import msgspec
 from toolkit.agent.base import SimpleElasticAgent
 from toolkit.agent.blame import Blame
 from toolkit.agent.forwarding import LOOK_AGAIN_S, Forwarding
+from toolkit.agent.hung import EndsHangs, LeftBehind
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
 from toolkit.core.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
-from toolkit.core.failures import failure_of, in_utf8, result_of, signal_name
+from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of, signal_name
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
@@ -34,8 +35,11 @@ from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 
+#: processes that had escaped, named in one event
+ESCAPED_TOLD_MAX = 20
 
-class LaunchedAgent(SimpleElasticAgent):
+
+class LaunchedAgent(EndsHangs, SimpleElasticAgent):
     """Runs the workers that its launcher starts.
 
     Args:
@@ -65,7 +69,8 @@ class LaunchedAgent(SimpleElasticAgent):
         self._log_line_prefix_template = log_line_prefix_template
         self._incarnation = -1
         self._workers: Workers | None = None
-        self._exits_told = 0
+        #: local ranks whose end was told, and whether their process was there all the same
+        self._exits_told: set[tuple[int, bool]] = set()
         self._stopping = False
         self._forwarding = Forwarding(ports, self._reporter)
         self._blame = Blame(ports)
@@ -93,6 +98,19 @@ class LaunchedAgent(SimpleElasticAgent):
         # Exits, signals and, where the rendezvous can, arrivals ring the bell: then there is nothing to poll for.
         return None if getattr(handler, "rings_bell", False) is True else super()._patience_s()
 
+    def _initialize_workers(self, worker_group: WorkerGroup) -> None:
+        """Form the group and start its workers, if those of before are gone."""
+        self._refuse_beside_unkillable()
+        super()._initialize_workers(worker_group)
+
+    def _restart_or_end(self, result: RunResult) -> bool:
+        try:
+            return super()._restart_or_end(result)
+        except LeftBehind:
+            self._enter(WorkerState.FAILED)
+            result.state = WorkerState.FAILED
+            return True
+
     @profiled("LocalElasticAgent._start_workers")
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         """Start the workers; return their pids by local rank.
@@ -106,11 +124,13 @@ class LaunchedAgent(SimpleElasticAgent):
         plan = self._plan(worker_group)
         self._reporter.say(events.WorkersStarting, incarnation=self._incarnation, count=len(plan.workers))
         self._workers = self._launch(plan)
-        self._exits_told, self._stopping = 0, False
+        self._exits_told, self._stopping = set(), False
         self._blame, self._result = Blame(self._ports), None
         self._failed, self._failures_told = [], set()
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
+        self._begin_watch(worker_group, plan, ids)
+        self._say_notices(self._workers)
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
@@ -132,6 +152,7 @@ class LaunchedAgent(SimpleElasticAgent):
             use_agent_store=bool(spec.rdzv_handler.use_agent_store),
             start_method=self._start_method,
             prefix_template=self._log_line_prefix_template,
+            variables=self._ports.watch.prepare(spec.local_world_size),
         )
         return plan_launch(worker_group, settings, self._logs_specs, self._ports.host.environment())
 
@@ -154,13 +175,15 @@ class LaunchedAgent(SimpleElasticAgent):
             return RunResult(WorkerState.UNKNOWN)
         if {worker.id for worker in worker_group.workers} != set(self._workers.ids().values()):
             return RunResult(WorkerState.UNKNOWN)
-        known = self._exits_told
-        self._say_exits(worker_group, self._workers.exits())
-        if known < self._exits_told:
+        self._kill_condemned()
+        known = len(self._exits_told)
+        self._say_exits(worker_group, self._ends())
+        if known < len(self._exits_told):
             job = self._job
             elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
-            self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
-        ends = self._workers.exits()
+            self._blame.settle(self._workers, self._ends, elsewhere, lambda: job is not None and job.over())
+        ends = self._ends()
+        self._say_notices(self._workers)
         self._say_exits(worker_group, ends)
         self._say_failures(worker_group)
         self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
@@ -169,7 +192,7 @@ class LaunchedAgent(SimpleElasticAgent):
 
     def _failure_records(self, result: RunResult) -> list[FailureRecord]:
         now_ns = self._ports.clock.now_ns()
-        ends = {end.local_rank: end for end in (self._workers.exits() if self._workers is not None else ())}
+        ends = {end.local_rank: end for end in self._ends()}
         return [
             msgspec.structs.replace(
                 record,
@@ -186,10 +209,10 @@ class LaunchedAgent(SimpleElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """Stop the workers and release what they held. Does nothing the second time."""
         workers = self._workers
+        self._ports.watch.end()
         if workers is None:
             return
-        ends = workers.exits()
-        self._say_exits(self._worker_group, ends)
+        self._say_exits(self._worker_group, self._ends())
         self._say_failures(self._worker_group)
         self._stopping = True
         self._blame.stopping(death_sig)
@@ -203,21 +226,33 @@ class LaunchedAgent(SimpleElasticAgent):
             )
         try:
             stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
+            self._unkillable = stopped.unkillable
             self._blame.stopped(stopped.killed)
-            self._say_exits(self._worker_group, workers.exits())
+            self._say_exits(self._worker_group, self._ends())
             self._say_failures(self._worker_group)
             self._reporter.say(
-                events.WorkersStopped, killed=list(stopped.killed), unkillable=list(stopped.unkillable)
+                events.WorkersStopped,
+                killed=list(stopped.killed),
+                unkillable=list(stopped.unkillable),
+                escaped=[str(each) for each in stopped.left if each.escaped][:ESCAPED_TOLD_MAX],
             )
         finally:
             self._workers = None
             self._forwarding.workers_are_gone()
             self._say_losses(workers.close())
 
+    def _say_notices(self, workers: Workers) -> None:
+        for what in workers.notices():
+            self._reporter.say(events.SupervisionChanged, incarnation=self._incarnation, what=what)
+
     def _say_shortened(self, signals: int, left_s: float) -> None:
         self._reporter.say(events.GraceShortened, signals=signals, left_s=left_s)
 
     # -- events ---------------------------------------------------------------------------------------------
+
+    def _say_finished(self, outcome: RunResult | BaseException | None, took_ns: int) -> None:
+        self._fail_with_unkillable(outcome)
+        super()._say_finished(outcome, took_ns)
 
     def _say_workers_started(self, group: WorkerGroup, plan: LaunchPlan, ids: dict[int, Any]) -> None:
         for planned in plan.workers:
@@ -247,15 +282,17 @@ class LaunchedAgent(SimpleElasticAgent):
                 lost_lines=lost.lines,
             )
 
-    def _say_exits(self, group: WorkerGroup, ends: Any) -> None:
+    def _say_exits(self, group: WorkerGroup, ends: Sequence[WorkerExit]) -> None:
         """Tell of the exits that were not told yet, in their order."""
-        new = list(ends)[self._exits_told :]
-        self._exits_told += len(new)
+        told = self._exits_told
+        new = [end for end in ends if (end.local_rank, end.there) not in told]
         for end in new:
             meanwhile = self._stopping and self._blame.failed_meanwhile(end)
-            if end.failed and (meanwhile or not self._stopping):
+            if end.failed and (meanwhile or not self._stopping) and (end.local_rank, True) not in told:
                 self._failed.append(end)
-            self._say_exit(group, end, stopped=self._stopping and not meanwhile)
+            if not end.there:
+                self._say_exit(group, end, stopped=self._stopping and not meanwhile)
+        told.update((end.local_rank, end.there) for end in new)
 
     def _say_failures(self, group: WorkerGroup) -> None:
         """Tell of the failures that were not told yet, who failed first at the top."""
@@ -266,8 +303,7 @@ class LaunchedAgent(SimpleElasticAgent):
                 self._say_failure(group, end, told, first=at == 0)
         if self._stopping and self._result is not None and self._result.is_failed():
             # With a culprit that ended while the others were stopped. The result is the loop's already.
-            ranks_of = {end.local_rank: group.workers[end.local_rank].global_rank for end, _ in ordered}
-            self._result.failures = {ranks_of[end.local_rank]: failure_of(end, told) for end, told in ordered}
+            self._result.failures = dict(failures_of(group.workers, ordered))
 
     def _say_exit(self, group: WorkerGroup, end: WorkerExit, *, stopped: bool) -> None:
         self._reporter.say(

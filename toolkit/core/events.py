@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from toolkit.core.job_report import FailureRecord
+from toolkit.core.usage import GpuReading as GpuReading
+from toolkit.core.usage import WorkerReading as WorkerReading
 
 VERSION = 1
 
@@ -292,13 +294,20 @@ class MembershipChanged(Event, frozen=True, kw_only=True, tag="membership_change
 
 
 class DecisionMade(Event, frozen=True, kw_only=True, tag="decision_made"):
-    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort"."""
+    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort".
+
+    After a failure `policy` is the restart policy that decided, as in `--restart-policy` (empty is the plain budget),
+    and `verdict` what it said; a `free` restart is one that it demanded at no cost to the budget.
+    """
 
     action: str
     reason: str
     spends_budget: bool = False
     delay_s: float = 0.0
     restarts_left: int = 0
+    policy: str = ""
+    verdict: str = ""
+    free: bool = False
 
 
 class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
@@ -317,10 +326,21 @@ class GraceShortened(Event, frozen=True, kw_only=True, tag="grace_shortened"):
 
 
 class WorkersStopped(Event, frozen=True, kw_only=True, tag="workers_stopped"):
-    """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL."""
+    """No worker runs any more, save those in `unkillable`. `killed` are the local ranks that needed SIGKILL.
+
+    `escaped` are processes that workers had started in sessions of their own, and that were ended, too: "NAME (pid N)".
+    """
 
     killed: list[int] = []
     unkillable: list[int] = []
+    escaped: list[str] = []
+
+
+class SupervisionChanged(Event, frozen=True, kw_only=True, tag="supervision_changed"):
+    """What became of what keeps this agent's workers from outliving it, such as its supervisor, in a sentence."""
+
+    incarnation: int
+    what: str
 
 
 class LogsLost(Event, frozen=True, kw_only=True, tag="logs_lost"):
@@ -386,44 +406,6 @@ class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
     reason: str
 
 
-class WorkerReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one worker and the processes that it started used, as the operating system counts.
-
-    Args:
-        cpu_percent: of one core, since the reading before; 250 is two and a half cores.
-        rss_bytes: resident memory of all of them together. Pages that several of them share count several times.
-        processes: how many there are.
-    """
-
-    local_rank: int
-    cpu_percent: float
-    rss_bytes: int
-    processes: int = 1
-
-
-class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU of a node. What the driver does not say is None or empty.
-
-    Args:
-        index: as NVML counts.
-        local_ranks: workers that have a process on it.
-        util_percent: share of the time in which a kernel ran.
-        throttled: why the clocks are held down, in NVML's words without their prefix, such as "sw_power_cap".
-        xids: error numbers that the driver has reported since the agent began, oldest first.
-    """
-
-    index: int
-    name: str = ""
-    local_ranks: list[int] = []
-    util_percent: float | None = None
-    memory_used_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
-    throttled: list[str] = []
-    xids: list[int] = []
-
-
 class ReadingsTaken(Event, frozen=True, kw_only=True, tag="readings_taken"):
     """What the workers of this node and its GPUs used in the last second or so."""
 
@@ -452,6 +434,56 @@ class ActionTaken(Event, frozen=True, kw_only=True, tag="action_taken"):
     signal: str = ""
     outcome: str = "done"
     detail: str = ""
+
+
+class HungWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker that hangs (`core/hangs.py`).
+
+    Args:
+        pid: of the process that is stopped, held or stuck; of the worker otherwise.
+        kind: "stopped", "traced", "stuck", "standing", "silent" or "timer".
+        for_s: how long already.
+        step: that it told last, if it ever did.
+        culprit: whether it is to blame, as far as its agent can tell; the others wait for somebody.
+        detail: where in the kernel it is, or the name of a debugger.
+        timer: name of a timer of torch's that expired.
+    """
+
+    local_rank: int
+    global_rank: int
+    pid: int
+    kind: str
+    for_s: float
+    step: int | None = None
+    culprit: bool = False
+    detail: str = ""
+    timer: str = ""
+
+
+class WorkersHung(Event, frozen=True, kw_only=True, tag="workers_hung"):
+    """Workers of this node hang.
+
+    Args:
+        workers: culprits first.
+        why: in one sentence.
+        stacks: where they are, those in the same place together, the odd ones out first; several lines, bounded.
+        odd: global ranks that are elsewhere in their code than most.
+        kills: local ranks that the agent kills because of it; the restart policy then decides.
+    """
+
+    incarnation: int
+    workers: list[HungWorker]
+    why: str
+    stacks: str = ""
+    odd: list[int] = []
+    kills: list[int] = []
+
+
+class WorkersRecovered(Event, frozen=True, kw_only=True, tag="workers_recovered"):
+    """Workers that hung, or seemed to, move again."""
+
+    incarnation: int
+    global_ranks: list[int]
 
 
 AnyEvent = (
@@ -483,6 +515,7 @@ AnyEvent = (
     | WorkersStopping
     | GraceShortened
     | WorkersStopped
+    | SupervisionChanged
     | LogsLost
     | BarrierEntered
     | BarrierLeft
@@ -491,6 +524,8 @@ AnyEvent = (
     | EventsDropped
     | ReadingsTaken
     | ActionTaken
+    | WorkersHung
+    | WorkersRecovered
 )
 
 _encoder = msgspec.json.Encoder()

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from toolkit.core import events
+from toolkit.core.hang_story import Hang
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
 from toolkit.core.readings import Readings
@@ -53,6 +54,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
         pid: 0 where it is no local process.
         exit_code: None while it runs and when a signal ended it.
         started: None if the recording does not have its start.
+        hangs: how it hangs now, as in `HungWorker.kind`; empty if it does not.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     consequence: str = ""
     started: Moment | None = None
     ended: Moment | None = None
+    hangs: str = ""
 
 
 class Rank(msgspec.Struct, frozen=True):
@@ -150,6 +153,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
         incarnation: the one that was given up.
         round: that was given up, by the count of `Round.number`.
         spends_budget: whether it counts against `max_restarts`; a change of membership does not.
+        free: whether it follows a failure, and the restart policy made it cost nothing.
         noticed: the first failure, or the moment at which waiting nodes were seen.
         decided: when the agent decided on it.
     """
@@ -161,6 +165,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     spends_budget: bool
     delay_s: float
+    free: bool = False
     noticed: Moment | None
     decided: Moment
     stopped: Moment | None = None
@@ -168,6 +173,11 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     rendezvous_completed: Moment | None = None
     starting: Moment | None = None
     started: Moment | None = None
+
+    @property
+    def after_failure(self) -> bool:
+        """Whether it is because of a failure."""
+        return self.spends_budget or self.free
 
     @property
     def detect_s(self) -> float | None:
@@ -201,7 +211,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
         A change of membership counts from its decision. None while it goes on, or if it never ended.
         What the workers then do over again is not in it.
         """
-        begin = self.noticed if self.spends_budget and self.noticed is not None else self.decided
+        begin = self.noticed if self.after_failure and self.noticed is not None else self.decided
         return seconds_between(begin, self.started)
 
 
@@ -250,8 +260,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         ranks: by local rank.
         evictions: how often the job went on without it, because it was silent for too long.
         restarts: the latest of them; `restarts_total` counts all.
+        restarts_free: those after a failure that cost nothing.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
+        hangs: reports of workers that hang, the latest.
         lost_logs: output that logs have lost, with the latest counts of each log and incarnation.
     """
 
@@ -289,6 +301,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[Round, ...] = ()
     restarts: tuple[Restart, ...] = ()
     restarts_total: int = 0
+    restarts_free: int = 0
     restarting: bool = False
     time_lost_s: float = 0.0
     decision: events.DecisionMade | None = None
@@ -300,6 +313,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
     forwarded: tuple[Forwarded, ...] = ()
+    hangs: tuple[Hang, ...] = ()
     lost_logs: tuple[events.LogsLost, ...] = ()
 
 
@@ -449,6 +463,11 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     def restarts_used(self) -> int:
         """Restarts that spent the budget, on the node that spent most."""
         return max((node.restart_count for node in self.nodes.values()), default=0)
+
+    @property
+    def restarts_free(self) -> int:
+        """Restarts after a failure that the restart policy made free, on the node that had most."""
+        return max((node.restarts_free for node in self.nodes.values()), default=0)
 
     @property
     def restarts_max(self) -> int:

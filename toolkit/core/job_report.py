@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending
 
 Hand = Literal["first", "unclear", "second"]
@@ -81,7 +82,9 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         said = self.message.strip().split("\n", 1)[0]
         how = ending(self.exit_code, self.signal)
         return f"{who} {how}" + (
-            f": {said}" if said and not self.signal and "exited with code" not in said else ""
+            f": {said}"
+            if said and (not self.signal or said.startswith(HUNG)) and "exited with code" not in said
+            else ""
         )
 
 

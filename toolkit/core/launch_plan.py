@@ -196,6 +196,35 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that a worker has started and that is there though the worker has ended.
+
+    Args:
+        pid: its process id.
+        name: of its program, as the kernel keeps it.
+        local_rank: of the worker in whose session it is; None if it has left that (setsid, a daemon).
+        caught: bit N-1 is set for each signal N for which it has a handler.
+    """
+
+    pid: int
+    name: str
+    local_rank: int | None = None
+    caught: int = 0
+
+    def handles(self, signum: int) -> bool:
+        """Whether it does something of its own when it gets this signal."""
+        return bool(self.caught >> (signum - 1) & 1)
+
+    @property
+    def escaped(self) -> bool:
+        """Whether it has left the sessions of all workers."""
+        return self.local_rank is None
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExit:
     """How one worker ended.
 
@@ -213,6 +242,8 @@ class WorkerExit:
         last_words: the end of its stderr, if it is kept.
         said_at_ns: nanoseconds since the epoch of its error file or, without one, of its last words; 0 if not known.
         kernel: what the kernel has on record of it, if that was asked.
+        step: that it told last by `toolkit.progress`; None if it never did.
+        there: whether its process is there all the same, because nothing ends it.
     """
 
     local_rank: int
@@ -228,6 +259,8 @@ class WorkerExit:
     last_words: str = ""
     said_at_ns: int = 0
     kernel: KernelRecord | None = None
+    step: int | None = None
+    there: bool = False
 
     @property
     def failed(self) -> bool:
@@ -246,6 +279,7 @@ class LaunchSettings:
         use_agent_store: whether the agents host the workers' store.
         start_method: of multiprocessing, for functions.
         prefix_template: `string.Template` for the prefix of teed lines, or None for "[role local_rank]:".
+        variables: more of the environment of each worker, by local rank.
     """
 
     run_id: str
@@ -254,6 +288,7 @@ class LaunchSettings:
     use_agent_store: bool
     start_method: str = "spawn"
     prefix_template: str | None = None
+    variables: Sequence[Mapping[str, str]] = ()
 
 
 def plan_launch(
@@ -273,6 +308,8 @@ def plan_launch(
     spec = group.spec
     assert spec.entrypoint is not None, "checked when the spec was made"
     envs = {w.local_rank: worker_environment(group, w.local_rank, settings, inherited) for w in group.workers}
+    for env, more in zip(envs.values(), settings.variables, strict=False):
+        env.update(more)
     to = _destinations(logs, settings, envs)
     return LaunchPlan(
         role=spec.role,

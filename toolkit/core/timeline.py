@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from toolkit.core import events, forwarded, job_story, lost_logs, readings
+from toolkit.core import events, forwarded, hang_story, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -152,6 +152,7 @@ class _Draft:
             repeated=node.repeated,
             restarts=node.restarts,
             restarts_total=node.restarts_total,
+            restarts_free=node.restarts_free,
             time_lost_s=node.time_lost_s,
             evictions=node.evictions,
         )
@@ -401,6 +402,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         reason=without_tokens(event.reason),
         spends_budget=event.spends_budget,
         delay_s=event.delay_s,
+        free=event.free,
         noticed=node.failed_at or node.arrivals_seen,
         decided=at,
     )
@@ -410,6 +412,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         restarting=True,
         restarts=_appended(node.restarts, restart),
         restarts_total=node.restarts_total + 1,
+        restarts_free=node.restarts_free + event.free,
     )
 
 
@@ -428,7 +431,7 @@ def _workers_stopped(draft: _Draft, node: Node, event: events.WorkersStopped, at
                 else replace(rank.now, state="stopped", stopped_by_agent=True, ended=at)
             )
             ranks[local_rank] = Rank(now, rank.past)
-    return replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at))
+    return hang_story.over(replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at)), at)
 
 
 def _barrier_entered(draft: _Draft, node: Node, event: events.BarrierEntered, at: Moment) -> Node:
@@ -444,10 +447,6 @@ def _barrier_left(draft: _Draft, node: Node, event: events.BarrierLeft, at: Mome
 
 def _signal_received(draft: _Draft, node: Node, event: events.SignalReceived, at: Moment) -> Node:
     return replace(node, signals=_appended(node.signals, Signal(event.signal, event.count, at)))
-
-
-def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: Moment) -> Node:
-    return replace(node, dropped=node.dropped + max(event.count, 0))
 
 
 def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) -> Node:
@@ -540,7 +539,9 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
     events.SignalForwarded: forwarded.signal_forwarded,
-    events.EventsDropped: _events_dropped,
+    events.EventsDropped: lost_logs.events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
+    events.WorkersHung: hang_story.hung,
+    events.WorkersRecovered: hang_story.recovered,
 }

@@ -165,7 +165,31 @@ def _runs(argv: Sequence[str]) -> int:
     parser.add_argument(
         "-n", "--limit", type=int, default=20, metavar="N", help="at most N runs (default: 20)"
     )
+    prune = parser.add_argument_group(
+        "old runs", "What would go is listed; --yes removes it. Running ones stay."
+    )
+    prune.add_argument(
+        "--prune-to", metavar="SIZE", help="the oldest, until the others fill no more, such as 10GB"
+    )
+    prune.add_argument("--prune-older", metavar="AGE", help="those that began longer ago, such as 30d")
+    prune.add_argument("--yes", action="store_true", help="remove them with their logs")
     args = parser.parse_args(argv)
+    if args.prune_to is not None or args.prune_older is not None:
+        from toolkit.fronts import log_options
+        from toolkit.fronts.pruning import prune_command
+
+        return prune_command(
+            state_dir=state_directory(),
+            to_bytes=None if args.prune_to is None else log_options.size(args.prune_to, "--prune-to"),
+            older_s=None
+            if args.prune_older is None
+            else log_options.age_s(args.prune_older, "--prune-older"),
+            really=args.yes,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        )
+    if args.yes:
+        raise ConfigurationError("--yes removes nothing by itself; give --prune-to SIZE or --prune-older AGE")
     return runs_command(
         as_json=args.json, state_dir=state_directory(), limit=args.limit, stdout=sys.stdout, stderr=sys.stderr
     )

@@ -7,13 +7,16 @@ from typing import Protocol
 
 import msgspec
 
-from toolkit.core.events import Event
+from toolkit.core.events import Event, LogsLost
 from toolkit.core.history import Node
+from toolkit.core.lost_logs import after
 from toolkit.core.lost_output import lost_in_words
 from toolkit.core.words import plural
 
 #: logs that are told one by one
 _TOLD_MAX = 4
+#: between two times that the sum is told
+TOLD_AGAIN_NS = 60 * 10**9
 
 
 class LostLogSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,48 @@ def lost_in_sentences(lost: list[LostLogSummary]) -> Iterator[str]:
 
 def _why(problem: str) -> str:
     return problem.partition("; ")[0]
+
+
+class LossNarration:
+    """Tells of lost output while a run goes on: the first loss at once, then the sum of all, once a minute.
+
+    A full disk is full for all ranks: a line for each of them would hide everything else.
+
+    Args:
+        say: takes a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._lost: tuple[LogsLost, ...] = ()
+        self._told_ns: int | None = None
+        self._told = (0, 0)
+
+    def tell(self, event: LogsLost) -> None:
+        """One more loss."""
+        first = self._told_ns is None
+        self._lost = after(self._lost, event)
+        if first or not event.lost_bytes:
+            self._say(event.problem)
+        elif event.mono_ns - (self._told_ns or 0) >= TOLD_AGAIN_NS:
+            self._say_sum("so far")
+        else:
+            return
+        self._told_ns = event.mono_ns
+        self._told = self._sum()
+
+    def end(self) -> None:
+        """The run is over: the sum, if it is more than was told."""
+        if self._told != self._sum():
+            self._say_sum("in all")
+
+    def _sum(self) -> tuple[int, int]:
+        return sum(log.lost_lines for log in self._lost), sum(log.lost_bytes for log in self._lost)
+
+    def _say_sum(self, how_far: str) -> None:
+        lines, size = self._sum()
+        logs = plural(len(self._lost), "log")
+        self._say(f"{lost_in_words(lines, size)} of the workers' output are lost {how_far}, in {logs}")
 
 
 class _Recording(Protocol):

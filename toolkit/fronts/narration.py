@@ -8,9 +8,12 @@ from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
+from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
+from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import forwarded, parked, store_silent, taken_over
 
 
@@ -35,6 +38,7 @@ class Narration:
         self._lost = ""
         self._over = ""
         self._gave_up = False
+        self._losses = LossNarration(self.say)
         self._reported = False
         #: of the workers that run now, or have failed last
         self._failed = FailedWorkers()
@@ -77,15 +81,23 @@ class Narration:
                 self._done_waiting()
                 self._left_barrier(event)
             case ev.LogsLost():
-                self.say(event.problem)
+                self._losses.tell(event)
+            case ev.AgentFinished():
+                if event.result == "FAILED":
+                    self._report_failed()
+                self._losses.end()
+            case ev.SupervisionChanged():
+                self.say(event.what)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
             case ev.SignalForwarded():
                 self.say(forwarded(event.signal, event.local_ranks, event.waiting))
             case ev.ActionTaken():
                 self._acted(event)
-            case ev.AgentFinished(result="FAILED"):
-                self._report_failed()
+            case ev.WorkersHung():
+                self._hung(event)
+            case ev.WorkersRecovered():
+                self.say(recovered(event))
             case _:
                 self._tell_of_job(event)
 
@@ -156,13 +168,19 @@ class Narration:
         for line in details(words, event.what, ""):
             self._write_lines((line,))
 
+    def _hung(self, event: ev.WorkersHung) -> None:
+        self.say(hung(event))
+        if event.stacks:
+            self._write_lines(stack_lines(event.stacks))
+
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
-            case "restart" if event.spends_budget:
+            case "restart" if event.spends_budget or event.free:
                 self._write_lines(self._failed.traceback)
-                delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
-                spent = event.restart_count
-                self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
+                why = event.verdict or f"restart {event.restart_count} of {self._restarts_max}"
+                # A back-off says its length itself.
+                delay = f" in {event.delay_s:.1f} s" if event.delay_s and "back-off" not in why else ""
+                self.say(f"restarting {self._all()}{delay} ({why})")
             case "restart" if event.reason == self._over:
                 self.say(f"restarting {self._all()}")
             case "restart":
@@ -233,6 +251,13 @@ class Narration:
                 f"local {ranks(event.unkillable)} can't be killed (stuck in the kernel); this machine may need a reboot"
             )
 
+        if event.escaped:
+            daemons = "a daemon" if len(event.escaped) == 1 else "daemons"
+            self.say(
+                f"ended {daemons} that workers had left: {', '.join(event.escaped)}; "
+                "with RALLY_KEEP=1 in its environment one stays"
+            )
+
     def _left_barrier(self, event: ev.BarrierLeft) -> None:
         if event.outcome in ("timeout", "error"):
             self.say(
@@ -242,4 +267,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or bool(event.signal)
+    return event.message == f"exited with code {event.exit_code}" or (
+        bool(event.signal) and not event.message.startswith(HUNG)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from toolkit.fronts import rally_options
+from toolkit.fronts import rally_options, restart_options
 from toolkit.fronts.arguments import Arguments
 from toolkit.fronts.option_table import OPTIONS
 from toolkit.fronts.rendezvous_settings import DEFAULT_PORTS, RALLY, STATIC, unread_keys
@@ -44,22 +44,8 @@ def notices(
     if several:
         unread = unread_keys(conf, backend)
         found += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
+    found += restart_options.notices(values, given)
     return found + _misplaced(values.training_script_args)
-
-
-#: variables of torch's local agent that ours does not read yet
-_UNREAD_VARIABLES = (
-    "TORCHELASTIC_ENABLE_FILE_TIMER",
-    "TORCHELASTIC_HEALTH_CHECK_PORT",
-    "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
-)
-
-
-def unheard(environ: Mapping[str, str]) -> list[str]:
-    """Sentences on variables of torch that nothing here reads."""
-    return [
-        f"{name} is set, and rally has nothing like it yet" for name in _UNREAD_VARIABLES if environ.get(name)
-    ]
 
 
 def _misplaced(script_args: Sequence[str]) -> list[str]:

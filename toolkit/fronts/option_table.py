@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.fronts import control_options, log_options
+from toolkit.fronts import control_options, hang_options, log_options, restart_options
 from toolkit.fronts.option import Option, comma_separated
 
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
@@ -77,6 +77,7 @@ OPTIONS: tuple[Option, ...] = (
         default=0,
         group=_RESTART,
     ),
+    restart_options.OPTION,
     Option(
         "monitor-interval",
         "Longest time between two looks at the workers; an exit is seen at once in any case. Default: 0.1.",
@@ -259,6 +260,7 @@ OPTIONS: tuple[Option, ...] = (
         "SIGNAL,...",
         default="",
     ),
+    *hang_options.OPTIONS,
     *log_options.OPTIONS,
     *control_options.OPTIONS,
 )

@@ -15,10 +15,11 @@ from enum import Enum
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
-from toolkit.fronts import log_options, option_values, rally_options
+from toolkit.core.watched import HangSettings
+from toolkit.fronts import hang_options, log_options, option_values, rally_options, restart_options
 from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options
-from toolkit.fronts.notices import notices, unheard
+from toolkit.fronts.notices import notices
 from toolkit.fronts.option import one_of
 from toolkit.fronts.rally_options import MASTER_PORT, RallyOptions
 from toolkit.fronts.rendezvous_settings import (
@@ -85,6 +86,7 @@ class RunOptions:
         local_addr: address of this node, or None.
         role: role of the workers.
         max_restarts: at least 0.
+        restart_policy: its text, or None for the plain budget; see `restart_options.judge_of`.
         monitor_interval_s: more than 0.
         start_method: of multiprocessing.
         shutdown_timeout_s: at least 0.
@@ -108,6 +110,7 @@ class RunOptions:
         quiet: no status line, no notices.
         control: where other machines may watch, or None.
         readings_interval_s: between two readings of what the workers use; 0 for none.
+        hangs: what is done about workers that hang.
         notices: sentences on options that have no effect or may be meant otherwise.
     """
 
@@ -130,6 +133,7 @@ class RunOptions:
     local_addr: str | None
     role: str
     max_restarts: int
+    restart_policy: str | None
     monitor_interval_s: float
     start_method: str
     shutdown_timeout_s: int
@@ -153,6 +157,7 @@ class RunOptions:
     quiet: bool
     control: ControlOptions | None
     readings_interval_s: float
+    hangs: HangSettings
     notices: tuple[str, ...] = ()
 
     @property
@@ -279,6 +284,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         local_addr=values.local_addr or None,
         role=values.role,
         max_restarts=max_restarts,
+        restart_policy=restart_options.restart_policy(values, arguments.sources),
         monitor_interval_s=option_values.positive(
             values.monitor_interval, arguments.name("monitor_interval")
         ),
@@ -310,7 +316,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         readings_interval_s=option_values.readings_interval(
             values.readings_interval, arguments.name("readings_interval")
         ),
-        notices=(*notices(arguments, min_nodes, max_nodes, conf, endpoint), *unheard(environ)),
+        hangs=hang_options.hang_options(values, arguments.sources, environ),
+        notices=(
+            *notices(arguments, min_nodes, max_nodes, conf, endpoint),
+            *hang_options.notices(values, arguments.sources, environ),
+        ),
     )
     _check_nodes_can_meet(options, arguments)
     return options

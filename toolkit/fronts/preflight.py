@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from stat import S_ISDIR
 
+from toolkit import wiring
 from toolkit.adapters import accelerators
 from toolkit.adapters.endpoint import RESOLVE_TIMEOUT_S, OnWait, check_endpoint, port_problem, resolve_within
 from toolkit.adapters.from_torch.handlers import NO_HANDLER, event_handlers
@@ -67,6 +68,7 @@ def check(
     check_local_ranks(options, nproc)
     check_visible_devices(options, environ, nproc)
     check_fixed_port(options)
+    wiring.check_watch(options.hangs, environ)
     return check_rendezvous(options, nproc, on_wait)
 
 

@@ -19,6 +19,7 @@ from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import LAGGING_S
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
+from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
     RunDirectory,
@@ -40,8 +41,9 @@ from toolkit.core.errors import (
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
+from toolkit.core.restarts import RestartJudge
 from toolkit.core.words import plural
-from toolkit.fronts import preflight
+from toolkit.fronts import preflight, restart_options
 from toolkit.fronts.early_stop import tell_early_stop
 from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
@@ -89,9 +91,9 @@ def run_command(
             interrupts.install()
             cleanup.callback(interrupts.uninstall)
         try:
-            options, checked = _checked(argv, environ, cwd, executable, say, interrupts)
+            options, checked, policy = _checked(argv, environ, cwd, executable, say, interrupts)
             # From here on there is a recording, and it tells of signals.
-            job = _prepare(options, checked, environ, cwd, executable, argv)
+            job = _prepare(options, checked, policy, environ, cwd, executable, argv)
             return _run(job, console, say, cleanup, interrupts)
         except ConfigurationError as error:
             say(f"rally run: {error}")
@@ -127,6 +129,7 @@ class _Job:
         local_addr: what peers call this machine, or None.
         environ: the environment of the agent.
         executable: the Python interpreter for scripts.
+        restart_policy: what decides about restarts; None is the plain budget.
     """
 
     options: RunOptions
@@ -137,6 +140,7 @@ class _Job:
     local_addr: str | None
     environ: Mapping[str, str]
     executable: str
+    restart_policy: RestartJudge | None
 
 
 def _checked(
@@ -146,7 +150,7 @@ def _checked(
     executable: str,
     say: _Voice,
     interrupts: SignalInterrupts,
-) -> tuple[RunOptions, preflight.Checked]:
+) -> tuple[RunOptions, preflight.Checked, RestartJudge | None]:
     """Read the command line, and check everything that can be checked before anything starts.
 
     Raises:
@@ -159,12 +163,14 @@ def _checked(
         for notice in () if options.quiet else options.notices:
             say(f"rally: note: {notice}")
         patience = _Patience(say if not options.quiet else _nothing)
-        return options, preflight.check(options, environ, cwd, executable, patience.on_wait)
+        policy = restart_options.judge_of(options.restart_policy, cwd)
+        return options, preflight.check(options, environ, cwd, executable, patience.on_wait), policy
 
 
 def _prepare(
     options: RunOptions,
     checked: preflight.Checked,
+    policy: RestartJudge | None,
     environ: Mapping[str, str],
     cwd: Path,
     executable: str,
@@ -176,7 +182,9 @@ def _prepare(
     if options.log_dir is not None and options.logs_specs is None:
         log_dir = wiring.fresh_log_directory(cwd / options.log_dir, path_safe(run_id))
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
-    return _Job(options, checked.nproc, run_id, directory, log_dir, checked.local_addr, environ, executable)
+    return _Job(
+        options, checked.nproc, run_id, directory, log_dir, checked.local_addr, environ, executable, policy
+    )
 
 
 class _Patience:
@@ -213,6 +221,7 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "min_nodes": options.min_nodes,
         "max_nodes": options.max_nodes,
         "max_restarts": options.max_restarts,
+        **({} if options.restart_policy is None else {"restart_policy": options.restart_policy}),
         "backend": "solo" if options.solo else options.rdzv_backend,
         "endpoint": "" if options.solo else options.rdzv_endpoint,
         **_described_rally(options),
@@ -270,6 +279,8 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupt
     cleanup.callback(control.close)
     if control.tcp is not None:
         narration.say(f"watch and control at {control.url}")
+    orphans = Orphans()
+    cleanup.callback(orphans.end)
     pumps = Pumps(
         console,
         capture_console=status.active,
@@ -279,11 +290,16 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupt
     )
     ports = wiring.system_ports(
         orders=control.orders,
+        orphans=orphans,
         events=FanOut((recording, narration, status, notice, *readings, control.feed)),
         interrupts=interrupts,
         inherited=_inherited(job),
         new_pump=pumps.new,
+        hangs=options.hangs,
+        note=narration.say,
     )
+    for sampler in readings:
+        sampler.ask_for_steps(ports.watch.steps)
     cleanup.callback(_finish_output, pumps, interrupts)
     try:
         with interrupts.interruptible():  # it may import torch, and wait for a store
@@ -400,6 +416,7 @@ def _spec(job: _Job, handler: Any) -> WorkerSpec:
         duplicate_stdout_filters=list(options.stdout_filters),
         duplicate_stderr_filters=list(options.stderr_filters),
         virtual_local_rank=options.virtual_local_rank,
+        restart_policy=job.restart_policy,
     )
 
 
@@ -413,7 +430,7 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
             tee=options.tee,
             local_ranks_filter=options.local_ranks_filter,
         )
-    root = job.log_dir or job.directory.logs / path_safe(node)
+    root = job.log_dir or wiring.unused_folder(job.directory.logs / path_safe(node))
     return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
 
 
@@ -517,5 +534,9 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
     """An agent that is a worker itself hands the first failure on to whoever started it, as torchrun does."""
     path = job.environ.get("TORCHELASTIC_ERROR_FILE")
     first = next(iter(result.failures.values()), None)
-    if path and first is not None and first.error_file != NOT_AVAILABLE:
+    if not path or first is None:
+        return
+    if first.error_file != NOT_AVAILABLE:
         error_file.write(path, first.error_file_data, first.exitcode)
+    elif isinstance(first.message, dict):  # as its stderr had it
+        error_file.write(path, {"message": first.message}, first.exitcode)

@@ -235,7 +235,7 @@ def _last_of(node: Node, now: Incarnation, timeline: Timeline) -> str:
         how, detail = failing(failure.exit_code, failure.signal, failure.message)
         return f"{first}{detail or how}"
     if now.state == "running":
-        return ""
+        return f"hangs: {now.hangs}" if now.hangs else ""
     return ending(now.exit_code, now.signal) if now.exit_code or now.signal else ""
 
 

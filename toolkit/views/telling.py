@@ -8,6 +8,7 @@ from typing import Literal
 from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.views.failure_report import details
+from toolkit.views.hanging import hung, recovered
 from toolkit.views.wording import duration_in_words, forwarded
 
 #: how a line looks: something failed, something is about to, something went well, somebody did it, or none of these
@@ -73,6 +74,13 @@ def _of_workers(event: ev.Event) -> Told | None:
             return _stopped(event)
         case ev.LogsLost():
             return Told("warn", event.problem)
+        case ev.WorkersHung():
+            blamed = event.workers[0].global_rank if event.workers else -1
+            return Told("bad", hung(event), blamed)
+        case ev.WorkersRecovered():
+            return Told("good", recovered(event), event.global_ranks[0] if event.global_ranks else -1)
+        case ev.SupervisionChanged():
+            return Told("warn", event.what)
         case _:
             return None
 
@@ -86,7 +94,10 @@ def _stopped(event: ev.WorkersStopped) -> Told:
     if event.unkillable:
         return Told("bad", f"local {ranks(event.unkillable)} can't be killed")
     killed = f"; local {ranks(event.killed)} needed SIGKILL" if event.killed else ""
-    return Told("warn" if event.killed else "plain", f"no worker runs any more{killed}")
+    escaped = (
+        f"; daemons that workers had left are ended: {', '.join(event.escaped)}" if event.escaped else ""
+    )
+    return Told("warn" if killed or escaped else "plain", f"no worker runs any more{killed}{escaped}")
 
 
 def _of_group(event: ev.Event) -> Told | None:

@@ -8,18 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toolkit.adapters.output.console import Console, Stream
+from toolkit.adapters.output.rows import MOVES, Rows
 
 #: a longer line is split
 LINE_MAX_BYTES = 1024 * 1024
 #: an unfinished line is shown after this time: it may be a prompt or a progress bar
 HOLD_S = 0.5
+#: the same at the end of a block of this many bytes: then the line was cut by a buffer, and its end is to come
+BLOCK_BYTES, HOLD_BLOCK_S = 4096, 10.0
+#: a progress bar of which another writer's output stands below is shown anew after this time
+BAR_S = 5.0
 
 
 class ConsoleLines:
     """What one stream shows on the console.
 
-    Lines of different streams never mix: an unfinished line is held until its end comes, or for half a
-    second. Once it is on the screen it goes on there, until somebody else writes.
+    Lines of different streams never mix: an unfinished line is held until its end comes, or for half a second in
+    which nothing came. Once it is on the screen it goes on there, until somebody else writes; a progress bar then
+    comes again every 5 seconds, and so do the rows of a stream that moves its cursor between several of them.
 
     Args:
         console: where to.
@@ -34,6 +40,9 @@ class ConsoleLines:
         self._prefix = prefix
         self._verbatim = verbatim
         self._held = b""
+        self._bar_shown_at: float | None = None
+        #: where the stream moves its cursor: what it shows
+        self._rows: Rows | None = None
         #: when an unfinished line is to be shown, on the caller's clock; None if there is none
         self.due: float | None = None
 
@@ -44,26 +53,62 @@ class ConsoleLines:
             now: seconds.
             alone: no other stream is open, so that a terminal's unfinished line needs no hold.
         """
+        if not self._verbatim and (self._rows is not None or (b"\x1b" in data and MOVES.search(data))):
+            self._show_rows(data, now)
+            return
         end = data.rfind(b"\n") + 1
         if end:
             self._write(self._held + data[:end])
-            self._held, self.due = data[end:], None
+            self._held, self.due, self._bar_shown_at = data[end:], None, None
         else:
             self._held += data
         if self._held:
-            self._hold(now, at_once=alone and self._verbatim)
+            self._hold(now, len(data), at_once=alone and self._verbatim)
 
     def tick(self, now: float) -> None:
-        """Show the unfinished line if it has been held long enough."""
-        if self.due is not None and now >= self.due:
-            self._show_held()
+        """Show the unfinished line if it has been held long enough. Only for a stream of which nothing waits."""
+        if self.due is None or now < self.due:
+            return
+        if self._rows is not None:
+            self._tell_rows(now)
+            return
+        if b"\r" in self._held:
+            self._bar_shown_at = now
+        self._show_held()
 
     def finish(self) -> None:
         """The stream has ended: show what is held."""
+        if self._rows is not None:
+            self._tell_rows(0.0)
         self._show_held()
         self._console.release(self.stream, self)
 
-    def _hold(self, now: float, *, at_once: bool) -> None:
+    def forget(self) -> None:
+        """What is held will not be shown: it is in the file, as what comes after it."""
+        self._held, self._rows, self.due = b"", None, None
+
+    def _show_rows(self, data: bytes, now: float) -> None:
+        if self._rows is None:
+            self._rows = Rows()
+            data, self._held, self.due = self._held + data, b"", None
+        over = self._rows.feed(data)
+        if over:
+            self._write(over)
+        if self._rows.is_calm:
+            self._tell_rows(now)
+            self._rows = None
+        elif self.due is None:
+            self.due = max(now + HOLD_S, (self._bar_shown_at or -BAR_S) + BAR_S)
+
+    def _tell_rows(self, now: float) -> None:
+        assert self._rows is not None, "asked for by its callers"
+        changed = self._rows.changed()
+        if changed:
+            self._write(changed)
+            self._bar_shown_at = now
+        self.due = None
+
+    def _hold(self, now: float, came: int, *, at_once: bool) -> None:
         if not self._verbatim and b"\r" in self._held:
             self._held = _last_update(self._held)
         if len(self._held) > LINE_MAX_BYTES:
@@ -71,8 +116,13 @@ class ConsoleLines:
             self._held, self.due = b"", None
         elif at_once or self._console.owns(self.stream, self):
             self._show_held()
-        elif self.due is None and self._held.strip(b"\r"):
-            self.due = now + HOLD_S
+        elif came >= BLOCK_BYTES:
+            self.due = now + HOLD_BLOCK_S
+        elif self._held.strip(b"\r"):
+            due = now + HOLD_S
+            if self._bar_shown_at is not None:
+                due = max(due, self._bar_shown_at + BAR_S)
+            self.due = due if self.due is None else min(self.due, due)
 
     def _show_held(self) -> None:
         # A trailing "\r" waits for what overwrites the line: it must also overwrite the prefix.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.adapters.output.console import Console, Stream
-from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained
+from toolkit.adapters.output.last_words import ON_ITS_WAY_S, Drained, LastWords
 from toolkit.adapters.output.lines import ConsoleLines, FilteredLines
 from toolkit.adapters.output.log_writer import CHUNK_BYTES, LogWriter, append_to
 from toolkit.adapters.output.source import Source, copy_size
@@ -77,8 +77,9 @@ class OutputPump:
         self._log_max_bytes = log_max_bytes
         self._console_may_lag = console_may_lag
         self._keep_words = keep_words
+        #: what carries each worker's stderr, and who waits for the end of one
         self._stderrs: dict[int, Source] = {}
-        self._rounds = Drained()
+        self._waiting = Drained()
         self._drained = threading.Event()
         #: called by the thread when there is something new in `losses`; once a minute at most
         self.on_loss: Callable[[], None] | None = None
@@ -156,12 +157,12 @@ class OutputPump:
             The text, and when the last of it came, in nanoseconds since the epoch; empty and 0 if there is none.
         """
         source = self._stderrs.get(local_rank)
-        if source is None:
+        if source is None or source.words is None:
             return "", 0
         with self._lock:
             waits = source in self._sources and self._wake_fd >= 0
             if waits:
-                drained = self._rounds.want(source.fd)
+                drained = self._waiting.want(source.fd)
                 os.eventfd_write(self._wake_fd, 1)
         if waits:
             drained.wait(ON_ITS_WAY_S)
@@ -234,9 +235,7 @@ class OutputPump:
         """A stderr that goes to the console as it is, by way of the agent, which keeps its end."""
         read_fd, write_fd = self._pipe(worker)
         display = ConsoleLines(self._console, "err", b"", verbatim=True)
-        source = Source(read_fd, display, console=self._console)
-        self._stderrs[worker.local_rank] = source
-        self._add(source)
+        self._add(Source(read_fd, display, console=self._console), stderr_of=worker)
         return write_fd
 
     def _pipe(self, worker: WorkerPlan) -> tuple[int, int]:
@@ -257,9 +256,7 @@ class OutputPump:
             file=self._log_file(path),
             filtered=self._filtered(stream, prefix) if tee else None,
         )
-        if stream == "err":
-            self._stderrs[worker.local_rank] = source
-        self._add(source)
+        self._add(source, stderr_of=worker if stream == "err" else None)
         return write_fd
 
     def _open_terminal(self, worker: WorkerPlan, stream: Stream, terminals: dict[bool, int]) -> int:
@@ -273,9 +270,7 @@ class OutputPump:
             real = self._console.fd(stream)
             copy_size(real, master_fd)
             source = Source(master_fd, display, console=self._console, real_terminal=real)
-            if stream == "err" or self._console.same():
-                self._stderrs[worker.local_rank] = source
-            self._add(source)
+            self._add(source, stderr_of=worker if stream == "err" or self._console.same() else None)
             terminals[key] = slave_fd
         return terminals[key]
 
@@ -291,7 +286,10 @@ class OutputPump:
             self._files[path] = LogWriter(path, self._log_max_bytes)
         return self._files[path]
 
-    def _add(self, source: Source) -> None:
+    def _add(self, source: Source, *, stderr_of: WorkerPlan | None = None) -> None:
+        if stderr_of is not None:
+            source.words = LastWords()
+            self._stderrs[stderr_of.local_rank] = source
         with self._lock:
             self._sources.append(source)
             if self._thread is None:
@@ -315,7 +313,7 @@ class OutputPump:
                 taken = 0
             if taken:
                 progress_at = time.monotonic()
-            if taken < CHUNK_BYTES and self._closing_at is None and not self._rounds.is_wanted:
+            if taken < CHUNK_BYTES and self._closing_at is None and not self._waiting.is_wanted:
                 time.sleep(max(0.0, began + PAUSE_S - time.monotonic()))
         self._release()
 
@@ -329,11 +327,12 @@ class OutputPump:
         for source in sources:
             if source.fd in readable:
                 taken += source.take(now, alone=alone)
-            taken += source.catch_up(now)
-            if source.display is not None:
+            elif source.display is not None and source.may_be_idle():
+                # Only of a stream that is idle an unfinished line is one: else its end is in the pipe.
                 source.display.tick(now)
+            taken += source.catch_up(now)
+        self._waiting.note(readable)
         self._alarm(now)
-        self._rounds.note(readable)
         return taken
 
     def _alarm(self, now: float) -> None:
@@ -369,7 +368,7 @@ class OutputPump:
     def _timeout_s(self, sources: Sequence[Source], now: float) -> float | None:
         if any(source.can_catch_up() for source in sources):
             return 0.0
-        displays = [source.display for source in sources if source.display is not None]
+        displays = [source.display for source in sources if source.display and source.may_be_idle()]
         dues = [display.due for display in displays if display.due is not None]
         if self._closing_at is not None:
             dues.append(now + QUIET_S / 4)

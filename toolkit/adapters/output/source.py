@@ -39,7 +39,8 @@ class Source:
         os.set_blocking(fd, False)
         self.fd = fd
         self.display = display
-        self.words = LastWords()
+        #: keeps the end of it, where somebody wants that
+        self.words: LastWords | None = None
         self._console = console
         self._file = file
         self._filtered = filtered
@@ -68,6 +69,10 @@ class Source:
             or self._console.ready(self.display.stream)
         )
 
+    def may_be_idle(self) -> bool:
+        """Whether it is read when something comes, and the console has got all of what came."""
+        return self.wants_more() and self._behind is None
+
     def can_catch_up(self) -> bool:
         """Whether the console takes more of what the file holds."""
         return self.is_behind and self.display is not None and self._console.ready(self.display.stream)
@@ -77,7 +82,8 @@ class Source:
         data = self._read()
         if not data:
             return 0
-        self.words.add(data)
+        if self.words is not None:
+            self.words.add(data)
         self._follow_size(now)
         start = self._file.append(data) if self._file else None
         if self._filtered:
@@ -110,6 +116,7 @@ class Source:
         if self.display is None:
             return
         if self._file is not None and self._behind is not None:
+            self.display.forget()
             self._console.write(
                 self.display.stream, f"(output not shown here is in {self._file.path})\n".encode()
             )

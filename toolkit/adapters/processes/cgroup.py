@@ -1,14 +1,18 @@
 """A cgroup (v2) of its own for what workers start, where this process may make one: nothing leaves it by itself.
 
 It only serves to find processes: no limits are set. The supervisor makes it and moves the workers in, beside their
-start, because a move may take the kernel 10 ms. Like `process_tree` this imports next to nothing.
+start, because a move may take the kernel 10 ms. Children of later are born in it. Like `process_tree` this imports next
+to nothing.
 """
 # pathlib would take as long to import as the supervisor to start.
-# ruff: noqa: PTH102, PTH106, PTH123
+# ruff: noqa: PTH106, PTH123, PTH208
 
 from __future__ import annotations
 
 import os
+
+#: what the names of those begin with that agents make
+PREFIX = "rally-"
 
 
 class Cgroup:
@@ -16,51 +20,59 @@ class Cgroup:
 
     Args:
         parent: the folder of this process's own.
-        name: of the new one.
+        token: of the agent; its name is "rally-TOKEN".
     """
 
-    def __init__(self, parent: str, name: str) -> None:
+    def __init__(self, parent: str, token: str) -> None:
         self._parent = parent
-        self.path = f"{parent.rstrip('/')}/{name}"
-
-    def make(self) -> bool:
-        """Make it if it isn't there. Returns whether it is."""
-        try:
-            os.mkdir(self.path)
-        except FileExistsError:
-            pass
-        except OSError:
-            return False
-        return True
-
-    def take(self, pid: int) -> bool:
-        """Move a process in; its children of later are born there. Returns whether it is in."""
-        return _write(f"{self.path}/cgroup.procs", pid)
+        self.path = f"{parent.rstrip('/')}/{PREFIX}{token}"
 
     def pids(self) -> list[int]:
-        """Who is in; nobody where there is no such cgroup."""
-        try:
-            fd = os.open(f"{self.path}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return []
-        try:
-            parts = []
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-            return [pid for pid in map(int, b"".join(parts).split()) if pid > 0]
-        except OSError:
-            return []
-        finally:
-            os.close(fd)
+        """Who is in, or in one that an agent below has made; nobody where there is no such cgroup."""
+        found: list[int] = []
+        for folder in _all_below(self.path):
+            try:
+                found += map(int, _read(f"{folder}/cgroup.procs").split())
+            except OSError:
+                continue  # it has gone
+        return [pid for pid in found if pid > 0]
 
-    def remove(self) -> None:
-        """Move out who is still in, and remove it."""
+    def remove(self) -> bool:
+        """Move out who is still in, and remove it.
+
+        Returns:
+            Whether it is gone; who has just died may be in for a moment.
+        """
         for pid in self.pids():
             _write(f"{self._parent.rstrip('/')}/cgroup.procs", pid)
+        for folder in reversed(_all_below(self.path)):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                continue  # not there, or somebody is in
+        return not os.access(self.path, os.F_OK)
+
+
+def _all_below(folder: str) -> list[str]:
+    """A cgroup and those that agents have made in it, outer ones first."""
+    found = [folder]
+    for each in found:
         try:
-            os.rmdir(self.path)
+            found += [f"{each}/{name}" for name in os.listdir(each) if name.startswith(PREFIX)]
         except OSError:
-            pass  # not there, or somebody has come
+            continue
+    return found
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, pid: int) -> bool:

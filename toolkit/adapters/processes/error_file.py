@@ -24,10 +24,15 @@ def read(path: str) -> dict[str, Any] | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        raw = file.read(SIZE_MAX + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            raw = file.read(SIZE_MAX + 1)
+    except OSError as error:
+        return _unusable(path, f"can't be read: {error.strerror}")
+    finally:
+        os.close(fd)
     if len(raw) > SIZE_MAX:
         return _unusable(path, f"is larger than {SIZE_MAX} bytes")
     try:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
-from toolkit.adapters.processes import error_file, numa
+from toolkit.adapters.processes import error_file, marking, numa
 from toolkit.adapters.processes.parent_death import die_after, die_with
+from toolkit.adapters.processes.process_tree import MARK
 
 
 class InheritedFd:
@@ -70,6 +71,8 @@ class Assignment:
 def run(assignment: Assignment) -> None:
     """Entry point of the new process."""
     _become_own_session(assignment.agent_pid)
+    os.environ.update(dict(os.environ))  # each is stored anew, so that the first ones can be written over
+    marking.show(assignment.env[MARK])
     _redirect(assignment.stdout, 1)
     _redirect(assignment.stderr, 2)
     os.environ.update(assignment.env)

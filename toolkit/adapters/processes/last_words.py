@@ -19,14 +19,15 @@ def end_of_file(path: str) -> tuple[str, int]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):
         return "", 0
-    with os.fdopen(fd, "rb"):
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return "", 0
-        try:
-            raw = os.pread(fd, BYTES_MAX, max(0, status.st_size - BYTES_MAX))
-        except OSError:
-            return "", 0
+        raw = os.pread(fd, BYTES_MAX, max(0, status.st_size - BYTES_MAX))
+    except OSError:
+        return "", 0
+    finally:
+        os.close(fd)
     return raw.decode("utf-8", "replace"), status.st_mtime_ns
 
 

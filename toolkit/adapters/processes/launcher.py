@@ -2,6 +2,8 @@
 
 A process that ended is not reaped before the group is closed: until then its pid, and with it the id of its process
 group, belongs to nobody else, so signalling the group can't hit a stranger.
+
+What workers start and leave behind ends with them (`left_behind`), and with the agent if that is killed (`supervisor`).
 """
 
 from __future__ import annotations
@@ -11,18 +13,24 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
+from toolkit.adapters.processes import process_tree
 from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.deaths import Deaths
 from toolkit.adapters.processes.evidence import evidence_of
+from toolkit.adapters.processes.guard import Guard
 from toolkit.adapters.processes.handing_on import ends_by_itself, hand_on
 from toolkit.adapters.processes.kernel_record import KernelRecords
+from toolkit.adapters.processes.left_behind import LeftBehind
+from toolkit.adapters.processes.orphans import Orphans
+from toolkit.adapters.processes.process_tree import MARK, Seen
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
-from toolkit.core.launch_plan import LaunchPlan, WorkerExit, WorkerPlan
+from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit, WorkerPlan
 from toolkit.core.lost_output import LostOutput
 from toolkit.ports import Bell, Clock
 
@@ -30,15 +38,29 @@ from toolkit.ports import Bell, Clock
 DRAIN_S = 2.0
 #: how long workers of a failed start may take to vanish after SIGKILL, in seconds
 KILLED_WAIT_S = 5.0
+#: signals by which workers are told to come to their end
+_ASK_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+#: between two looks for what is left of them, at the most, in seconds
+LOOK_AGAIN_S = 0.1
 
 
 class ProcessWorkers:
     """Implements `toolkit.ports.Workers`. Used by one thread."""
 
-    def __init__(self, clock: Clock, bell: Bell, pump: OutputPump) -> None:
+    def __init__(
+        self, clock: Clock, bell: Bell, pump: OutputPump, guard: Guard, notices: Sequence[str] = ()
+    ) -> None:
         self._clock = clock
         self._bell = bell
         self._pump = pump
+        self._guard = guard
+        start = guard.fresh_start()
+        #: the mark in the environment of whatever these workers start
+        self.mark = guard.mark(start)
+        self._left = LeftBehind(start, guard.orphans, bell, guard.strangers())
+        self._notices = list(notices)
+        #: groups that have had a signal, by its number
+        self._signalled: dict[int, set[int]] = {}
         pump.on_loss = bell.ring
         self._plans: dict[int, WorkerPlan] = {}
         self._processes: dict[int, Process] = {}
@@ -56,7 +78,10 @@ class ProcessWorkers:
         self._plans[plan.local_rank] = plan
         self._processes[plan.local_rank] = process
         self._pids[plan.local_rank] = process.pid
-        self._records.watch(process.pid)
+        self._records.watch(
+            process.pid
+        )  # first: the supervisor may move it into a cgroup that counts nothing
+        self._guard.supervisor.take(process.pid)
         self._watch(plan.local_rank, process.pid)
 
     def _watch(self, local_rank: int, pid: int) -> None:
@@ -99,7 +124,18 @@ class ProcessWorkers:
         self._look()
         return [rank for rank in self._processes if rank not in self._exits]
 
+    def supervised(self) -> None:
+        """All are started: the end of their supervisor is noticed from now on."""
+        self._guard.watch(self._bell, self._notices.append)
+
+    def notices(self) -> Sequence[str]:
+        """Sentences on what became of the supervisor, each once."""
+        told = list(self._notices)
+        self._notices.clear()
+        return told
+
     def _look(self) -> None:
+        self._guard.orphans.reap((*self._pids.values(), *self._guard.strangers()))
         self._note_deaths()
         for rank, process in self._processes.items():
             if rank not in self._gone and process.exit_code() is not None:
@@ -158,7 +194,11 @@ class ProcessWorkers:
             if ends_by_itself(self._pids[rank], signum):
                 self._signal_leader(rank, self._pids[rank], signum)
             else:
+                self._signalled.setdefault(signum, set()).add(self._pids[rank])
                 self._signal_group(rank, signum)
+            if signum in _ASK_TO_END:
+                # One that is stopped would learn of it only when it is too late.
+                self._signal_group(rank, signal.SIGCONT)
 
     def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
         """Send a signal to these workers' first processes, save to who would die of it; returns who got it."""
@@ -166,9 +206,33 @@ class ProcessWorkers:
         return [rank for rank in running if hand_on(self._pids[rank], signum)]
 
     def kill(self) -> None:
-        """SIGKILL to every worker's process group."""
+        """SIGKILL to every worker's process group, and to what is left of workers that have ended."""
         for rank in self._processes:
             self._signal_group(rank, signal.SIGKILL)
+        self._left.kill(self._find_left())
+
+    def left_behind(self) -> Sequence[Leftover]:
+        """What workers that have ended have left, wherever it is. Those in a session of their own may be kept."""
+        found = self._found = self._find_left()
+        self._left.watch(found)
+        ranks = {pid: rank for rank, pid in self._pids.items()}
+        return [
+            Leftover(each.pid, each.name, ranks.get(each.session), process_tree.caught(each.pid))
+            for each in found
+        ]
+
+    def signal_left(self, signum: int) -> None:
+        """Send a signal once to each of those that were found last; not to who has had it in a worker's group."""
+        self._left.signal(self._found, signum, self._signalled.get(signum, set()))
+
+    def _find_left(self) -> list[Seen]:
+        running = set(self.running())
+        ended = {
+            pid
+            for rank, pid in self._pids.items()
+            if rank not in running and self._processes[rank].owns_group()
+        }
+        return self._left.find(ended, {self._pids[rank] for rank in running})
 
     def _signal_group(self, local_rank: int, signum: int) -> None:
         pid = self._pids[local_rank]
@@ -196,6 +260,9 @@ class ProcessWorkers:
 
     def close(self) -> Sequence[LostOutput]:
         """Reap the processes, flush their logs, forget them. Processes that still run are given up."""
+        self._left.close()
+        self._guard.unwatch(self._bell)
+        self._guard.supervisor.forget(self._pids.values())
         for rank, process in self._processes.items():
             self._unwatch(rank)
             process.reap()
@@ -229,14 +296,20 @@ class ProcessLauncher:
         clock: of this machine.
         environment: what programs inherit; kept by reference.
         new_pump: makes what carries the output of one incarnation.
+        orphans: takes in what workers leave, where this process is the agent's alone; None leaves the process as it is.
     """
 
     def __init__(
-        self, clock: Clock, environment: Mapping[str, str], new_pump: Callable[[LaunchPlan], OutputPump]
+        self,
+        clock: Clock,
+        environment: Mapping[str, str],
+        new_pump: Callable[[LaunchPlan], OutputPump],
+        orphans: Orphans | None = None,
     ) -> None:
         self._clock = clock
         self._environment = environment
         self._new_pump = new_pump
+        self._guard = Guard(environment, orphans)
 
     def start(
         self, plan: LaunchPlan, bell: Bell, give_up: Callable[[], bool] = lambda: False
@@ -247,8 +320,9 @@ class ProcessLauncher:
             LaunchError: one could not be started, or `give_up` said so; the others are gone again.
         """
         _keep_exit_codes()
+        problem = self._guard.begin()
         pump = self._new_pump(plan)
-        workers = ProcessWorkers(self._clock, bell, pump)
+        workers = ProcessWorkers(self._clock, bell, pump, self._guard, [problem] if problem else ())
         try:
             for worker in plan.workers:
                 if give_up():
@@ -259,24 +333,36 @@ class ProcessLauncher:
             self._wait_until_gone(workers, bell)
             workers.close()
             raise
+        workers.supervised()
         return workers
+
+    def close(self) -> None:
+        """Let the supervisor end, which it also does when the process ends."""
+        self._guard.supervisor.close()
 
     def _wait_until_gone(self, workers: ProcessWorkers, bell: Bell) -> None:
         deadline_ns = self._clock.now_ns() + int(KILLED_WAIT_S * 1e9)
-        while workers.running() and (left_ns := deadline_ns - self._clock.now_ns()) > 0:
-            bell.wait(left_ns / 1e9)
+        while (left_ns := deadline_ns - self._clock.now_ns()) > 0:
+            if workers.running():
+                bell.wait(left_ns / 1e9)
+            elif workers.left_behind():
+                workers.kill()
+                bell.wait(min(left_ns / 1e9, LOOK_AGAIN_S))
+            else:
+                return
 
     def _start_one(
         self, plan: LaunchPlan, worker: WorkerPlan, workers: ProcessWorkers, pump: OutputPump
     ) -> None:
         try:
             _make_folder_of(worker.error_file)
-            process = self._process(plan, worker, pump.open(worker))
+            process = self._process(plan, worker, pump.open(worker), workers.mark)
         finally:
             pump.started(worker.local_rank)
         workers.add(worker, process)
 
-    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams) -> Process:
+    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams, mark: str) -> Process:
+        worker = replace(worker, env={**worker.env, MARK: mark})
         if isinstance(plan.entrypoint, str):
             return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.

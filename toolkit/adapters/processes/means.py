@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from toolkit.adapters.processes import cgroup, prctl, process_tree
+from toolkit.adapters.processes import cgroup, prctl, process_tree, supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,9 @@ def _against_supervisor() -> str:
         return "it takes a Unix"
     if not sys.executable or not os.access(sys.executable, os.X_OK):
         return f"there is no Python interpreter at {sys.executable!r}"
-    if not os.access(SHELL, os.X_OK):
-        return f"there is no {SHELL}"
+    if not os.access(supervisor.SHELL, os.X_OK):
+        return f"there is no {supervisor.SHELL}"
     return ""
-
-
-#: starts the supervisor and leaves it to init, so that it is nobody's child
-SHELL = "/bin/sh"
 
 
 def _against_marker() -> str:

@@ -103,6 +103,15 @@ def environment(pid: int) -> bytes:
         return b""
 
 
+def caught(pid: int) -> int:
+    """The signals for which a process has a handler: bit N-1 for signal N. 0 where that can't be read."""
+    try:
+        _, found, rest = _read(f"/proc/{pid}/status").partition(b"\nSigCgt:")
+    except OSError:
+        return 0
+    return int(rest.split()[0], 16) if found else 0
+
+
 def marked_with(token: bytes, entries: bytes) -> bool:
     """Whether an environment has the mark of the agent with this token, or of one below it."""
     at = 0 if entries.startswith(_MARK) else entries.find(b"\0" + _MARK) + 1

@@ -32,12 +32,14 @@ class Facts:
         cpu_s: user and system, its own and of the children that it has reaped.
         age_s: since its start; 0 where only psutil is asked, which is off by up to a second.
         ended: whether it only waits to be reaped.
+        state: the letter in /proc/PID/stat; empty where only psutil is asked.
     """
 
     cpu_s: float
     rss_bytes: int
     age_s: float
     ended: bool
+    state: str = ""
 
 
 def facts(pid: int) -> Facts | None:
@@ -52,7 +54,8 @@ def _facts_from_proc(pid: int) -> Facts | None:
         ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
         started_s = int(fields[19]) / _TICKS_PER_S
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
-        return Facts(ticks / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES, age_s, fields[0] in (b"Z", b"X"))
+        state = fields[0].decode()
+        return Facts(ticks / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES, age_s, state in ("Z", "X"), state)
     except (OSError, ValueError, IndexError):
         return None
 

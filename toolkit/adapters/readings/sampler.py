@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from toolkit.adapters.readings.gpus import GpuDriver, GpuWatch
 from toolkit.adapters.readings.nvml import open_nvml
 from toolkit.adapters.readings.processes import WorkerProcesses
 from toolkit.core import events as ev
+from toolkit.ports import SayWhile
 
 #: how long a look that goes on may hold up the end, in seconds
 CLOSE_S = 0.2
@@ -26,12 +28,11 @@ FIRST_LOOK = 0.2
 #: so many workers and GPUs are read on every beat, then on every tenth, then on every sixtieth only: a recording of
 #: weeks stays readable. A million of them are some 100 MB, and 10 hours of 8 workers on 8 GPUs.
 SPARSER_AFTER = ((1_000_000, 10), (2_000_000, 60))
-
-
-class SayWhile(Protocol):
-    """Says an event with the agent's header, if `still` holds in the moment in which it is said."""
-
-    def __call__(self, still: Callable[[], bool], kind: type[ev.Event], /, **fields: Any) -> None: ...
+#: workers that used no CPU time in so many readings one after the other sleep; they are read on every so many-th beat
+#: then, until one of them wakes, so that an agent with nothing to do does next to nothing
+ASLEEP_AFTER, ASLEEP_EVERY = 4, 10
+#: CPU time of a worker that sleeps, in percent of one core, at the most
+ASLEEP_PERCENT = 0.5
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class ReadingsSampler:
         assert interval_s > 0, f"an interval of {interval_s} s; without readings there is no sampler"
         self._interval_s = interval_s
         self._say: SayWhile | None = None
+        self._steps: Callable[[], Mapping[int, int]] = dict
         self._changed = threading.Condition()
         self._group = _Group(-1)
         self._hurry = False
@@ -75,10 +77,19 @@ class ReadingsSampler:
         # Of the thread only:
         self._gpus = GpuWatch(open_driver, note)
         self._read = 0
+        self._asleep = 0
 
     def begin(self, say: SayWhile) -> None:
         """From now on readings are said, as soon as workers run."""
         self._say = say
+
+    def ask_for_steps(self, steps: Callable[[], Mapping[int, int]]) -> None:
+        """Readings have the steps, too, that workers tell.
+
+        Args:
+            steps: the last one of each, by local rank; must not wait.
+        """
+        self._steps = steps
 
     def emit(self, event: ev.Event) -> None:
         """Learn which workers run."""
@@ -139,6 +150,7 @@ class ReadingsSampler:
 
     def _run(self) -> None:
         while (group := self._next_group()) is not None:
+            self._asleep = 0
             # The first look yields nothing; it is there for the next one to compare with.
             due_s = time.monotonic() + self._interval_s * FIRST_LOOK
             while self._wait_until(due_s, group):
@@ -167,6 +179,8 @@ class ReadingsSampler:
 
     def _pause_s(self) -> float:
         beats = max((every for count, every in SPARSER_AFTER if self._read >= count), default=1)
+        if self._asleep >= ASLEEP_AFTER:
+            beats = max(beats, ASLEEP_EVERY)
         return self._interval_s * beats
 
     def _beat(self, group: _Group) -> None:
@@ -181,6 +195,13 @@ class ReadingsSampler:
         workers = group.processes.take(pids, time.monotonic_ns())
         if not workers or self._say is None:
             return
+        steps = self._steps()
+        workers = (
+            [replace(worker, step=steps.get(worker.local_rank)) for worker in workers] if steps else workers
+        )
         gpus = self._gpus.take(group.processes.families, self._interval_s * GPU_PATIENCE)
         self._read += len(workers) + 2 * len(gpus) + 2
+        # A worker that waits for its GPU may use no CPU time.
+        sleep = not gpus and all(worker.cpu_percent <= ASLEEP_PERCENT for worker in workers)
+        self._asleep = self._asleep + 1 if sleep else 0
         self._say(group.runs, ev.ReadingsTaken, incarnation=group.incarnation, workers=workers, gpus=gpus)

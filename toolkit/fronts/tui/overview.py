@@ -45,6 +45,7 @@ def overview(
         *_head(timeline, nodes, ranks, elapsed_s),
         *_restarts(timeline, elapsed_s),
         *_failure(timeline),
+        *_hangs(timeline),
         Text(),
         *_strip(ranks, width),
         *_odd_nodes(nodes),
@@ -158,6 +159,13 @@ def _failure(timeline: Timeline) -> Iterable[Text]:
             yield _line("", harmless(detail))
 
 
+def _hangs(timeline: Timeline) -> Iterable[Text]:
+    """Workers that hang now, of each node."""
+    for node in timeline.nodes.values():
+        if node.hangs and node.hangs[-1].ended is None and not node.result:
+            yield _line("hangs", (node.hangs[-1].why, "bold red"))
+
+
 def _first_failure(timeline: Timeline) -> Failure | None:
     """Who failed first in the latest round in which somebody did."""
     if not timeline.failures:
@@ -247,6 +255,9 @@ def _usage(node: Node, row: RankRow) -> Iterable[Text]:
     if readings is None:
         return
     width = 60
+    reading = readings.worker(row.key[1])
+    if reading is not None and reading.step is not None:
+        yield _line("step", str(reading.step))
     if usage.cpu_percent is not None:
         curve = readings.cpu_percent(row.key[1])[-width:]
         highest = max((point for point in curve if point is not None), default=0.0)
