@@ -431,10 +431,6 @@ def _signal_received(draft: _Draft, node: Node, event: events.SignalReceived, at
     return replace(node, signals=appended(node.signals, Signal(event.signal, event.count, at)))
 
 
-def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: Moment) -> Node:
-    return replace(node, dropped=node.dropped + max(event.count, 0))
-
-
 def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) -> Node:
     return replace(node, lost_logs=lost_logs.after(node.lost_logs, event))
 
@@ -477,7 +473,7 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
     events.SignalForwarded: forwarded.signal_forwarded,
-    events.EventsDropped: _events_dropped,
+    events.EventsDropped: lost_logs.events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,
     events.WorkersHung: hang_story.hung,

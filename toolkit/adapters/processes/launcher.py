@@ -191,14 +191,14 @@ class ProcessWorkers:
         for rank in self.running():
             if local_ranks is not None and rank not in local_ranks:
                 continue
-            self._signalled.setdefault(signum, set()).add(self._pids[rank])
             if ends_by_itself(self._pids[rank], signum):
                 self._signal_leader(rank, self._pids[rank], signum)
             else:
+                self._signalled.setdefault(signum, set()).add(self._pids[rank])
                 self._signal_group(rank, signum)
-                if signum in _ASK_TO_END:
-                    # One that is stopped would learn of it only when it is too late.
-                    self._signal_group(rank, signal.SIGCONT)
+            if signum in _ASK_TO_END:
+                # One that is stopped would learn of it only when it is too late.
+                self._signal_group(rank, signal.SIGCONT)
 
     def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
         """Send a signal to these workers' first processes, save to who would die of it; returns who got it."""
