@@ -24,8 +24,11 @@ BEGIN, END = "<!-- made by docs/protocol.py -->", "<!-- end -->"
 #: why a phase follows another, and who sees to it
 WHY = {
     ("gathering", "running"): "all are there, and the coordinator seals the round",
-    ("gathering", "gathering"): "a failure comes to a change of members, and is counted",
-    ("gathering", "failed"): "too few nodes, or a failure that can't be paid for",
+    (
+        "gathering",
+        "gathering",
+    ): "a failure comes to a change of members and is counted, or a back-off is cut short",
+    ("gathering", "failed"): "too few nodes, or a failure that can't be paid for or forbids a restart",
     ("running", "gathering"): "a worker failed, or a node is lost, leaves or joins",
     ("running", "finishing"): "a first node has succeeded",
     ("running", "failed"): "a failure, and no restarts left",

@@ -19,6 +19,7 @@ from simulator.faults import Fault, kind_named
 from simulator.scenario import NodePlan, Scenario
 from simulator.workloads import Fail, Workload
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.restart_spec import policy_of
 from toolkit.core.restarts import RestartPolicy
 
 #: how fields that hold values of their own are called in plain data
@@ -197,6 +198,8 @@ def _fitting(new: Any, hint: Any, place: Place, key: str) -> Any:
         )
     if bare == Mapping[str, str] and isinstance(new, Mapping):
         return {name: _setting(value) for name, value in new.items()}
+    if bare is RestartPolicy and isinstance(new, str):
+        return _policy(new, place, key)
     origin = get_origin(bare)
     if origin is None and isinstance(new, bare):
         return new
@@ -245,6 +248,8 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
     if _optional(hint) and raw == "none":
         return None
     match _bare(hint):
+        case inner if inner is RestartPolicy and isinstance(raw, str):
+            return _policy(raw, place, key)
         case inner if inner in _PARTS:
             return _build(inner, raw, (*place, key))
         case inner if inner == tuple[Fault, ...]:
@@ -263,6 +268,14 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
             return frozenset(_scalar(entry, int, place, key) for entry in _list(raw, place, key))
         case inner:
             return _scalar(raw, inner, place, key)
+
+
+def _policy(text: str, place: Place, key: str) -> RestartPolicy:
+    """As `--restart-policy` has it."""
+    try:
+        return policy_of(text, "it")
+    except ConfigurationError as error:
+        raise Misfit(place, key, str(error)) from error
 
 
 def _scalar(raw: Any, kind: Any, place: Place, key: str) -> Any:
@@ -301,6 +314,8 @@ def _from_text(text: str, hint: Any, place: Place, key: str) -> Any:
         return [part for part in text.split(",") if part]
     if bare == frozenset[int]:
         return [_from_text(part, int, place, key) for part in text.split(",") if part]
+    if bare is RestartPolicy:
+        return text
     if bare not in _NOUNS:
         raise Misfit(place, key, "is no single value; name one of its fields after a dot")
     if bare is bool and text.lower() in _TRUTHS:

@@ -12,6 +12,7 @@ from simulator.checkers.values import Checker
 from simulator.faults import Fault, check
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.restart_spec import policy_of
 from toolkit.core.restarts import RestartPolicy
 
 
@@ -54,7 +55,7 @@ class Scenario:
         max_restarts: the budget.
         backoff_s: wait before the first restart, which doubles with each further one. Only our agent knows it.
         restart_policy: when a restart is due, delayed or forbidden, beyond that; None is torch's meaning of
-            `max_restarts`. Only our agent knows it.
+            `max_restarts`. A text is as in `--restart-policy`. Only our agent knows it.
         workload: what the workers do.
         plans: what differs from node to node, by name.
         faults: what goes wrong, and when.
@@ -85,7 +86,7 @@ class Scenario:
     local_world_size: int = 1
     max_restarts: int = 3
     backoff_s: float = 0.0
-    restart_policy: RestartPolicy | None = None
+    restart_policy: RestartPolicy | str | None = None
     workload: Workload = field(default_factory=Workload)
     plans: Mapping[str, NodePlan] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
@@ -104,6 +105,8 @@ class Scenario:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.restart_policy, str):
+            object.__setattr__(self, "restart_policy", policy_of(self.restart_policy, "restart_policy"))
         object.__setattr__(self, "faults", tuple(self.faults))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "checkers", tuple(self.checkers))

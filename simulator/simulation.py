@@ -170,6 +170,7 @@ class RallySubject:
 
 def _restart_policy(scenario: Scenario) -> RestartPolicy | None:
     if not scenario.backoff_s:
+        assert not isinstance(scenario.restart_policy, str), "a scenario makes a policy of its text"
         return scenario.restart_policy
     longest_s = max(scenario.backoff_s, PLAIN_BUDGET.backoff_max_s)
     return RestartPolicy(backoff_s=scenario.backoff_s, backoff_max_s=longest_s)

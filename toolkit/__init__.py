@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolkit.fronts.notebook.job import Job
     from toolkit.fronts.notebook.launching import attach, launch
     from toolkit.fronts.notebook.simulation import Simulation
+    from toolkit.stop_request import stop_requested, stop_seconds_left
     from toolkit.worker_progress import progress
 
 __version__ = "0.1.0"
@@ -41,6 +42,8 @@ _HOMES = {
     "attach": "toolkit.fronts.notebook.launching",
     "launch": "toolkit.fronts.notebook.launching",
     "progress": "toolkit.worker_progress",
+    "stop_requested": "toolkit.stop_request",
+    "stop_seconds_left": "toolkit.stop_request",
 }
 
 __all__ = [
@@ -63,6 +66,8 @@ __all__ = [
     "attach",
     "launch",
     "progress",
+    "stop_requested",
+    "stop_seconds_left",
     "__version__",
 ]
 

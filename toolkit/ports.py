@@ -156,7 +156,7 @@ class Rendezvous(Protocol):
 class JobRendezvous(Rendezvous, Protocol):
     """A rendezvous that also shares why rounds end, who failed and how the job ends: `toolkit.agent.rendezvous`.
 
-    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat` and `coordinator` besides.
+    What `next_rendezvous` returns has `base`, `round`, `epoch`, `restarts`, `seat`, `coordinator` and `past` besides.
     """
 
     def attach(
@@ -192,6 +192,10 @@ class JobRendezvous(Rendezvous, Protocol):
 
     def restart(self, why: str) -> Over | None:
         """End the round of all nodes at no cost to the budget; None where nothing is started again any more."""
+        ...
+
+    def hurry(self) -> None:
+        """End the back-off before the next start, for all nodes."""
         ...
 
     def stop(self, why: str) -> bool:
@@ -231,7 +235,18 @@ class Workers(Protocol):
         ...
 
     def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to the process group of each worker that still runs, or of those among `local_ranks`."""
+        """Send a signal to the process group of each worker that still runs, or of those among `local_ranks`.
+
+        One that asks for stops (`toolkit.stop_requested`) gets those that it handles alone.
+        """
+        ...
+
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        """Send a signal to the first process of each of these workers, unless it would die of it.
+
+        Returns:
+            Those that got it. Who has no handler for it, or not yet, did not; nor did who has ended.
+        """
         ...
 
     def kill(self) -> None:
@@ -307,6 +322,10 @@ class Interrupts(Protocol):
 
     def count(self) -> int:
         """Signals so far, taken or not."""
+        ...
+
+    def take_forwarded(self) -> Sequence[int]:
+        """Signals that are meant for the workers and that nobody took yet, each once. They ring the bell, too."""
         ...
 
 

@@ -243,9 +243,10 @@ def system_ports(
     inherited: Mapping[str, str] | None = None,
     new_pump: Callable[[LaunchPlan], OutputPump] | None = None,
     orders: Orders | None = None,
-    orphans: Orphans | None = None,
     hangs: HangSettings | None = None,
     note: Callable[[str], None] = lambda text: None,
+    orphans: Orphans | None = None,
+    interrupts: SignalInterrupts | None = None,
 ) -> Ports:
     """The ports of an agent on this machine.
 
@@ -261,10 +262,12 @@ def system_ports(
 
     Raises:
         ConfigurationError: one of torch's variables has a value that can't be.
+        interrupts: what has this process's signals already; None for new ones, with `signals`.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)
-    interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
+    if interrupts is None:
+        interrupts = SignalInterrupts(host.pid(), _signals_from_environment() if signals is None else signals)
     bell = LoopBell()
     if orders is not None:
         orders.rings(bell.ring)

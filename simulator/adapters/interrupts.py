@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from simulator.kernel import Task
@@ -68,3 +68,7 @@ class ProcessInterrupts:
     def count(self) -> int:
         """Signals so far."""
         return self._count
+
+    def take_forwarded(self) -> Sequence[int]:
+        """Nobody sends such signals here."""
+        return ()

@@ -64,6 +64,10 @@ class SimWorkers:
                 for process in list(self._groups[rank]):
                     process.receive(signum)
 
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        """Simulated workers have handlers for nothing, so nobody gets it."""
+        return ()
+
     def kill(self) -> None:
         """SIGKILL to all groups."""
         for group in self._groups.values():

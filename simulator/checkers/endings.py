@@ -244,6 +244,12 @@ def _has_failed_for_good(life: Life, record: Record) -> bool:
     """Whether a failure that could not be paid for, or one after others had succeeded, has ended the job."""
     if life.started is None or not life.whole or not life.seats or not life.seats[-1].event.epoch:
         return True  # it can't be said, or this rendezvous does not decide for all
+    if any(
+        event.policy and event.action == "fail"
+        for each in record.lives
+        for _, event in each.of(events.DecisionMade)
+    ):
+        return True  # a restart policy has forbidden it
     last = record.round_of(life.seats[-1])
     if any(
         event.after == "SUCCEEDED"

@@ -29,7 +29,9 @@ def _job_budget(record: Record) -> Iterator[Broken]:
     failed_rounds: set[int] = set()
     for group in record.rounds:
         before = [seat for seat in map(_seat_before, group.seats) if seat is not None]
-        failed = [seat for seat in before if failure_in(seat) and not _evicted_from(seat)]
+        failed = [
+            seat for seat in before if failure_in(seat) and not _evicted_from(seat) and not _is_free(seat)
+        ]
         failed_rounds |= {_failed_round(seat, round_of) for seat in failed}
         if failed and len(failed_rounds) > min(budgets):
             names = listed([seat.name for seat in failed])
@@ -53,6 +55,11 @@ def _failed_round(seat: Seat, round_of: dict[int, int]) -> int:
 def _evicted_from(seat: Seat) -> bool:
     """Whether the job had gone on without that node: what failed there is nobody's restart."""
     return any(isinstance(told.event, events.Evicted) for told in seat.said)
+
+
+def _is_free(seat: Seat) -> bool:
+    """Whether the restart policy said that what ended this node's part of a round costs nothing."""
+    return any(isinstance(told.event, events.DecisionMade) and told.event.free for told in seat.said)
 
 
 def _has_window(record: Record) -> bool:
@@ -118,7 +125,8 @@ def _membership_bounded(record: Record) -> Iterator[Broken]:
     for life in record.lives:
         if life.started is None:
             continue
-        bound = hosts + asked_for + max(life.started.restarts_max, 0)
+        free = sum(1 for _, event in life.of(events.DecisionMade) if event.free)
+        bound = hosts + asked_for + max(life.started.restarts_max, 0) + free
         healthy = [seat for seat in life.seats[:-1] if failure_in(seat) is None]
         if len(healthy) > bound:
             over = healthy[bound].left

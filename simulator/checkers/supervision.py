@@ -168,9 +168,9 @@ def _unpaid(life: Life) -> Iterator[Broken]:
                 failed = told
             case events.Evicted():
                 failed = None  # it was of a round that the job had left: nothing is restarted because of it
-            case events.DecisionMade(action="restart", spends_budget=spends):
+            case events.DecisionMade(action="restart", spends_budget=spends, free=free):
                 decided = True
-                if failed is not None and not spends:
+                if failed is not None and not spends and not free:
                     yield broken_by(
                         "restart-budget", life, told, "it restarts a failed group without counting it"
                     )

@@ -140,18 +140,26 @@ def test_what_was_withdrawn_is_not_done_but_told() -> None:
     assert outcome(orders) == ("refused", "nobody waits for it any more")
 
 
-def test_in_the_pause_before_a_restart_a_stop_is_heard_and_a_restart_needless() -> None:
+def test_in_the_pause_before_a_restart_a_stop_is_heard() -> None:
     world = World([crashes()], [SHORT])
-    needless = told(world, 5, Action(action="restart"))
     late = told(world, 6, kill(0, incarnation=0))
     stop = told(world, 7, Action(action="stop", by="ada"))
     result = world.agent(max_restarts=1, restart_policy=RestartPolicy(backoff_s=100)).run()
     assert result.is_failed()
-    assert outcome(needless) == ("refused", "this agent forms its group; there is nothing to start anew")
     assert outcome(late)[0] == "refused"
     assert outcome(stop) == ("done", "")
     assert len(world.launcher.plans) == 1
     assert world.recorded.of(ev.AgentFinished)[0].result == "FAILED"
+
+
+def test_in_the_pause_before_a_restart_an_order_to_restart_ends_the_pause() -> None:
+    world = World([crashes()], [SHORT])
+    now = told(world, 5, Action(action="restart"))
+    agent = world.agent(max_restarts=1, restart_policy=RestartPolicy(backoff_s=100))
+    assert agent.run().state == WorkerState.SUCCEEDED
+    assert outcome(now) == ("done", "")
+    assert world.recorded.of(ev.WorkersStarting)[1].mono_ns == pytest.approx(5e9, abs=1e8)
+    assert agent.restarts == 1, "it is the same restart, sooner"
 
 
 def test_an_order_that_came_while_the_workers_were_stopped_is_heard_afterwards() -> None:

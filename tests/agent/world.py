@@ -89,6 +89,7 @@ class FakeInterrupts:
     def __init__(self) -> None:
         self._bell: FakeBell | None = None
         self._pending: list[int] = []
+        self._forwarded: list[int] = []
         self._count = 0
         self._raising = False
         self.was_handling = False
@@ -127,6 +128,15 @@ class FakeInterrupts:
     def count(self) -> int:
         return self._count
 
+    def forward(self, sig: signal.Signals) -> None:
+        self._forwarded.append(sig)
+        if self._bell is not None:
+            self._bell.ring()
+
+    def take_forwarded(self) -> list[int]:
+        taken, self._forwarded = self._forwarded, []
+        return taken
+
 
 class FakeStores:
     """Implements Stores: a key that is not there never comes, and time passes."""
@@ -153,6 +163,7 @@ class Script:
         said: the end of its stderr.
         said_s: when it said the last of that, after its start; None is when it ended.
         dies_with: its exit code after SIGTERM; None is death by that signal.
+        handles: signals that are no death to it, from the second look on: its handlers take a moment.
     """
 
     runs_s: float | None = 1.0
@@ -163,6 +174,7 @@ class Script:
     said: str = ""
     said_s: float | None = None
     dies_with: int | None = None
+    handles: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -177,6 +189,8 @@ class FakeWorkers:
     signals: list[int] = field(default_factory=list)
     closed: bool = False
     loses_logs: bool = False
+    forwarded: list[tuple[int, int]] = field(default_factory=list)
+    looks: int = 0
     lost: list[LostOutput] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -227,6 +241,13 @@ class FakeWorkers:
             if delay_s is not None:
                 code = self.scripts[rank].dies_with
                 self._end_after(delay_s, rank, -signum if code is None else code)
+
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        self.looks += 1
+        ready = [rank for rank in local_ranks if signum in self.scripts[rank].handles and self.looks > 1]
+        got = [rank for rank in self._running() if rank in ready]
+        self.forwarded += [(rank, signum) for rank in got]
+        return got
 
     def kill(self) -> None:
         self.signals.append(signal.SIGKILL)

@@ -19,12 +19,16 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from . import logs, measures, nodes, notebook, sim, top
+from . import logs, measures, nodes, notebook, sim, supervision, top
 from .job import RALLY, TORCHRUN, BenchError, Launcher
 from .measures import Figures, Measure, Scenario
 
 #: tables, by what asks for all of their rows in `--only`
-TABLES = {"agent": (*measures.SCENARIOS, *logs.SCENARIOS), "nodes": nodes.SCENARIOS}
+TABLES = {
+    "agent": (*measures.SCENARIOS, *logs.SCENARIOS),
+    "supervision": supervision.SCENARIOS,
+    "nodes": nodes.SCENARIOS,
+}
 #: tables of what is held against fixed goals, by the module that takes the samples
 FIXED = {
     sim.ALL: ("sim: the simulator", sim.MEASURES),

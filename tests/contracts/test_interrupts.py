@@ -230,6 +230,45 @@ def interruptible_code_of_another_thread_is_not_interrupted(adapter: InterruptsA
         assert interrupts.take() == signal.SIGTERM
 
 
+def signals_for_the_workers_are_kept_apart_each_once(adapter: InterruptsAdapter) -> None:
+    interrupts, bell = SignalInterrupts(os.getpid(), forwarded=(signal.SIGUSR1, signal.SIGUSR2)), LoopBell()
+    with interrupts.handling(bell), interrupts.interruptible():
+        assert bell.wait(0.0) is False
+        for signum in (signal.SIGUSR2, signal.SIGUSR1, signal.SIGUSR2):
+            adapter.send(signum)
+        assert bell.wait(SOON_S) is True
+        assert interrupts.take_forwarded() == [signal.SIGUSR2, signal.SIGUSR1]
+        assert interrupts.take_forwarded() == []
+        assert (interrupts.count(), interrupts.take()) == (0, None)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def what_comes_before_there_is_a_bell_is_kept(adapter: InterruptsAdapter) -> None:
+    interrupts, bell = SignalInterrupts(os.getpid()), LoopBell()
+    interrupts.install()
+    adapter.send(signal.SIGTERM)
+    with interrupts.handling(bell):
+        adapter.send(signal.SIGINT)
+        assert bell.wait(SOON_S) is True
+        assert [interrupts.take(), interrupts.take()] == [signal.SIGTERM, signal.SIGINT]
+    adapter.send(signal.SIGHUP)
+    assert interrupts.count() == 3, "the handlers are there to the end"
+    interrupts.uninstall()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def other_signals_can_be_chosen_meanwhile(adapter: InterruptsAdapter) -> None:
+    interrupts = SignalInterrupts(os.getpid())
+    interrupts.install()
+    interrupts.choose([signal.SIGTERM, signal.SIGUSR2], [signal.SIGHUP])
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+    for signum in (signal.SIGUSR2, signal.SIGHUP):
+        adapter.send(signum)
+    assert (interrupts.count(), interrupts.take_forwarded()) == (1, [signal.SIGHUP])
+    interrupts.uninstall()
+    assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
 def a_blocking_call_is_interrupted(adapter: InterruptsAdapter) -> None:
     interrupts, bell = adapter.make(), adapter.make_bell()
     with interrupts.handling(bell):
@@ -266,6 +305,9 @@ OF_THE_PROCESS = [
     an_ignored_signal_stays_ignored,
     nothing_is_installed_in_another_thread,
     interruptible_code_of_another_thread_is_not_interrupted,
+    signals_for_the_workers_are_kept_apart_each_once,
+    what_comes_before_there_is_a_bell_is_kept,
+    other_signals_can_be_chosen_meanwhile,
 ]
 FROM_OUTSIDE = [
     a_blocking_call_is_interrupted,

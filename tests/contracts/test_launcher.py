@@ -417,6 +417,14 @@ class TestSignals:
         assert [each.exit_code for each in exits_of(node, workers, 2)] == [-signal.SIGKILL] * 2
         end(node, workers, 2)
 
+    def test_nobody_dies_of_a_signal_that_is_handed_on(self, node: Node) -> None:
+        """These workers have no handler for it."""
+        workers = node.start(2)
+        assert list(workers.forward(signal.SIGUSR1, [0, 1])) == []
+        assert list(workers.running()) == [0, 1]
+        end(node, workers, 2)
+        assert list(workers.forward(signal.SIGUSR1, [0, 1])) == [], "nor who is gone"
+
     def test_killing_twice_does_no_harm(self, node: Node) -> None:
         workers = node.start(1)
         workers.kill()

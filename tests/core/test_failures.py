@@ -101,6 +101,18 @@ def test_causes_that_look_the_same_have_the_same_key() -> None:
     assert cause_of({}).key == "unknown"
 
 
+def test_a_first_hand_failure_speaks_for_those_who_died_of_it() -> None:
+    lost_peer = {
+        "message": {"message": "RuntimeError: Connection closed by peer", "extraInfo": {"py_callstack": ""}}
+    }
+    second = end(0, 1, error_file="/e", error_data=lost_peer)
+    cause = cause_of(result_of(WORKERS, [second, end(1, -9)]).failures)
+    assert (cause.key, cause.exit_codes, cause.hand) == ("SIGKILL", (-9,), "first")
+    alone = cause_of(result_of(WORKERS, [second]).failures)
+    assert (alone.exit_codes, alone.hand) == ((1,), "second")
+    assert cause_of(result_of(WORKERS, [end(1, 3)]).failures).hand == "unclear"
+
+
 @given(st.integers(-100, 300))
 def test_every_exit_code_has_a_name_or_none(code: int) -> None:
     assert bool(signal_name(code)) == (code < 0)

@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.core.rendezvous_values import (
+    CRASH,
     FIRST,
     FOUR,
     SECOND,
@@ -24,7 +25,7 @@ from tests.core.rendezvous_values import (
     situations,
 )
 from toolkit.core import rounds, seats
-from toolkit.core.gathering import Gathering, GiveUp, Seal, Wait, look, welcome
+from toolkit.core.gathering import Gathering, GiveUp, Seal, Wait, late_ns, look, welcome
 from toolkit.core.rounds import (
     Head,
     Phase,
@@ -100,6 +101,12 @@ def test_a_restart_waits_for_who_lives_and_is_not_back() -> None:
 def test_a_restart_goes_on_without_who_does_not_come_back() -> None:
     head = regathering(size=3, settings=FIRST.settings)
     assert look(head, gathered(back("ab"), awaited=["c"]), 600 * SECOND) == Seal(tuple(back("ab")))
+
+
+def test_a_back_off_of_the_restart_policy_is_no_delay_of_the_nodes() -> None:
+    head = regathering(ring=msgspec.structs.replace(CRASH, delay_s=1000.0))
+    assert late_ns(head, 5 * SECOND) == late_ns(regathering(), 5 * SECOND) + 1000 * SECOND
+    assert late_ns(gathering(), 0) == int(SETTINGS.join_timeout_s * SECOND)
 
 
 def test_a_restart_gives_up_when_too_few_come_back() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from toolkit.core import hang_report as report
+from toolkit.core.diagnosis import diagnose
+from toolkit.core.failures import failure_of
 from toolkit.core.hangs import Kind, Verdict
+from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.stacks import Alike, Frame, Stacks, Thread, Unread
 from toolkit.core.watched import HangSettings
 
@@ -140,3 +143,19 @@ def test_stacks_are_told_in_groups_and_bounded() -> None:
     long = report.stacks_text([Alike((rank,), deep) for rank in range(9)])
     assert len(long) <= report.STACKS_MAX
     assert long.endswith("...")
+
+
+def test_a_hang_is_the_diagnosis_whatever_the_worker_said_of_its_end() -> None:
+    end = WorkerExit(
+        1,
+        77,
+        -6,
+        0,
+        0,
+        problem="hung: it stands",
+        error_data={"message": "socket closed by peer"},
+        last_words="x",
+    )
+    told = diagnose(end)
+    assert (told.hand, told.what) == ("first", "hung: it stands")
+    assert failure_of(end).message == "hung: it stands"

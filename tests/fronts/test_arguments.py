@@ -16,12 +16,14 @@ from toolkit.fronts.option import comma_separated
 from toolkit.fronts.option_table import OPTIONS
 
 OURS = {
+    *("--forward-signals", "--forward_signals"),
     *("--run-dir", "--run_dir", "--quiet", "-q", "--exit-barrier-timeout", "--exit_barrier_timeout"),
     *("--spares", "--topology", "--readings-interval", "--readings_interval"),
     *("--control-addr", "--control_addr", "--control-token-file", "--control_token_file"),
     *("--control-tls-cert", "--control_tls_cert", "--control-tls-key", "--control_tls_key"),
     *("--control-tls-ca", "--control_tls_ca", "--log-max-size", "--log_max_size"),
     *("--on-hang", "--on_hang", "--hang-timeout", "--hang_timeout"),
+    *("--restart-policy", "--restart_policy"),
 }
 #: defaults that are not torchrun's: dest -> ours, torchrun's
 OWN_DEFAULTS = {"rdzv_backend": ("rally", "static")}

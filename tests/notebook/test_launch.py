@@ -64,6 +64,28 @@ def test_a_function_returns_by_rank() -> None:
     assert job.state == "succeeded" and job.exit_code == 0
 
 
+def seen(name: str) -> str:
+    return os.environ[name]
+
+
+def test_values_may_look_like_options_and_assignments() -> None:
+    job = launch(seen, "SETTINGS", env={"SETTINGS": "a=1,b=--c"}, role="-x=y", local_addr="127.0.0.1")
+    result = job.wait(60)
+    assert result is not None and result.state == WorkerState.SUCCEEDED
+    assert job.returned == {0: "a=1,b=--c"}
+
+
+def test_the_handlers_of_this_process_are_not_touched(hold: Path, started: list[Job]) -> None:
+    before = {sig: signal.getsignal(sig) for sig in signal.valid_signals()}
+    job = launch(hold)
+    started.append(job)
+    until_running(job, 1)
+    assert {sig: signal.getsignal(sig) for sig in signal.valid_signals()} == before
+    job.stop()
+    assert job.wait(40) is not None
+    assert {sig: signal.getsignal(sig) for sig in signal.valid_signals()} == before
+
+
 def test_what_is_no_module_goes_by_value(tmp_path: Path) -> None:
     # As in a notebook: function and what it uses are of __main__.
     script = tmp_path / "main.py"
@@ -288,6 +310,8 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
         ({"env": ["A"]}, "give a dict"),
         ({"kwargs": [1]}, "give a dict"),
         ({"env": {"A": 1}}, "env has A=1; variables are text, so give '1'"),
+        ({"env": {"A=B": "1"}}, "env has 'A=B', which is no name of a variable"),
+        ({"env": {"A": "\0"}}, "no variable can have a null character"),
         ({"nproc": 9999, "gpu": True}, "GPUs, and this machine has"),
         ({"nproc": "auto", "gpu": True}, "says nothing of GPUs"),
     ],

@@ -1,5 +1,6 @@
 """What can't be run: one clear message on stderr, exit code 2, nothing started and nothing left behind."""
 
+import os
 import re
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.adapters.recording.layout import RUN_FILE
+from toolkit.core.events import FailureRecorded
 
 from .conftest import Rally, Script
 from .jobs import RALLY, Job, clean_environment
@@ -61,8 +63,36 @@ def assert_refused(job: Job, *words: str, begins: str = "rally run: ") -> None:
         ("--standalone --max-restarts -1 {worker}", ["--max-restarts is -1"]),
         ("--standalone --monitor-interval 0 {worker}", ["--monitor-interval is 0"]),
         ("--standalone --redirects 9 {worker}", ["--redirects is '9'"]),
+        ("--standalone --tee 4 {worker}", ["--tee is '4'", "give 0 (none), 1 (stdout)", "0:3,1:2"]),
+        ("--standalone --tee 0:7 {worker}", ["--tee is '0:7'", "a map by local rank"]),
+        ("--standalone --nproc-per-node 2 --tee 5:3 {worker}", ["--tee names local rank 5", "are 0 to 1"]),
+        ("--standalone --tee 0:3,0:1 {worker}", ["local rank 0 twice, with 3 and 1", "give it once"]),
+        ("--standalone --rdzv-conf lese=3 {worker}", ["has the key 'lese'", "did you mean lease?"]),
+        ("--nnodes 2 --rdzv-conf lese=3 {worker}", ["has the key 'lese'", "did you mean lease?"]),
+        ("--nnodes 2 --rdzv-conf lease {worker}", ["--rdzv-conf has 'lease'", "write key=value"]),
+        ("--nnodes 2 --rdzv-conf lease=x {worker}", ["lease=x", "a number of seconds above 0"]),
+        ("--nnodes 2 --rdzv-conf lease=3,lease=4 {worker}", ["lease=3 and lease=4", "give one of them"]),
+        (
+            "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint a:1 --rdzv-conf joint_timeout=3 {worker}",
+            ["has the key 'joint_timeout'", "did you mean join_timeout"],
+        ),
+        ("--standalone --no-python --module {worker}", ["exclude each other", "leave one of them out"]),
+        ("--standalone --shutdown-timeout -1 {worker}", ["--shutdown-timeout is -1", "0 or more seconds"]),
+        (
+            "--standalone --log-dir /proc/rally {worker}",
+            ["/proc/rally can't be written", "another --log-dir"],
+        ),
         ("--standalone --signals-to-handle SIGTREM {worker}", ["SIGTREM", "SIGTERM"]),
         ("--standalone --signals-to-handle SIGKILL {worker}", ["SIGKILL", "no process can handle"]),
+        ("--standalone --forward-signals SIGURS1 {worker}", ["'SIGURS1'", "did you mean SIGUSR1?"]),
+        ("--standalone --forward-signals SIGKILL {worker}", ["SIGKILL", "no process can handle"]),
+        ("--standalone --forward-signals SIGCHLD {worker}", ["SIGCHLD", "workers end", "leave it out"]),
+        ("--standalone --forward-signals SIGSEGV {worker}", ["SIGSEGV", "in the agent itself"]),
+        ("--standalone --forward-signals SIGHUP {worker}", ["SIGHUP", "default of --signals-to-handle"]),
+        (
+            "--standalone --signals-to-handle SIGTERM,SIGUSR1 --forward-signals SIGUSR1,SIGUSR2 {worker}",
+            ["SIGUSR1", "--signals-to-handle", "leave it out of one of them"],
+        ),
         ("--standalone no_such_script.py", ["there is no script", "no_such_script.py"]),
         ("--standalone workr.py", ["there is no script", "did you mean worker.py?"]),
         ("--standalone script.sh", ["script.sh", "not a Python script", "--no-python"]),
@@ -172,6 +202,44 @@ def test_a_folder_that_cannot_be_made(rally: Rally, worker: Path, tmp_path: Path
     inside = tmp_path / "file" / "run"
     job = rally("--standalone", option, inside, worker)
     assert_refused(job, f"{option} is {inside}", f"{tmp_path / 'file'} is a file")
+
+
+def test_a_word_of_the_environment(rally: Rally, worker: Path) -> None:
+    job = rally("--standalone", worker, env={"PET_TEE": "9"})
+    assert_refused(job, "PET_TEE is '9'", "a map by local rank")
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, mark: str, started: list[Job], worker: Path) -> None:
+    """The shell still stands in it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    def leave() -> None:
+        os.chdir(gone)
+        gone.rmdir()
+
+    argv = [*RALLY, "run", "--standalone", str(worker)]
+    started.append(Job(argv, tmp_path, mark, "job", {}, tmp_path / "run", leave))
+    assert_refused(started[0], "the folder that this shell is in was deleted", "go to another one")
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [('{"message": {"mess', "is truncated or no JSON"), ("[1, 2]", "has no message"), ("", "is truncated")],
+)
+def test_an_error_file_that_cannot_be_read_is_reported(
+    rally: Rally, script: Script, written: str, why: str
+) -> None:
+    """As of a worker that was killed while it wrote: the agent goes on."""
+    worker = script(
+        f"with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file:\n    file.write({written!r})\nsys.exit(5)\n"
+    )
+    job = rally("--standalone", "--max-restarts", "1", worker)
+    assert job.wait() == 5, job.told()
+    assert len(job.events(FailureRecorded)) == 2, "it was started anew"
+    assert all(why in event.message for event in job.events(FailureRecorded))
+    assert why in job.stderr
+    assert "Traceback" not in job.stderr
 
 
 def test_a_run_directory_of_another_run(rally: Rally, worker: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A signal to the agent, whenever it comes and however often, ends it and all its workers within the grace."""
 
+import os
 import signal
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -325,6 +328,32 @@ def test_a_function_that_is_stopped_in_its_first_moment(
     job = python(driver)
     assert job.wait(25) == 0, job.told()
     assert [event.killed for event in job.events(WorkersStopped)] == [[]] * (restarts + 1)
+
+
+def test_a_signal_ends_the_wait_for_a_slow_console(rally: Rally, script: Script) -> None:
+    """The run is over, and has succeeded; its output still waits for somebody who reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    done = threading.Event()
+
+    def read_slowly() -> None:
+        while not done.wait(0.1):
+            with suppress(BlockingIOError):
+                os.read(reader, 2000)  # all of it would take a minute
+
+    reading = threading.Thread(target=read_slowly)
+    reading.start()
+    try:
+        worker = script("for _ in range(200):\n    print('x' * 5000)")
+        job = rally("--standalone", "--tee", "3", worker, before_exec=lambda: os.dup2(writer, 1))
+        job.wait_for_events(AgentFinished)
+        job.signal(signal.SIGTERM)
+        assert job.wait(10) == 0, job.told()
+    finally:
+        done.set()
+        reading.join()
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_signal_in_the_middle_of_a_long_start_ends_it(rally: Rally, script: Script) -> None:

@@ -36,7 +36,6 @@ from toolkit.core.errors import (
     death_signal,
     is_graceful_exit,
 )
-from toolkit.core.failures import cause_of
 from toolkit.core.model import (
     DEFAULT_ROLE,
     RunResult,
@@ -46,16 +45,12 @@ from toolkit.core.model import (
     WorkerState,
     _RoleInstanceInfo,
 )
-from toolkit.core.restarts import PLAIN_BUDGET, PastRestart, RestartVerdict
 from toolkit.core.rounds import Over
 from toolkit.core.status import EventSource
 from toolkit.ports import Ports
 
 _ROLE_INFO = "torchelastic/role_info/"
 _ASSIGNED_RANKS = "torchelastic/assigned_ranks/"
-
-#: restarts kept for the policy; older ones can't matter to any window or crash loop anyone would set
-_HISTORY_MAX = 1000
 
 
 class ElasticAgent(abc.ABC):
@@ -101,7 +96,6 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
         self._in_exit_barrier = False
         self._ports = ports
         self._reporter = Reporter(ports, self._run_id)
-        self._past_restarts: tuple[PastRestart, ...] = ()
         self._base: ranks.RankBase | None = None
         self._over: Over | None = None
         self._job_failed_of = ""
@@ -256,19 +250,6 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
             self._reporter.say(events.MembershipChanged, nodes_waiting=waiting)
         return after_membership(waiting, self._worker_group.group_rank)
 
-    def _restart_verdict(self, result: RunResult) -> RestartVerdict | None:
-        if result.state not in (WorkerState.UNHEALTHY, WorkerState.FAILED):
-            return None
-        spec = self._worker_group.spec
-        return (spec.restart_policy or PLAIN_BUDGET).judge(
-            cause_of(result.failures),
-            self._past_restarts,
-            remaining=self._remaining_restarts,
-            restarts_max=spec.max_restarts,
-            now_ns=self._ports.clock.now_ns(),
-            draw=self._ports.entropy.random(),
-        )
-
     def _carry_out(self, decision: Decision, result: RunResult) -> bool:
         """Do what was decided. Returns whether the run has ended."""
         match decision:
@@ -302,37 +283,6 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
                 )
             case _:
                 assert_never(decision)
-
-    def _spend_restart(self, decision: Restart, result: RunResult) -> None:
-        if not decision.spends_budget:
-            return
-        if self._over is not None:
-            self._count_restarts(self._over.restarts)
-            self._remember_restart(self._over.cause)
-            return
-        # With a window old restarts come back into the budget; torch's count of what remains can't say so.
-        self._remaining_restarts = max(0, self._remaining_restarts - 1)
-        self._reporter.restart_count += 1
-        self._remember_restart(cause_of(result.failures).key)
-
-    def _count_restarts(self, restarts: int) -> None:
-        """Take the job's count for this agent's own."""
-        self._reporter.restart_count = restarts
-        self._remaining_restarts = max(0, self._worker_group.spec.max_restarts - restarts)
-
-    def _remember_restart(self, cause: str) -> None:
-        restart = PastRestart(self._ports.clock.now_ns(), cause)
-        self._past_restarts = (*self._past_restarts[-_HISTORY_MAX:], restart)
-
-    def _pause_before_restart(self, delay_s: float) -> None:
-        if delay_s <= 0:
-            return
-        self._stop_workers(self._worker_group)
-        until_ns = self._ports.clock.now_ns() + int(delay_s * 1e9)
-        while (left_ns := until_ns - self._ports.clock.now_ns()) > 0:
-            self._heed_signals()
-            self._heed_orders()
-            self._ports.bell.wait(left_ns / 1e9)
 
     # -- forming and starting the group ---------------------------------------------------------------------
 
@@ -375,6 +325,7 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
         else:
             self._reporter.round, self._reporter.epoch = info.round, info.epoch
             self._count_restarts(info.restarts)
+            self._take_history(info)
         with self.record_duration("ASSIGN_WORKER_RANKS"):
             workers = self._assign_worker_ranks(info.store, info.rank, info.world_size, spec)
         worker_group.workers = workers
@@ -434,6 +385,7 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
             worker = worker_group.workers[local_rank]
             worker.id = worker_id
             self._record("START", EventSource.WORKER, worker)
+        self._up_since_ns = self._ports.clock.now_ns()
         self._enter(WorkerState.HEALTHY)
 
     @profiled("SimpleElasticAgent._restart_workers")
@@ -512,6 +464,9 @@ class SimpleElasticAgent(Together, Directed, TorchReports, ElasticAgent):
             spends_budget=isinstance(decision, Restart) and decision.spends_budget,
             delay_s=decision.delay_s if isinstance(decision, Restart) else 0.0,
             restarts_left=self._remaining_restarts,
+            policy=self._policy_name if getattr(decision, "verdict", "") else "",
+            verdict=getattr(decision, "verdict", ""),
+            free=isinstance(decision, Restart) and decision.free,
         )
 
     def _say_finished(self, outcome: RunResult | BaseException | None, took_ns: int) -> None:

@@ -52,16 +52,23 @@ class Blame:
         failed = [end for end in ends if end.failed]
         return bool(failed) and all(self.diagnosis(end).hand == "second" for end in failed)
 
-    def settle(self, workers: Workers, elsewhere: bool, over: Callable[[], Any]) -> None:
+    def settle(
+        self,
+        workers: Workers,
+        exits: Callable[[], Sequence[WorkerExit]],
+        elsewhere: bool,
+        over: Callable[[], Any],
+    ) -> None:
         """Wait a moment for the culprit, if only victims have died so far. Does not wait in any other case.
 
         Args:
+            exits: of these workers, with what the agent knows of them.
             elsewhere: whether the culprit may be on another node, so that waiting makes sense without other workers.
             over: true once another node has decided what follows.
         """
         clock, interrupts = self._ports.clock, self._ports.interrupts
         until_ns = clock.now_ns() + int(SETTLE_S * 1e9)
-        while self.only_victims(workers.exits()) and (elsewhere or workers.running()):
+        while self.only_victims(exits()) and (elsewhere or workers.running()):
             left_ns = until_ns - clock.now_ns()
             if left_ns <= 0 or interrupts.count() or self._ports.control.waiting() or over():
                 return

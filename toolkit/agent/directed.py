@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from toolkit.agent.reporting import Reporter
+from toolkit.agent.restarting import Restarting
 from toolkit.core import events
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.decisions import Continue, Decision, Fail, Restart, after_round
 from toolkit.core.errors import RallyError
-from toolkit.core.model import WorkerGroup, WorkerState
+from toolkit.core.model import WorkerState
 from toolkit.core.rounds import Over
-from toolkit.ports import JobRendezvous, Order, Ports
+from toolkit.ports import Order
 
 #: orders that are taken between two looks at the workers
 _AT_ONCE = 64
@@ -33,23 +33,15 @@ class ToldToEnd(RallyError):
         self.state = state
 
 
-class Directed:
+class Directed(Restarting):
     """The part of `SimpleElasticAgent` that does what it is told from outside."""
 
-    _worker_group: WorkerGroup
-    _ports: Ports
-    _reporter: Reporter
-    _over: Over | None
     _job_failed_of: str
     _in_exit_barrier: bool
     #: of the workers that run or ran last, where the agent counts them; -1 before the first
     _incarnation: int = -1
     #: whether an order is being carried out, so that none is taken in the waits that this needs
     _obeying = False
-
-    @property
-    def _job(self) -> JobRendezvous | None:
-        raise NotImplementedError
 
     def _say_over(self, over: Over) -> None:
         raise NotImplementedError
@@ -121,6 +113,9 @@ class Directed:
         match order.action.action:
             case "signal":
                 return self._send_signal(order)
+            case "restart" if self._pausing:
+                self._hurry()
+                return self._done(order)
             case "restart":
                 doing = "waits for other nodes to finish" if self._in_exit_barrier else "forms its group"
                 return self._refuse(order, f"this agent {doing}; there is nothing to start anew")

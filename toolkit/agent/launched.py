@@ -13,6 +13,7 @@ import msgspec
 
 from toolkit.agent.base import SimpleElasticAgent
 from toolkit.agent.blame import Blame
+from toolkit.agent.forwarding import LOOK_AGAIN_S, Forwarding
 from toolkit.agent.hung import EndsHangs, LeftBehind
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
@@ -71,6 +72,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         #: local ranks whose end was told, and whether their process was there all the same
         self._exits_told: set[tuple[int, bool]] = set()
         self._stopping = False
+        self._forwarding = Forwarding(ports, self._reporter)
         self._blame = Blame(ports)
         self._result: RunResult | None = None
         #: those that failed by themselves, as they ended, and the local ranks of those that were told of
@@ -79,7 +81,17 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
 
     _is_woken = True
 
+    def _heed_signals(self) -> None:
+        super()._heed_signals()
+        self._forwarding.hand_on(self._workers, self._incarnation)
+
     def _patience_s(self) -> float | None:
+        patience_s = self._patience_of_loop_s()
+        if not self._forwarding.looks_again:
+            return patience_s
+        return LOOK_AGAIN_S if patience_s is None else min(LOOK_AGAIN_S, patience_s)
+
+    def _patience_of_loop_s(self) -> float | None:
         handler = self._worker_group.spec.rdzv_handler
         if self._job is not None:
             return self._job.patience_s()
@@ -117,8 +129,8 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         self._failed, self._failures_told = [], set()
         ids = dict(self._workers.ids())
         self._say_workers_started(worker_group, plan, ids)
-        self._say_notices(self._workers)
         self._begin_watch(worker_group, plan, ids)
+        self._say_notices(self._workers)
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
@@ -169,9 +181,9 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         if known < len(self._exits_told):
             job = self._job
             elsewhere = job is not None and (worker_group.group_world_size or 1) > 1
-            self._blame.settle(self._workers, elsewhere, lambda: job is not None and job.over())
-        self._say_notices(self._workers)
+            self._blame.settle(self._workers, self._ends, elsewhere, lambda: job is not None and job.over())
         ends = self._ends()
+        self._say_notices(self._workers)
         self._say_exits(worker_group, ends)
         self._say_failures(worker_group)
         self._result = result_of(worker_group.workers, ends, self._blame.diagnosis)
@@ -226,6 +238,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
             )
         finally:
             self._workers = None
+            self._forwarding.workers_are_gone()
             self._say_losses(workers.close())
 
     def _say_notices(self, workers: Workers) -> None:

@@ -7,33 +7,28 @@ what it is for, and does what was decided.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from toolkit.agent.reporting import Reporter
+from toolkit.agent.restarting import Restarting
 from toolkit.core import events
 from toolkit.core.decisions import Decision, Fail, Restart, after_monitor, after_round
 from toolkit.core.errors import RendezvousClosedError
-from toolkit.core.failures import cause_of, failure_record, process_failure
+from toolkit.core.failures import failure_record, process_failure
 from toolkit.core.job_report import FailureRecord, culprit, in_order
 from toolkit.core.model import RunResult, WorkerGroup, WorkerState
-from toolkit.core.restarts import RestartVerdict
 from toolkit.core.rounds import Over, Ring
-from toolkit.ports import JobRendezvous, Ports
+from toolkit.ports import JobRendezvous
 
 
-class Together:
+class Together(Restarting):
     """The part of `SimpleElasticAgent` that decides and ends with the others."""
 
-    _worker_group: WorkerGroup
-    _ports: Ports
-    _reporter: Reporter
-    _over: Over | None
     _job_failed_of: str
+    #: what the restart policy said of a failure here that it would not restart
+    _verdict_here = ""
 
     def _enter(self, state: WorkerState) -> None:
-        raise NotImplementedError
-
-    def _restart_verdict(self, result: RunResult) -> RestartVerdict | None:
         raise NotImplementedError
 
     def _at_barrier(self, timeout_s: float, wait: Callable[[int], tuple[str, str]]) -> str:
@@ -50,7 +45,7 @@ class Together:
 
     def _decide_together(self, job: JobRendezvous, result: RunResult) -> Decision:
         """What follows for this node, where one decision is made for all nodes of the job."""
-        self._over = None
+        self._over, self._verdict_here = None, ""
         match result.state:
             case WorkerState.HEALTHY:
                 self._over = job.over()
@@ -65,23 +60,31 @@ class Together:
         if result.state == WorkerState.HEALTHY:
             self._enter(result.state)
         self._say_over(self._over)
-        return after_round(self._over)
+        decision = after_round(self._over)
+        return replace(decision, verdict=self._verdict_here) if isinstance(decision, Fail) else decision
 
     def _propose(self, job: JobRendezvous, result: RunResult) -> Over:
         proposed = after_monitor(result.state, self._restart_verdict(result))
         records = self._failure_records(result)
         if isinstance(proposed, Restart):
             what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
+            cause = self._cause_of(result)
+            entry = self._entry(cause, free=proposed.free)
             ring = Ring(
                 action="restart",
                 reason=what,
                 by=self._reporter.node,
-                cause=cause_of(result.failures).key,
-                spends=True,
+                cause=cause.key,
+                spends=proposed.spends_budget,
                 delay_s=proposed.delay_s,
+                free=proposed.free,
+                verdict="" if entry is None else proposed.verdict,
+                hand="unclear" if entry is None else cause.hand,
+                entry=entry,
             )
             return job.fail(records, ring, what)
         assert isinstance(proposed, Fail), "a failed group is started again, or the job has failed"
+        self._verdict_here = proposed.verdict
         what = f"{records[0].words()}; {proposed.reason}" if records else proposed.reason
         return job.fail(records, None, what)
 

@@ -48,18 +48,23 @@ class Restart:
         reason: why.
         spends_budget: whether it counts against `max_restarts`; a change of membership does not.
         delay_s: seconds to wait after the workers are stopped.
+        free: whether it follows a failure and spends nothing, because the restart policy says so.
+        verdict: what the restart policy said; empty where none was asked.
     """
 
     reason: str
     spends_budget: bool
     delay_s: float = 0.0
+    free: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Stop the workers; the run has failed."""
+    """Stop the workers; the run has failed. `verdict` is what the restart policy said, if it was asked."""
 
     reason: str
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,14 @@ def after_monitor(state: WorkerState, verdict: RestartVerdict | None) -> Decisio
             assert verdict is not None, "a failed group needs the verdict of the restart policy"
             what = "a worker failed" if state == WorkerState.FAILED else "the workers are unhealthy"
             if verdict.allowed:
-                return Restart(f"{what}; {verdict.reason}", True, verdict.delay_s)
-            return Fail(f"{what}; {verdict.reason}")
+                return Restart(
+                    f"{what}; {verdict.reason}",
+                    not verdict.free,
+                    verdict.delay_s,
+                    verdict.free,
+                    verdict.reason,
+                )
+            return Fail(f"{what}; {verdict.reason}", verdict.reason)
         case WorkerState.INIT | WorkerState.STOPPED | WorkerState.UNKNOWN:
             return Abort(f"worker group is in state {state.value} while it should be running")
         case _:
@@ -100,7 +111,7 @@ def after_round(over: Over) -> Decision:
     """What follows for a member from what became of its round, which was decided for all."""
     match over.kind:
         case "restart" | "membership" | "evicted":
-            return Restart(over.reason, over.spends, over.delay_s)
+            return Restart(over.reason, over.spends, over.delay_s, over.free, over.verdict)
         case "failed":
             return Fail(over.reason)
         case "succeeded":

@@ -18,6 +18,7 @@ from toolkit.core.kernel_record import KernelRecord
 from toolkit.core.known_errors import Kind, Known, first_known, is_crash_line
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.tracebacks import Found, clean_lines, last_traceback
+from toolkit.core.watched import HUNG
 
 #: the last lines that are looked at where there is no traceback, and that may follow one that still counts
 _LAST_LINES, _LAST_SAID, _AFTER_ERROR, _AFTER_EXIT = 150, 8, 60, 12
@@ -76,6 +77,9 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose(end: WorkerExit) -> Diagnosis:
     """What the worker of `end`, which has failed, died of."""
+    if end.problem.startswith(HUNG):
+        # Its agent killed it for that, whatever it said of it.
+        return Diagnosis(what=end.problem, kind="own", hand="first", message=end.problem)
     lines = clean_lines(end.last_words) if end.last_words else []
     told = _of_error_file(end)
     found = _traceback(lines, end.exit_code)

@@ -294,13 +294,20 @@ class MembershipChanged(Event, frozen=True, kw_only=True, tag="membership_change
 
 
 class DecisionMade(Event, frozen=True, kw_only=True, tag="decision_made"):
-    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort"."""
+    """What the agent does next and why. `action` is "finish", "restart", "fail" or "abort".
+
+    After a failure `policy` is the restart policy that decided, as in `--restart-policy` (empty is the plain budget),
+    and `verdict` what it said; a `free` restart is one that it demanded at no cost to the budget.
+    """
 
     action: str
     reason: str
     spends_budget: bool = False
     delay_s: float = 0.0
     restarts_left: int = 0
+    policy: str = ""
+    verdict: str = ""
+    free: bool = False
 
 
 class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
@@ -373,6 +380,23 @@ class SignalReceived(Event, frozen=True, kw_only=True, tag="signal_received"):
 
     signal: str
     count: int
+
+
+class SignalForwarded(Event, frozen=True, kw_only=True, tag="signal_forwarded"):
+    """A signal to the agent went on to its workers (`--forward-signals`).
+
+    Args:
+        incarnation: of the workers.
+        signal: its name.
+        local_ranks: who got it now.
+        waiting: local ranks that have not got it: they would die of it, having no handler for it. They get it as soon
+            as they have one.
+    """
+
+    incarnation: int
+    signal: str
+    local_ranks: list[int] = []
+    waiting: list[int] = []
 
 
 class EventsDropped(Event, frozen=True, kw_only=True, tag="events_dropped"):
@@ -496,6 +520,7 @@ AnyEvent = (
     | BarrierEntered
     | BarrierLeft
     | SignalReceived
+    | SignalForwarded
     | EventsDropped
     | ReadingsTaken
     | ActionTaken

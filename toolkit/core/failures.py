@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from toolkit.core.diagnosis import Diagnosis, diagnose
-from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, hand_of
+from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, Hand, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
@@ -38,7 +38,9 @@ def failure_of(end: WorkerExit, told: Diagnosis | None = None) -> ProcessFailure
     """
     told = diagnose(end) if told is None else told
     data = dict(end.error_data) if end.error_data is not None else {"message": "<NONE>"}
-    if end.error_data is not None and data.get("message") and not end.error_unusable:
+    if end.problem.startswith(HUNG):
+        message: Any = end.problem
+    elif end.error_data is not None and data.get("message") and not end.error_unusable:
         message = data["message"]
     else:
         message = (
@@ -132,18 +134,32 @@ def result_of(
 
 
 def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
-    """What a restart policy needs to know of these failures, which are in the order of their happening."""
-    codes = tuple(failure.exitcode for failure in failures.values())
-    first = next(iter(failures.values()), None)
+    """What a restart policy needs to know of these failures, of which the first one is to blame.
+
+    Those that died of another's death have no say where anybody else has failed.
+    """
+    hands = [_hand(failure) for failure in failures.values()]
+    telling = [failure for failure, hand in zip(failures.values(), hands, strict=True) if hand != "second"]
+    codes = tuple(failure.exitcode for failure in telling or failures.values())
+    first = next(iter(telling or failures.values()), None)
     if first is None:
         return FailureCause(codes, "unknown")
+    hand = _hand(first)
     if str(first.message).startswith(HUNG):
-        return FailureCause(codes, "hung")
+        return FailureCause(codes, "hung", hand)
     how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     spoke = first.error_file != NOT_AVAILABLE or isinstance(first.message, dict)
     summary = ProcessFailure.summary(first) if spoke else ""
-    return FailureCause(codes, f"{how}: {summary}" if summary else how)
+    return FailureCause(codes, f"{how}: {summary}" if summary else how, hand)
+
+
+def _hand(failure: ProcessFailure) -> Hand:
+    told: Diagnosis | None = getattr(failure, "diagnosis", None)  # torch's failures have none
+    if told is not None:
+        return told.hand
+    message, traceback = ProcessFailure.summary(failure), ProcessFailure.traceback(failure)
+    return hand_of(signal_name(failure.exitcode), message, traceback)
 
 
 def failure_record(

@@ -54,6 +54,16 @@ class Gathering:
     enough_since_ns: int | None
 
 
+def late_ns(head: Head, since_ns: int) -> int:
+    """Until when nodes are waited for. A back-off of the restart policy is not their delay.
+
+    Args:
+        since_ns: when the gathering began.
+    """
+    delay_s = 0.0 if head.ring is None else head.ring.delay_s
+    return since_ns + int((head.settings.join_timeout_s + delay_s) * 1e9)
+
+
 def look(head: Head, gathering: Gathering, now_ns: int) -> Seal | Wait | GiveUp:
     """Whether the next round closes now.
 
@@ -63,15 +73,15 @@ def look(head: Head, gathering: Gathering, now_ns: int) -> Seal | Wait | GiveUp:
     """
     settings = head.settings
     members = chosen(head, gathering.candidates, now_ns)
-    late_ns = gathering.since_ns + int(settings.join_timeout_s * 1e9)
-    awaited = gathering.awaited if now_ns < late_ns else ()
+    late_at_ns = late_ns(head, gathering.since_ns)
+    awaited = gathering.awaited if now_ns < late_at_ns else ()
     if awaited:
-        return Wait(f"{plural(len(awaited), 'node')} of the last round to come back", late_ns)
+        return Wait(f"{plural(len(awaited), 'node')} of the last round to come back", late_at_ns)
     if len(members) < settings.min_nodes:
         missing = f"{len(members)} of the {settings.min_nodes} nodes that a round needs are there"
-        if now_ns >= late_ns:
+        if now_ns >= late_at_ns:
             return GiveUp(f"{missing} after {settings.join_timeout_s:g} s (join_timeout)")
-        return Wait(missing, late_ns)
+        return Wait(missing, late_at_ns)
     if len(members) == settings.max_nodes or head.round > 0:
         return Seal(tuple(members))
     since_ns = now_ns if gathering.enough_since_ns is None else gathering.enough_since_ns

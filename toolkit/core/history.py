@@ -153,6 +153,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
         incarnation: the one that was given up.
         round: that was given up, by the count of `Round.number`.
         spends_budget: whether it counts against `max_restarts`; a change of membership does not.
+        free: whether it follows a failure, and the restart policy made it cost nothing.
         noticed: the first failure, or the moment at which waiting nodes were seen.
         decided: when the agent decided on it.
     """
@@ -164,6 +165,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     spends_budget: bool
     delay_s: float
+    free: bool = False
     noticed: Moment | None
     decided: Moment
     stopped: Moment | None = None
@@ -171,6 +173,11 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     rendezvous_completed: Moment | None = None
     starting: Moment | None = None
     started: Moment | None = None
+
+    @property
+    def after_failure(self) -> bool:
+        """Whether it is because of a failure."""
+        return self.spends_budget or self.free
 
     @property
     def detect_s(self) -> float | None:
@@ -204,7 +211,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
         A change of membership counts from its decision. None while it goes on, or if it never ended.
         What the workers then do over again is not in it.
         """
-        begin = self.noticed if self.spends_budget and self.noticed is not None else self.decided
+        begin = self.noticed if self.after_failure and self.noticed is not None else self.decided
         return seconds_between(begin, self.started)
 
 
@@ -230,6 +237,15 @@ class Signal(msgspec.Struct, frozen=True):
     at: Moment
 
 
+class Forwarded(msgspec.Struct, frozen=True):
+    """A signal that an agent handed on to these of its workers, and those that have no handler for it yet."""
+
+    name: str
+    local_ranks: tuple[int, ...]
+    waiting: tuple[int, ...]
+    at: Moment
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One agent and its workers.
 
@@ -244,6 +260,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         ranks: by local rank.
         evictions: how often the job went on without it, because it was silent for too long.
         restarts: the latest of them; `restarts_total` counts all.
+        restarts_free: those after a failure that cost nothing.
         result: how it ended, as in `AgentFinished`; empty while it has not.
         readings: what its workers and GPUs used when that was read last; None if it was not.
         hangs: reports of workers that hang, the latest.
@@ -284,6 +301,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[Round, ...] = ()
     restarts: tuple[Restart, ...] = ()
     restarts_total: int = 0
+    restarts_free: int = 0
     restarting: bool = False
     time_lost_s: float = 0.0
     decision: events.DecisionMade | None = None
@@ -295,6 +313,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranks: tuple[int, ...] = ()
     readings: Readings | None = None
     hangs: tuple[Hang, ...] = ()
+    forwarded: tuple[Forwarded, ...] = ()
     lost_logs: tuple[events.LogsLost, ...] = ()
 
 
@@ -444,6 +463,11 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     def restarts_used(self) -> int:
         """Restarts that spent the budget, on the node that spent most."""
         return max((node.restart_count for node in self.nodes.values()), default=0)
+
+    @property
+    def restarts_free(self) -> int:
+        """Restarts after a failure that the restart policy made free, on the node that had most."""
+        return max((node.restarts_free for node in self.nodes.values()), default=0)
 
     @property
     def restarts_max(self) -> int:

@@ -45,8 +45,15 @@ def parse_std(text: str, option: str = "--redirects") -> Std | dict[int, Std]:
     if _STD_VALUE.fullmatch(text):
         return Std(int(text))
     if _STD_MAP.fullmatch(text):
-        pairs = (part.split(":") for part in text.split(","))
-        return {int(rank): Std(int(value)) for rank, value in pairs}
+        settings: dict[int, Std] = {}
+        for part in text.split(","):
+            rank, value = map(int, part.split(":"))
+            if settings.setdefault(rank, Std(value)) != value:
+                raise ConfigurationError(
+                    f"{option} is {text!r}, which names local rank {rank} twice, with {settings[rank]:d} and {value}; "
+                    "give it once"
+                )
+        return settings
     raise ConfigurationError(
         f"{option} is {text!r}; give 0 (none), 1 (stdout), 2 (stderr) or 3 (both), "
         "or a map by local rank such as 0:3,1:2"

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any
 
 from toolkit.core.errors import SpecError
-from toolkit.core.restarts import RestartPolicy
+from toolkit.core.restarts import RestartJudge
 
 DEFAULT_ROLE = "default"
 
@@ -69,7 +69,7 @@ class WorkerSpec:
     duplicate_stdout_filters: list[str] | None = None
     duplicate_stderr_filters: list[str] | None = None
     virtual_local_rank: bool = False
-    restart_policy: RestartPolicy | None = None
+    restart_policy: RestartJudge | None = None
 
     def __post_init__(self) -> None:
         if self.local_world_size <= 0:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.job_report import Hand
+from toolkit.core.job_restarts import KEPT_MAX, Entry
 
 #: version of what is in the store; nodes of different versions refuse each other. Values that are defaults are not
 #: written, since a head goes to every node: another default is another version.
@@ -123,6 +125,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         cause: equal for failures that look the same; see `FailureCause.key`.
         spends: whether it counts against the budget.
         delay_s: how long to wait before the next start.
+        free: whether a failure is paid by nobody, because the restart policy says so.
+        verdict: what the restart policy said; empty where that is the plain budget.
+        hand: whether who failed died of itself; see `FailureRecord.hand`.
+        entry: of this failure in the job's history; None where the policy is the plain budget, which needs none.
     """
 
     action: Literal["restart", "membership"]
@@ -131,6 +137,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: str = ""
     spends: bool = False
     delay_s: float = 0.0
+    free: bool = False
+    verdict: str = ""
+    hand: Hand = "unclear"
+    entry: Entry | None = None
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,6 +162,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ring: why the latest round ended, while the next one gathers.
         why: of a job that has failed.
         losses: how often hosts were lost, by host.
+        past: restarts after failures, oldest first, where the restart policy needs to know them.
+        since_s: how long ago the last of them was when the latest round was formed.
     """
 
     v: int = msgspec.field(default_factory=lambda: PROTOCOL)  # so that it is always written
@@ -169,6 +181,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ring: Ring | None = None
     why: str = ""
     losses: dict[str, int] = {}
+    past: tuple[Entry, ...] = ()
+    since_s: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -203,19 +217,31 @@ def touched(head: Head, node: str) -> Head | None:
     return None if head.ended else _next(head, node)
 
 
-def sealed(head: Head, node: str, size: int) -> Head | None:
-    """The next round has formed. Only the coordinator of this epoch may say so."""
+def sealed(head: Head, node: str, size: int, since_s: float = 0.0) -> Head | None:
+    """The next round has formed. Only the coordinator of this epoch may say so.
+
+    Args:
+        since_s: how long ago the last restart after a failure was.
+    """
     if head.phase != "gathering" or head.coordinator != node:
         return None
     return _next(
-        head, node, round=head.round + 1, phase="running", sealed_epoch=head.epoch, size=size, ring=None
+        head,
+        node,
+        round=head.round + 1,
+        phase="running",
+        sealed_epoch=head.epoch,
+        size=size,
+        ring=None,
+        since_s=since_s if head.past else 0.0,
     )
 
 
 def rung(head: Head, node: str, of_round: int, ring: Ring, lost_hosts: Iterable[str] = ()) -> Head | None:
     """The round is over and the next one gathers.
 
-    A failure in a round that already ended because nodes came or went is still counted: once for each round.
+    A failure in a round that already ended because nodes came or went is still counted: once for each round. A
+    first-hand one takes the place of a second-hand one that was told before: then its verdict counts.
 
     Args:
         lost_hosts: machines whose nodes were lost with it.
@@ -229,13 +255,44 @@ def rung(head: Head, node: str, of_round: int, ring: Ring, lost_hosts: Iterable[
             phase="gathering",
             ring=ring,
             restarts=head.restarts + ring.spends,
-            moves=head.moves + (not ring.spends),
+            moves=head.moves + (not _failure(ring)),
             losses=_lost_again(head.losses, lost_hosts),
+            past=_longer(head.past, ring),
         )
-    late = head.phase == "gathering" and head.ring is not None and not head.ring.spends
-    if late and ring.spends and of_round > 0:
-        return _next(head, node, ring=ring, restarts=head.restarts + 1, moves=head.moves - 1)
+    before = head.ring
+    if head.phase != "gathering" or before is None or of_round == 0 or not _failure(ring):
+        return None
+    if not _failure(before):
+        return _next(
+            head,
+            node,
+            ring=ring,
+            restarts=head.restarts + ring.spends,
+            moves=head.moves - 1,
+            past=_longer(head.past, ring),
+        )
+    if ring.hand == "first" and before.hand == "second":
+        past = head.past if before.entry is None else head.past[:-1]
+        restarts = head.restarts - before.spends + ring.spends
+        return _next(head, node, ring=ring, restarts=restarts, past=_longer(past, ring))
     return None
+
+
+def _failure(ring: Ring) -> bool:
+    """Whether it is because of a failure, and not because nodes came or went or somebody asked."""
+    return ring.spends or ring.free
+
+
+def _longer(past: tuple[Entry, ...], ring: Ring) -> tuple[Entry, ...]:
+    return past if ring.entry is None else (*past, ring.entry)[-KEPT_MAX:]
+
+
+def hurried(head: Head, node: str, of_round: int) -> Head | None:
+    """Nobody waits any longer before the next start."""
+    ring = head.ring
+    if head.round != of_round or head.phase != "gathering" or ring is None or ring.delay_s <= 0:
+        return None
+    return _next(head, node, ring=msgspec.structs.replace(ring, delay_s=0.0))
 
 
 def finishing(head: Head, node: str, of_round: int) -> Head | None:
@@ -252,9 +309,18 @@ def succeeded(head: Head, node: str, of_round: int) -> Head | None:
     return _next(head, node, phase="succeeded")
 
 
-def failed(head: Head, node: str, of_round: int, why: str) -> Head | None:
-    """The job has failed for good."""
+def failed(head: Head, node: str, of_round: int, why: str, hand: Hand = "first") -> Head | None:
+    """The job has failed for good, also where a restart was decided at the same time because of a failure elsewhere.
+
+    Only who died of somebody else's death has no say about those who did not.
+
+    Args:
+        hand: of who failed.
+    """
     if head.round != of_round or head.ended:
+        return None
+    before = head.ring if head.phase == "gathering" else None
+    if hand == "second" and before is not None and _failure(before) and before.hand != "second":
         return None
     return _next(head, node, phase="failed", why=why)
 
@@ -288,6 +354,9 @@ class Over:
         spends: whether it counts against the budget.
         delay_s: how long to wait before the next start.
         restarts: of the job that spent the budget so far.
+        free: whether it follows a failure that nobody pays for.
+        verdict: what the restart policy said, if it is more than the plain budget.
+        hand: of who failed.
     """
 
     kind: Literal["restart", "membership", "evicted", "succeeded", "failed"]
@@ -297,6 +366,9 @@ class Over:
     spends: bool = False
     delay_s: float = 0.0
     restarts: int = 0
+    free: bool = False
+    verdict: str = ""
+    hand: Hand = "unclear"
 
 
 def over(head: Head, of_round: int) -> Over | None:
@@ -315,7 +387,18 @@ def over(head: Head, of_round: int) -> Over | None:
     ring = head.ring
     if ring is None:
         return None  # the first round gathers
-    return Over(ring.action, ring.reason, ring.by, ring.cause, ring.spends, ring.delay_s, head.restarts)
+    return Over(
+        ring.action,
+        ring.reason,
+        ring.by,
+        ring.cause,
+        ring.spends,
+        ring.delay_s,
+        head.restarts,
+        ring.free,
+        ring.verdict,
+        ring.hand,
+    )
 
 
 # -- codec ----------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ when something is said of it, what was seen before is left out, and everything t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
-from toolkit.core import events, hang_story, job_story, lost_logs, readings
+from toolkit.core import events, forwarded, hang_story, job_story, lost_logs, readings
 from toolkit.core.events import Event
 from toolkit.core.history import (
     Barrier,
@@ -34,6 +34,15 @@ from toolkit.core.history import (
 )
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
+from toolkit.core.node_changes import (
+    advanced,
+    appended,
+    at_incarnation,
+    back,
+    incarnation_of,
+    inferred_failure,
+    with_latest,
+)
 from toolkit.core.words import without_tokens
 
 # fmt: off
@@ -48,8 +57,6 @@ __all__ = [
 NODES_MAX = 100_000
 RANKS_PER_NODE_MAX = 4_096
 FAILURES_MAX = 100_000
-#: of these the latest are kept, on each node
-HISTORY_MAX = 1_000
 
 
 def fold(timeline: Timeline, event: Event) -> Timeline:
@@ -71,13 +78,6 @@ def fold_all(of: Iterable[Event], onto: Timeline | None = None) -> Timeline:
     for event in of:
         draft.take(event)
     return draft.timeline()
-
-
-_T = TypeVar("_T")
-
-
-def _appended(history: tuple[_T, ...], item: _T) -> tuple[_T, ...]:
-    return (*history[-(HISTORY_MAX - 1) :], item)
 
 
 class _Draft:
@@ -152,6 +152,7 @@ class _Draft:
             repeated=node.repeated,
             restarts=node.restarts,
             restarts_total=node.restarts_total,
+            restarts_free=node.restarts_free,
             time_lost_s=node.time_lost_s,
             evictions=node.evictions,
         )
@@ -229,8 +230,8 @@ def _rendezvous_started(draft: _Draft, node: Node, event: events.RendezvousStart
     return replace(
         node,
         state="rendezvous",
-        rounds=_appended(node.rounds, Round(number=event.round + 1, started=at)),
-        **_advanced(node, rendezvous_started=at),
+        rounds=appended(node.rounds, Round(number=event.round + 1, started=at)),
+        **advanced(node, rendezvous_started=at),
     )
 
 
@@ -255,21 +256,21 @@ def _rendezvous_completed(draft: _Draft, node: Node, event: events.RendezvousCom
         group_rank=event.group_rank,
         nodes_waiting=0,
         arrivals_seen=None,
-        rounds=_appended(earlier, formed),
-        **_advanced(node, rendezvous_completed=at),
+        rounds=appended(earlier, formed),
+        **advanced(node, rendezvous_completed=at),
     )
 
 
 def _rendezvous_failed(draft: _Draft, node: Node, event: events.RendezvousFailed, at: Moment) -> Node:
     earlier, begun = _round_begun(node, event.round + 1)
-    return replace(node, state="ending", rounds=_appended(earlier, replace(begun, error=event.error)))
+    return replace(node, state="ending", rounds=appended(earlier, replace(begun, error=event.error)))
 
 
 def _parked(draft: _Draft, node: Node, event: events.Parked, at: Moment) -> Node:
     # It may wait for hours: that is no time that the round takes, and none that a restart costs.
     earlier, begun = _round_begun(node, event.beside + 1)
     waiting = replace(begun, started=None)
-    return replace(node, state="parked", restarting=False, rounds=_appended(earlier, waiting))
+    return replace(node, state="parked", restarting=False, rounds=appended(earlier, waiting))
 
 
 def _evicted(draft: _Draft, node: Node, event: events.Evicted, at: Moment) -> Node:
@@ -284,9 +285,7 @@ def _round_begun(node: Node, number: int) -> tuple[tuple[Round, ...], Round]:
 
 
 def _workers_starting(draft: _Draft, node: Node, event: events.WorkersStarting, at: Moment) -> Node:
-    return replace(
-        _at_incarnation(node, event.incarnation), state="launching", **_advanced(node, starting=at)
-    )
+    return replace(at_incarnation(node, event.incarnation), state="launching", **advanced(node, starting=at))
 
 
 def _worker_started(draft: _Draft, node: Node, event: events.WorkerStarted, at: Moment) -> Node:
@@ -302,15 +301,15 @@ def _worker_started(draft: _Draft, node: Node, event: events.WorkerStarted, at: 
         stderr=event.stderr,
         started=at,
     )
-    return _with_incarnation(draft, _at_incarnation(node, event.incarnation), started)
+    return _with_incarnation(draft, at_incarnation(node, event.incarnation), started)
 
 
 def _workers_started(draft: _Draft, node: Node, event: events.WorkersStarted, at: Moment) -> Node:
-    return _back(_at_incarnation(node, event.incarnation), at)
+    return back(at_incarnation(node, event.incarnation), at)
 
 
 def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Moment) -> Node:
-    known = _incarnation_of(node, event.incarnation, event.local_rank)
+    known = incarnation_of(node, event.incarnation, event.local_rank)
     failed = not event.stopped_by_agent and (event.exit_code != 0 or bool(event.signal))
     state: RankState = "stopped" if event.stopped_by_agent else "failed" if failed else "succeeded"
     ended = replace(
@@ -326,23 +325,7 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
-    return draft.note_failure(node, _inferred_failure(node, event, at)) if failed else node
-
-
-def _inferred_failure(node: Node, event: events.WorkerExited, at: Moment) -> Failure:
-    return Failure(
-        node=node.name,
-        life=node.life,
-        incarnation=event.incarnation,
-        round=event.round,
-        local_rank=event.local_rank,
-        global_rank=event.global_rank,
-        pid=event.pid,
-        hostname=node.host,
-        exit_code=event.exit_code,
-        signal=event.signal,
-        at=at,
-    )
+    return draft.note_failure(node, inferred_failure(node, event, at)) if failed else node
 
 
 def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, at: Moment) -> Node:
@@ -368,7 +351,7 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         remedy=event.remedy,
         at=at,
     )
-    known = _incarnation_of(node, event.incarnation, event.local_rank)
+    known = incarnation_of(node, event.incarnation, event.local_rank)
     node = _with_incarnation(draft, node, replace(known, state="failed"))
     return draft.note_failure(node, failure)
 
@@ -377,11 +360,11 @@ def _group_state_changed(draft: _Draft, node: Node, event: events.GroupStateChan
     node = replace(node, group_state=event.after)
     # An agent with hooks of its own says nothing of its workers: then the group's state tells what they do.
     if event.after == "HEALTHY":
-        return replace(_back(node, at), failed_at=None)
+        return replace(back(node, at), failed_at=None)
     if event.after in ("FAILED", "UNHEALTHY"):
         return replace(node, failed_at=node.failed_at or at)
     if event.after == "STOPPED":
-        return replace(node, **_advanced(node, stopped=at))
+        return replace(node, **advanced(node, stopped=at))
     return node
 
 
@@ -401,6 +384,7 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         reason=without_tokens(event.reason),
         spends_budget=event.spends_budget,
         delay_s=event.delay_s,
+        free=event.free,
         noticed=node.failed_at or node.arrivals_seen,
         decided=at,
     )
@@ -408,8 +392,9 @@ def _decision_made(draft: _Draft, node: Node, event: events.DecisionMade, at: Mo
         node,
         state="stopping",
         restarting=True,
-        restarts=_appended(node.restarts, restart),
+        restarts=appended(node.restarts, restart),
         restarts_total=node.restarts_total + 1,
+        restarts_free=node.restarts_free + event.free,
     )
 
 
@@ -428,7 +413,7 @@ def _workers_stopped(draft: _Draft, node: Node, event: events.WorkersStopped, at
                 else replace(rank.now, state="stopped", stopped_by_agent=True, ended=at)
             )
             ranks[local_rank] = Rank(now, rank.past)
-    return hang_story.over(replace(node, state="stopped", ranks=ranks, **_advanced(node, stopped=at)), at)
+    return hang_story.over(replace(node, state="stopped", ranks=ranks, **advanced(node, stopped=at)), at)
 
 
 def _barrier_entered(draft: _Draft, node: Node, event: events.BarrierEntered, at: Moment) -> Node:
@@ -443,7 +428,7 @@ def _barrier_left(draft: _Draft, node: Node, event: events.BarrierLeft, at: Mome
 
 
 def _signal_received(draft: _Draft, node: Node, event: events.SignalReceived, at: Moment) -> Node:
-    return replace(node, signals=_appended(node.signals, Signal(event.signal, event.count, at)))
+    return replace(node, signals=appended(node.signals, Signal(event.signal, event.count, at)))
 
 
 def _events_dropped(draft: _Draft, node: Node, event: events.EventsDropped, at: Moment) -> Node:
@@ -457,47 +442,8 @@ def _logs_lost(draft: _Draft, node: Node, event: events.LogsLost, at: Moment) ->
 def _readings_taken(draft: _Draft, node: Node, event: events.ReadingsTaken, at: Moment) -> Node:
     if event.incarnation > node.incarnation:
         # Whoever reads only the ends of a long recording misses starts.
-        node = _back(_at_incarnation(node, event.incarnation), at)
+        node = back(at_incarnation(node, event.incarnation), at)
     return replace(node, readings=readings.after(node.readings, event, at))
-
-
-def _back(node: Node, at: Moment) -> Node:
-    """The workers run; a restart that goes on has come to its end."""
-    if not node.restarting:
-        return replace(node, state="running")
-    done = _advanced(node, started=at)
-    lost_s = done["restarts"][-1].total_s or 0.0 if done else 0.0
-    return replace(node, state="running", restarting=False, time_lost_s=node.time_lost_s + lost_s, **done)
-
-
-def _advanced(node: Node, **moments: Moment) -> dict[str, Any]:
-    """The node's restart with one more phase begun or ended, if one goes on. What is known stays.
-
-    The rendezvous is the exception: one that begins again while the restart goes on is the one that counts.
-    """
-    if not node.restarting or not node.restarts:
-        return {}
-    restart = node.restarts[-1]
-    new: dict[str, Moment | None] = {n: at for n, at in moments.items() if getattr(restart, n) is None}
-    if "rendezvous_started" in moments:
-        new = {**moments, "rendezvous_completed": None}
-    return {"restarts": (*node.restarts[:-1], replace(restart, **new))}
-
-
-def _at_incarnation(node: Node, number: int) -> Node:
-    if number == node.incarnation:
-        return node
-    return replace(node, incarnation=number, first_failed=None, failed_at=None)
-
-
-def _incarnation_of(node: Node, number: int, local_rank: int) -> Incarnation:
-    """What is known of this start of this rank: nothing yet if its start is missing."""
-    rank = node.ranks.get(local_rank)
-    if rank is not None:
-        for known in (rank.now, *reversed(rank.past)):
-            if known.number == number:
-                return known
-    return Incarnation(number=number, local_rank=local_rank)
 
 
 def _with_incarnation(draft: _Draft, node: Node, changed: Incarnation) -> Node:
@@ -505,16 +451,7 @@ def _with_incarnation(draft: _Draft, node: Node, changed: Incarnation) -> Node:
     if rank is None and len(node.ranks) >= RANKS_PER_NODE_MAX:
         draft.ignored += 1
         return node
-    return replace(node, ranks={**node.ranks, changed.local_rank: _with_latest(rank, changed)})
-
-
-def _with_latest(rank: Rank | None, changed: Incarnation) -> Rank:
-    if rank is None or rank.now.number == changed.number:
-        return Rank(changed, rank.past if rank else ())
-    if changed.number > rank.now.number:
-        return Rank(changed, _appended(rank.past, rank.now))
-    past = tuple(changed if known.number == changed.number else known for known in rank.past)
-    return Rank(rank.now, past)
+    return replace(node, ranks={**node.ranks, changed.local_rank: with_latest(rank, changed)})
 
 
 _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
@@ -539,6 +476,7 @@ _STEPS: dict[type[Event], Callable[[_Draft, Node, Any, Moment], Node]] = {
     events.BarrierEntered: _barrier_entered,
     events.BarrierLeft: _barrier_left,
     events.SignalReceived: _signal_received,
+    events.SignalForwarded: forwarded.signal_forwarded,
     events.EventsDropped: _events_dropped,
     events.LogsLost: _logs_lost,
     events.ReadingsTaken: _readings_taken,

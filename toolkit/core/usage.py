@@ -1,4 +1,4 @@
-"""What a worker and a GPU used at one moment, as the events tell it."""
+"""What a worker and a GPU use at one moment: the values in a `ReadingsTaken` event."""
 
 from __future__ import annotations
 

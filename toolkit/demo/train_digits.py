@@ -1,6 +1,6 @@
 """Train a small network on handwritten digits with DistributedDataParallel, so that it survives restarts.
 
-A stand-alone example; copy it. It imports nothing of Rallypoint and runs under either launcher:
+A stand-alone example; copy it. It runs under either launcher:
 
     rally run --nproc-per-node 4 train_digits.py --checkpoint-dir checkpoints
     torchrun --nproc-per-node 4 train_digits.py --checkpoint-dir checkpoints
@@ -9,6 +9,10 @@ When a worker dies, the agent stops the others and starts this script again from
 perhaps with other ranks and another number of workers. So the rule for this file is: what must outlive a
 restart is in the checkpoint, and everything else is computed anew from the arguments, the rank and the world
 size.
+
+When the launcher itself is told to end (Ctrl-C, SIGTERM, the end of a Slurm allocation), it tells the workers and
+gives them a grace, 30 s unless --shutdown-timeout says otherwise. This script then saves a checkpoint in the midst
+of an epoch and ends; the next run goes on from that step.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
+
+from toolkit import stop_requested, stop_seconds_left
 
 TEST_IMAGES = 360  # of 1797; they are never trained on
 CHECKPOINTS_KEPT = 2
@@ -106,9 +113,11 @@ def new_network() -> nn.Module:
 
 
 def save_checkpoint(
-    folder: Path, epochs_done: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, epochs_done: int, steps_done: int, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the checkpoint of an epoch so that it is there whole or not at all. One rank calls this.
+    """Write a checkpoint so that it is there whole or not at all. One rank calls this.
+
+    `steps_done` counts the steps of the epoch that has begun; 0 at the end of an epoch.
 
     A worker can be killed at any instruction. A file under its final name must therefore never be half
     written: write beside it, force it to the disk, and rename, which is atomic.
@@ -116,11 +125,18 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / "unfinished.tmp"
     with unfinished.open("wb") as file:
-        state = {"epochs_done": epochs_done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {
+            "epochs_done": epochs_done,
+            "steps_done": steps_done,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(folder / f"epoch-{epochs_done:04d}.pt")
+    # ".step" sorts behind ".pt": what was saved in an epoch is newer than what was saved before it.
+    step = f".step-{steps_done:06d}" if steps_done else ""
+    unfinished.replace(folder / f"epoch-{epochs_done:04d}{step}.pt")
     for old in list_checkpoints(folder)[:-CHECKPOINTS_KEPT]:
         old.unlink()
 
@@ -130,8 +146,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*.pt"))
 
 
-def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """Load the newest checkpoint, if there is one, and return the number of epochs that are done.
+def resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, int]:
+    """Load the newest checkpoint, if there is one; return how many epochs are done, and steps of the next.
 
     Every rank loads it by itself: DistributedDataParallel copies rank 0's parameters to all, but not the
     state of the optimizer. No rank can write a newer one meanwhile, since an epoch ends with a collective in
@@ -140,21 +158,34 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, dev
     Raises:
         RuntimeError: the ranks found different checkpoints.
     """
-    epochs_done = 0
+    epochs_done, steps_done = 0, 0
     if checkpoints := list_checkpoints(folder):
         state: dict[str, Any] = torch.load(checkpoints[-1], map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        epochs_done = state["epochs_done"]
+        epochs_done, steps_done = state["epochs_done"], state["steps_done"]
     # Ranks that go on from different epochs would wait for each other for ever, or train nonsense.
-    lowest_and_highest = torch.tensor([epochs_done, -epochs_done], device=device)
+    found = torch.tensor([epochs_done, steps_done], device=device)
+    lowest_and_highest = torch.stack([found, -found])
     dist.all_reduce(lowest_and_highest, op=dist.ReduceOp.MIN)
-    if lowest_and_highest[0] != -lowest_and_highest[1]:
+    if not torch.equal(lowest_and_highest[0], -lowest_and_highest[1]):
         raise RuntimeError(
-            f"rank {dist.get_rank()} found {epochs_done} finished epochs in {folder.resolve()}, another rank "
-            "found another number; give all nodes the same --checkpoint-dir on a shared file system"
+            f"rank {dist.get_rank()} found {epochs_done} finished epochs and {steps_done} steps in "
+            f"{folder.resolve()}, another rank found others; give all nodes the same --checkpoint-dir on a shared "
+            "file system"
         )
-    return epochs_done
+    return epochs_done, steps_done
+
+
+def all_are_to_stop(device: torch.device) -> bool:
+    """Whether this or any other rank was told to end: the same answer in every rank, after the same step.
+
+    The signal reaches the ranks a little apart. If each of them stopped when it sees it, those that are a step
+    ahead would wait for the others in their all-reduce until they are killed.
+    """
+    stop = torch.tensor(int(stop_requested()), device=device)
+    dist.all_reduce(stop, op=dist.ReduceOp.MAX)
+    return bool(stop)
 
 
 def train_epoch(
@@ -163,19 +194,27 @@ def train_epoch(
     batches: DataLoader[Any],
     device: torch.device,
     step_delay_s: float,
-) -> float:
-    """One pass over this rank's share; returns the mean loss over all ranks."""
+    steps_done: int,
+) -> tuple[float, int]:
+    """One pass over this rank's share, from a step on, or until this job is told to end.
+
+    Returns:
+        The mean loss over all ranks, and after how many steps of the epoch it stopped; 0 if it came to its end.
+    """
     loss_sum = torch.zeros((), device=device)
     model.train()
-    for images, labels in batches:
+    # The order is that of the epoch: what was trained on before is skipped, not trained on again.
+    for step, (images, labels) in enumerate(islice(batches, steps_done, None), start=steps_done + 1):
         loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss_sum += loss.detach()
         time.sleep(step_delay_s)
+        if step < len(batches) and all_are_to_stop(device):
+            return 0.0, step
     dist.all_reduce(loss_sum)
-    return float(loss_sum) / (len(batches) * int(dist.get_world_size()))
+    return float(loss_sum) / ((len(batches) - steps_done) * int(dist.get_world_size())), 0
 
 
 def accuracy(model: nn.Module, test: TensorDataset, device: torch.device) -> float:
@@ -205,7 +244,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     train, test = load_images()
     network = new_network().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=arguments.lr)
-    epochs_done = resume(arguments.checkpoint_dir, network, optimizer, device)
+    epochs_done, steps_done = resume(arguments.checkpoint_dir, network, optimizer, device)
     model = DistributedDataParallel(network)
 
     # The batch size is that of all workers together: so the learning rate stays right when the job comes back
@@ -216,19 +255,30 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
 
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     say(f"{world_size} workers on {device.type}, {len(train)} images to train on, restarts so far: {attempt}")
-    if epochs_done:
-        say(f"resumed from the checkpoint of epoch {epochs_done}")
+    if epochs_done or steps_done:
+        step = f", step {steps_done} of the next" if steps_done else ""
+        say(f"resumed from the checkpoint of epoch {epochs_done}{step}")
+    stop_requested()  # from here on SIGTERM is a request; until here it ended the script at once
 
     for epoch in range(epochs_done, arguments.epochs):
         # The order of the images follows from seed and epoch. Without this call every epoch has the same one,
         # and a resumed run would begin with it again.
         sampler.set_epoch(epoch)
         began_s = time.perf_counter()
-        loss = train_epoch(model, optimizer, batches, device, arguments.step_delay_s)
+        # With another number of workers the last run's steps may be more than this one's epoch has.
+        steps_done = min(steps_done, len(batches) - 1)
+        loss, stopped_at = train_epoch(model, optimizer, batches, device, arguments.step_delay_s, steps_done)
+        steps_done = 0
+        if stopped_at:
+            if rank == 0:
+                save_checkpoint(arguments.checkpoint_dir, epoch, stopped_at, network, optimizer)
+            left = f"{stop_seconds_left():.0f} s to spare"
+            say(f"stopped on request after step {stopped_at} of epoch {epoch + 1}, {left}")
+            return
         images_per_s = len(train) / (time.perf_counter() - began_s)
         correct = accuracy(network, test, device)
         if rank == 0:
-            save_checkpoint(arguments.checkpoint_dir, epoch + 1, network, optimizer)
+            save_checkpoint(arguments.checkpoint_dir, epoch + 1, 0, network, optimizer)
         say(
             f"epoch {epoch + 1:2d}/{arguments.epochs}  loss {loss:.4f}  test accuracy {correct:6.1%}"
             f"  {images_per_s:6.0f} images/s"
@@ -249,9 +299,9 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-# SIGTERM keeps its default, which ends the process at once. The agent sends it when another worker has died,
-# and this one is then most likely stuck in a collective with it, where no Python handler would run before the
-# agent's patience ends. Nothing is lost but the epoch in hand: the last checkpoint is whole.
+# The agent also sends SIGTERM when another worker has died. This one is then in a collective that raises an error,
+# and ends by that; if it hangs, the agent kills it when the grace is over. Nothing is lost but the epoch in hand: the
+# last checkpoint is whole.
 if __name__ == "__main__":
     # Writes the traceback of an error to where the agent reads it. Usually written as a decorator, @record.
     record(main)()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from toolkit.core.errors import ConfigurationError, RallyError
+from toolkit.core.errors import ConfigurationError, RallyError, SignalException
 
 BAD_INPUT = 2
 #: what `rally sim` returns when it could not find out
@@ -78,11 +78,28 @@ def _unknown(word: str) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from toolkit.fronts.run import interrupt_kills, run_command
-    from toolkit.surroundings import environment
+    # Before all that takes time. The handlers stay: `entry` says what the end of the process does with signals.
+    from toolkit.adapters.interrupts import SignalInterrupts, interrupt_kills
 
     interrupt_kills()
-    return run_command(argv, environment(), Path.cwd(), sys.executable)
+    interrupts = SignalInterrupts(os.getpid())
+    interrupts.install()
+    try:
+        with interrupts.interruptible():
+            from toolkit.fronts.run import run_command
+            from toolkit.surroundings import environment
+    except SignalException as error:
+        print(f"rally run: stopped by {error.sigval.name} before anything was started", file=sys.stderr)
+        return 128 + error.sigval
+    return run_command(argv, environment(), _working_folder("run"), sys.executable, interrupts)
+
+
+def _working_folder(command: str) -> Path:
+    """Where relative paths start."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigurationError("the folder that this shell is in was deleted; go to another one") from None
 
 
 def _top(argv: Sequence[str]) -> int:
@@ -288,6 +305,9 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         print(f"rally: stdout can't be written: {error.strerror}", file=sys.stderr)
         code = 1
+    interrupts = sys.modules.get("toolkit.adapters.interrupts")
+    if interrupts is not None:
+        interrupts.ignore_from_now_on()
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
-from toolkit.views.wording import parked, store_silent, taken_over
+from toolkit.views.wording import forwarded, parked, store_silent, taken_over
 
 
 class Narration:
@@ -82,14 +82,16 @@ class Narration:
                 self._left_barrier(event)
             case ev.LogsLost():
                 self._losses.tell(event)
-            case ev.SupervisionChanged():
-                self.say(event.what)
             case ev.AgentFinished():
                 if event.result == "FAILED":
                     self._report_failed()
                 self._losses.end()
+            case ev.SupervisionChanged():
+                self.say(event.what)
             case ev.SignalReceived():
                 self.say(f"got {event.signal}; stopping")
+            case ev.SignalForwarded():
+                self.say(forwarded(event.signal, event.local_ranks, event.waiting))
             case ev.ActionTaken():
                 self._acted(event)
             case ev.WorkersHung():
@@ -173,11 +175,12 @@ class Narration:
 
     def _decided(self, event: ev.DecisionMade) -> None:
         match event.action:
-            case "restart" if event.spends_budget:
+            case "restart" if event.spends_budget or event.free:
                 self._write_lines(self._failed.traceback)
-                delay = f" in {event.delay_s:.1f} s" if event.delay_s else ""
-                spent = event.restart_count
-                self.say(f"restarting {self._all()}{delay} (restart {spent} of {self._restarts_max})")
+                why = event.verdict or f"restart {event.restart_count} of {self._restarts_max}"
+                # A back-off says its length itself.
+                delay = f" in {event.delay_s:.1f} s" if event.delay_s and "back-off" not in why else ""
+                self.say(f"restarting {self._all()}{delay} ({why})")
             case "restart" if event.reason == self._over:
                 self.say(f"restarting {self._all()}")
             case "restart":

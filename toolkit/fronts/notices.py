@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from toolkit.fronts import rally_options
+from toolkit.fronts import rally_options, restart_options
 from toolkit.fronts.arguments import Arguments
 from toolkit.fronts.option_table import OPTIONS
 from toolkit.fronts.rendezvous_settings import DEFAULT_PORTS, RALLY, STATIC, unread_keys
@@ -44,6 +44,7 @@ def notices(
     if several:
         unread = unread_keys(conf, backend)
         found += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
+    found += restart_options.notices(values, given)
     return found + _misplaced(values.training_script_args)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.fronts import control_options, hang_options, log_options
+from toolkit.fronts import control_options, hang_options, log_options, restart_options
 from toolkit.fronts.option import Option, comma_separated
 
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
@@ -77,6 +77,7 @@ OPTIONS: tuple[Option, ...] = (
         default=0,
         group=_RESTART,
     ),
+    restart_options.OPTION,
     Option(
         "monitor-interval",
         "Longest time between two looks at the workers; an exit is seen at once in any case. Default: 0.1.",
@@ -253,6 +254,13 @@ OPTIONS: tuple[Option, ...] = (
         default=300.0,
     ),
     *hang_options.OPTIONS,
+    _ours(
+        "forward-signals",
+        "Signals to the agent that go on to each worker's first process, such as Slurm's SIGUSR1 before the time "
+        "limit. Who has no handler for one yet gets it once it has. Default: none.",
+        "SIGNAL,...",
+        default="",
+    ),
     *log_options.OPTIONS,
     *control_options.OPTIONS,
 )

@@ -16,7 +16,7 @@ from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std, parse_std
 from toolkit.core.watched import HangSettings
-from toolkit.fronts import hang_options, log_options, option_values, rally_options
+from toolkit.fronts import hang_options, log_options, option_values, rally_options, restart_options
 from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.control_options import ControlOptions, control_options
 from toolkit.fronts.notices import notices
@@ -33,6 +33,7 @@ from toolkit.fronts.rendezvous_settings import (
     parse_endpoint,
     says_yes,
 )
+from toolkit.fronts.signal_options import forward_signals
 
 __all__ = [
     "NPROC_WORDS",
@@ -85,11 +86,13 @@ class RunOptions:
         local_addr: address of this node, or None.
         role: role of the workers.
         max_restarts: at least 0.
+        restart_policy: its text, or None for the plain budget; see `restart_options.judge_of`.
         monitor_interval_s: more than 0.
         start_method: of multiprocessing.
         shutdown_timeout_s: at least 0.
         exit_barrier_timeout_s: more than 0.
         signals_to_handle: death signals.
+        forward_signals: signals that go on to the workers.
         event_log_handler: name of torch's handler.
         log_dir: folder for logs, or None.
         redirects: streams to files.
@@ -130,11 +133,13 @@ class RunOptions:
     local_addr: str | None
     role: str
     max_restarts: int
+    restart_policy: str | None
     monitor_interval_s: float
     start_method: str
     shutdown_timeout_s: int
     exit_barrier_timeout_s: float
     signals_to_handle: tuple[signal.Signals, ...]
+    forward_signals: tuple[signal.Signals, ...]
     event_log_handler: str
     log_dir: str | None
     redirects: Std | Mapping[int, Std]
@@ -254,6 +259,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
     min_nodes, max_nodes = _nodes(values.nnodes, arguments.name("nnodes"))
     conf = parse_conf(values.rdzv_conf, values.rdzv_backend, arguments.name("rdzv_conf"))
     max_restarts = option_values.at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
+    death_signals = option_values.signals(values.signals_to_handle, arguments.name("signals_to_handle"))
     rally = None
     if values.rdzv_backend == RALLY:
         rally = rally_options.rally_options(arguments, min_nodes, max_nodes, conf, environ)
@@ -278,6 +284,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         local_addr=values.local_addr or None,
         role=values.role,
         max_restarts=max_restarts,
+        restart_policy=restart_options.restart_policy(values, arguments.sources),
         monitor_interval_s=option_values.positive(
             values.monitor_interval, arguments.name("monitor_interval")
         ),
@@ -286,9 +293,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         exit_barrier_timeout_s=option_values.positive(
             values.exit_barrier_timeout, arguments.name("exit_barrier_timeout")
         ),
-        signals_to_handle=option_values.signals(
-            values.signals_to_handle, arguments.name("signals_to_handle")
-        ),
+        signals_to_handle=death_signals,
+        forward_signals=forward_signals(values.forward_signals, death_signals, arguments.sources),
         event_log_handler=values.event_log_handler,
         log_dir=values.log_dir or None,
         redirects=parse_std(values.redirects, arguments.name("redirects")),

@@ -114,7 +114,8 @@ def parse_conf(text: str, backend: str, name: str = "--rdzv-conf") -> dict[str, 
                 f"{name} has {pair!r}; write key=value, with commas in between, such as "
                 "join_timeout=600,last_call_timeout=5"
             )
-        conf[key] = value
+        if conf.setdefault(key, value) != value:
+            raise ConfigurationError(f"{name} has {key}={conf[key]} and {key}={value}; give one of them")
     if backend not in KEYS:
         return conf
     # torch's documentation calls it `heartbeat`, its code reads `heartbeat_timeout`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import Any
 import toolkit
 from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
+from toolkit.adapters.interrupts import SignalInterrupts
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import LAGGING_S
 from toolkit.adapters.output.pumps import Pumps
@@ -41,8 +41,10 @@ from toolkit.core.errors import (
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
+from toolkit.core.restarts import RestartJudge
 from toolkit.core.words import plural
-from toolkit.fronts import preflight
+from toolkit.fronts import preflight, restart_options
+from toolkit.fronts.early_stop import tell_early_stop
 from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.options import RunOptions, parse
@@ -59,7 +61,13 @@ AGENT_FAILED = 1
 FLUSH_S = 1.0
 
 
-def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, executable: str) -> int:
+def run_command(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    executable: str,
+    interrupts: SignalInterrupts | None = None,
+) -> int:
     """Run a job to its end.
 
     Args:
@@ -67,6 +75,7 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, exec
         environ: the environment.
         cwd: where relative paths start.
         executable: the Python interpreter for scripts.
+        interrupts: what has the signals of this process already; None takes them, and gives them back at the end.
 
     Returns:
         0 if all local workers succeeded, the first failed worker's exit code, 128 + signal for a death by signal,
@@ -77,17 +86,21 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, exec
         cleanup.callback(console.close)
         cleanup.callback(console.flush, FLUSH_S)
         say = _Voice(console)
+        if interrupts is None:
+            interrupts = SignalInterrupts(wiring.process_id())
+            interrupts.install()
+            cleanup.callback(interrupts.uninstall)
         try:
-            options = parse(argv, environ)
-            job = _prepare(options, environ, cwd, executable, say, argv)
+            options, checked, policy = _checked(argv, environ, cwd, executable, say, interrupts)
+            # From here on there is a recording, and it tells of signals.
+            job = _prepare(options, checked, policy, environ, cwd, executable, argv)
+            return _run(job, console, say, cleanup, interrupts)
         except ConfigurationError as error:
             say(f"rally run: {error}")
             return BAD_INPUT
-        try:
-            return _run(job, console, say, cleanup)
-        except ConfigurationError as error:
-            say(f"rally run: {error}")
-            return BAD_INPUT
+        except SignalException as error:
+            say(f"rally run: stopped by {error.sigval.name} before anything was started")
+            return 128 + error.sigval
 
 
 class _Voice:
@@ -111,37 +124,67 @@ class _Job:
         options: as asked for.
         nproc: workers of this node.
         run_id: the job.
-        local_addr: what peers call this machine, or None.
         directory: where it is recorded.
+        log_dir: where its workers' logs go, if not beside the recording.
+        local_addr: what peers call this machine, or None.
         environ: the environment of the agent.
         executable: the Python interpreter for scripts.
+        restart_policy: what decides about restarts; None is the plain budget.
     """
 
     options: RunOptions
     nproc: int
     run_id: str
     directory: RunDirectory
+    log_dir: Path | None
     local_addr: str | None
     environ: Mapping[str, str]
     executable: str
+    restart_policy: RestartJudge | None
 
 
-def _prepare(
-    options: RunOptions,
+def _checked(
+    argv: Sequence[str],
     environ: Mapping[str, str],
     cwd: Path,
     executable: str,
     say: _Voice,
+    interrupts: SignalInterrupts,
+) -> tuple[RunOptions, preflight.Checked, RestartJudge | None]:
+    """Read the command line, and check everything that can be checked before anything starts.
+
+    Raises:
+        SignalException: a death signal came.
+        ConfigurationError: what is asked for can't be.
+    """
+    with interrupts.interruptible():
+        options = parse(argv, environ)
+        interrupts.choose(options.signals_to_handle, options.forward_signals)
+        for notice in () if options.quiet else options.notices:
+            say(f"rally: note: {notice}")
+        patience = _Patience(say if not options.quiet else _nothing)
+        policy = restart_options.judge_of(options.restart_policy, cwd)
+        return options, preflight.check(options, environ, cwd, executable, patience.on_wait), policy
+
+
+def _prepare(
+    options: RunOptions,
+    checked: preflight.Checked,
+    policy: RestartJudge | None,
+    environ: Mapping[str, str],
+    cwd: Path,
+    executable: str,
     argv: Sequence[str],
 ) -> _Job:
-    """Check everything that can be checked before anything starts, and make the run directory."""
-    for notice in () if options.quiet else options.notices:
-        say(f"rally: note: {notice}")
-    patience = _Patience(say if not options.quiet else _nothing)
-    checked = preflight.check(options, environ, cwd, executable, patience.on_wait)
+    """Make the folders: that of the logs first, so that no recording is left of a run that can't be."""
     run_id = options.run_id or wiring.fresh_run_id()
+    log_dir = None
+    if options.log_dir is not None and options.logs_specs is None:
+        log_dir = wiring.fresh_log_directory(cwd / options.log_dir, path_safe(run_id))
     directory = _open_run_directory(options, cwd, run_id, _described(options, checked.nproc, argv))
-    return _Job(options, checked.nproc, run_id, directory, checked.local_addr, environ, executable)
+    return _Job(
+        options, checked.nproc, run_id, directory, log_dir, checked.local_addr, environ, executable, policy
+    )
 
 
 class _Patience:
@@ -178,6 +221,7 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "min_nodes": options.min_nodes,
         "max_nodes": options.max_nodes,
         "max_restarts": options.max_restarts,
+        **({} if options.restart_policy is None else {"restart_policy": options.restart_policy}),
         "backend": "solo" if options.solo else options.rdzv_backend,
         "endpoint": "" if options.solo else options.rdzv_endpoint,
         **_described_rally(options),
@@ -205,7 +249,7 @@ def _printable(word: str) -> str:
     return word.encode("utf-8", "backslashreplace").decode()
 
 
-def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
+def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupts: SignalInterrupts) -> int:
     options = job.options
     node = wiring.node_name()
     no_color = bool(job.environ.get("NO_COLOR"))
@@ -248,7 +292,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
         orders=control.orders,
         orphans=orphans,
         events=FanOut((recording, narration, status, notice, *readings, control.feed)),
-        signals=options.signals_to_handle,
+        interrupts=interrupts,
         inherited=_inherited(job),
         new_pump=pumps.new,
         hangs=options.hangs,
@@ -256,9 +300,13 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     )
     for sampler in readings:
         sampler.ask_for_steps(ports.watch.steps)
-    handler = _rendezvous(job, ports)
-    # After a signal nobody wants to wait for a slow console.
-    cleanup.callback(lambda: pumps.finish(FLUSH_S if ports.interrupts.count() else LAGGING_S))
+    cleanup.callback(_finish_output, pumps, interrupts)
+    try:
+        with interrupts.interruptible():  # it may import torch, and wait for a store
+            handler = _rendezvous(job, ports)
+    except SignalException as error:
+        tell_early_stop(job.options, job.run_id, job.nproc, error, ports)
+        return _stopped(job, error, narration)
     agent = wiring.LocalElasticAgent(
         _spec(job, handler),
         _logs(job, node),
@@ -271,7 +319,7 @@ def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack) -> int:
     for sampler in readings:
         cleanup.callback(sampler.close)
         sampler.begin(agent.say_while)
-    return _supervise(job, agent, handler, ports, narration)
+    return _supervise(job, agent, handler, ports, narration, interrupts)
 
 
 def _readings(options: RunOptions, note: Callable[[str], None]) -> tuple[ReadingsSampler, ...]:
@@ -302,8 +350,9 @@ def _inherited(job: _Job) -> dict[str, str]:
     threads = job.options.omp_num_threads(job.nproc)
     if threads is not None:
         inherited["OMP_NUM_THREADS"] = str(threads)
-    # For an agent inside a worker, as torchrun has it.
+    # For an agent inside a worker, as torchrun has it; and for `toolkit.stop_requested`.
     inherited["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(sig.name for sig in job.options.signals_to_handle)
+    inherited["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(job.options.shutdown_timeout_s)
     return inherited
 
 
@@ -367,6 +416,7 @@ def _spec(job: _Job, handler: Any) -> WorkerSpec:
         duplicate_stdout_filters=list(options.stdout_filters),
         duplicate_stderr_filters=list(options.stderr_filters),
         virtual_local_rank=options.virtual_local_rank,
+        restart_policy=job.restart_policy,
     )
 
 
@@ -380,15 +430,17 @@ def _logs(job: _Job, node: str) -> LogsSpecs | IncarnationLogs:
             tee=options.tee,
             local_ranks_filter=options.local_ranks_filter,
         )
-    if options.log_dir is None:
-        root = wiring.unused_folder(job.directory.logs / path_safe(node))
-    else:
-        root = wiring.fresh_log_directory(Path(options.log_dir).absolute(), path_safe(job.run_id))
+    root = job.log_dir or wiring.unused_folder(job.directory.logs / path_safe(node))
     return LogLayout(str(root), options.redirects, options.tee, options.local_ranks_filter)
 
 
 def _supervise(
-    job: _Job, agent: wiring.LocalElasticAgent, handler: Any, ports: Ports, narration: Narration
+    job: _Job,
+    agent: wiring.LocalElasticAgent,
+    handler: Any,
+    ports: Ports,
+    narration: Narration,
+    interrupts: SignalInterrupts,
 ) -> int:
     """Run the agent and say how it ended."""
     destination = job.options.event_log_handler
@@ -397,27 +449,43 @@ def _supervise(
     except SignalException as error:
         # The rendezvous stays open: other nodes may go on, or wait for this one to come back.
         _record(ports, agent.get_event_failed, destination)
-        narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
-        return 128 + error.sigval
+        return _stopped(job, error, narration)
     except LaunchError as error:
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"the workers can't be started: {error}")
         return AGENT_FAILED
     except RendezvousRefusedError as error:
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"refused: {error}")
         return AGENT_FAILED
     except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details
         _record(ports, agent.get_event_failed, destination)
-        _shut_down_quietly(handler)
+        _shut_down_quietly(handler, interrupts)
         narration.say(f"the agent failed: {_in_words(error)}; {_where(job)}")
         return AGENT_FAILED
     _record(ports, agent.get_event_succeeded, destination)
-    _shut_down_quietly(handler)
+    _shut_down_quietly(handler, interrupts)
     _pass_up_failure(job, result)
     return _tell_result(job, result, agent.restarts, narration)
+
+
+def _stopped(job: _Job, error: SignalException, narration: Narration) -> int:
+    narration.say(f"stopped by {error.sigval.name}; {_where(job)}")
+    return 128 + error.sigval
+
+
+def _finish_output(pumps: Pumps, interrupts: SignalInterrupts) -> None:
+    """Wait for a slow console. After a signal nobody wants to, be it one that comes meanwhile."""
+    if not interrupts.count():
+        try:
+            with interrupts.interruptible():
+                pumps.finish(LAGGING_S)
+            return
+        except SignalException:
+            pass  # the run has its result
+    pumps.finish(FLUSH_S)
 
 
 def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> None:
@@ -425,9 +493,11 @@ def _record(ports: Ports, make_event: Callable[[], Any], destination: str) -> No
         ports.telemetry.record(make_event(), destination)
 
 
-def _shut_down_quietly(handler: Any) -> None:
+def _shut_down_quietly(handler: Any, interrupts: SignalInterrupts) -> None:
+    interrupts.forget()  # the run has its result; only a signal from now on ends this wait
     try:
-        handler.shutdown()
+        with interrupts.interruptible():
+            handler.shutdown()
     except Exception:  # noqa: BLE001 - torch's and anybody's handlers; the run has its result already
         return
 
@@ -470,9 +540,3 @@ def _pass_up_failure(job: _Job, result: RunResult) -> None:
         error_file.write(path, first.error_file_data, first.exitcode)
     elif isinstance(first.message, dict):  # as its stderr had it
         error_file.write(path, {"message": first.message}, first.exitcode)
-
-
-def interrupt_kills() -> None:
-    """Until the agent handles signals, Ctrl-C simply ends the process: no traceback, and nothing is running yet."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)

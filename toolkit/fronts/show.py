@@ -13,6 +13,7 @@ from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.timeline import fold_all
 from toolkit.core.words import plural
+from toolkit.fronts.forwarded import print_forwarded
 from toolkit.fronts.hang_summary import print_hangs
 from toolkit.fronts.incidents import INCIDENTS_MAX, print_incidents
 from toolkit.fronts.job_incidents import job_rows, print_job_incidents
@@ -24,6 +25,7 @@ from toolkit.fronts.summary import (
     IsAlive,
     NodeSummary,
     ReadingSummary,
+    RestartsSummary,
     RunSummary,
     SimulatedSummary,
     summary,
@@ -102,6 +104,7 @@ def render_text(said: RunSummary, stdout: TextIO, *, now_ns: int | None = None) 
         print_incidents(page, said)
     print_hangs(page, said.hangs)
     _print_signals(page, said)
+    print_forwarded(page, said.forwarded, several_nodes=len(said.nodes) > 1)
     _print_nodes(page, said.nodes, said.job)
     _print_foot(page, said)
 
@@ -258,15 +261,23 @@ def _node_word(node: NodeSummary) -> str:
     return words.get(node.result, "error")
 
 
+def _used(restarts: RestartsSummary) -> str:
+    """What was spent; with a window it may be more than the budget, which comes back."""
+    if restarts.used > restarts.max:
+        return f"{restarts.used} used, of {restarts.max} within the window"
+    return f"{restarts.used} of {restarts.max} used"
+
+
 def _print_foot(page: Page, said: RunSummary) -> None:
     page.gap()
     restarts = said.restarts
     if restarts.total:
+        free = f", {restarts.free} free" if restarts.free else ""
         changes = f", {restarts.membership} for membership" if restarts.membership else ""
         lost = duration_in_words(restarts.time_lost_s)
         page.line(
             ("restarts   ", "dim"),
-            f"{restarts.used} of {restarts.max} used{changes}; {lost} lost in them",
+            f"{_used(restarts)}{free}{changes}; {lost} lost in them",
             indent=2,
         )
     for label, words in job_rows(said.job) if said.job is not None else ():

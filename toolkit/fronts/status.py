@@ -259,7 +259,7 @@ class News:
         match event.action:
             case "restart":
                 # Who blames somebody says by that what the restart is for.
-                membership = "" if event.spends_budget or because else " for new members"
+                membership = "" if event.spends_budget or event.free or because else " for new members"
                 self._next = Doing("wait", f"restarting{membership}", now_s, waits=True, because=because)
             case "finish":
                 self._next = Doing("run", "workers are done", now_s)
@@ -327,7 +327,13 @@ def compose(news: News, now_s: float, *, unicode: bool = True) -> Line:
     if news.alive:
         pieces.append(f"{news.alive}/{plural(news.count, 'worker')}")
     if news.restarts_max:
-        pieces.append(f"{news.restarts}/{plural(news.restarts_max, 'restart')}")
+        # With a window of the restart policy there may be more than the budget, which comes back.
+        several = news.restarts <= news.restarts_max
+        pieces.append(
+            f"{news.restarts}/{plural(news.restarts_max, 'restart')}"
+            if several
+            else f"{news.restarts} restarts"
+        )
     pieces.append(stopwatch(news.elapsed_s(now_s)))
     if news.nodes > 1:
         pieces.append(f"{news.world_size} ranks on {news.nodes} nodes")

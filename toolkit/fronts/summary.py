@@ -16,6 +16,7 @@ from toolkit.core import timeline as tl
 from toolkit.core.events import DecisionMade
 from toolkit.core.words import without_tokens
 from toolkit.fronts.failure_summary import FailureSummary, failure_summary
+from toolkit.fronts.forwarded import ForwardedSummary, forwarded_summary
 from toolkit.fronts.hang_summary import HangSummary, hang_summaries
 from toolkit.fronts.job_summary import JobSummary, job_summary
 from toolkit.fronts.lost_logs import LostLogSummary, lost_logs
@@ -60,8 +61,8 @@ class RestartSummary(msgspec.Struct, frozen=True, kw_only=True):
 class RestartsSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The restarts.
 
-    `total` and `time_lost_s` are of the node that had most; `used` spent the budget of `max`, and `membership` is
-    the rest: restarts because the set of nodes changed.
+    `total` and `time_lost_s` are of the node that had most; `used` spent the budget of `max`, `free` followed a failure
+    at no cost, and `membership` is the rest: restarts because the set of nodes changed.
     """
 
     total: int
@@ -69,6 +70,7 @@ class RestartsSummary(msgspec.Struct, frozen=True, kw_only=True):
     max: int
     left: int
     membership: int
+    free: int
     time_lost_s: float
     each: list[RestartSummary]
 
@@ -135,6 +137,7 @@ class DecisionSummary(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     reason: str
     restarts_left: int
+    policy: str
 
 
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +225,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     group_world_size: int = 0
     job: JobSummary | None = None
     hangs: list[HangSummary] = []
+    forwarded: list[ForwardedSummary] = []
     lost_logs: list[LostLogSummary] = []
 
 
@@ -272,6 +276,7 @@ def summary(timeline: tl.Timeline, recording: Recording, is_alive: IsAlive = age
         simulated=simulated,
         job=job_summary(timeline.job),
         hangs=hang_summaries(timeline),
+        forwarded=forwarded_summary(nodes),
         lost_logs=lost_logs(nodes),
     )
 
@@ -354,7 +359,8 @@ def _restarts(timeline: tl.Timeline) -> RestartsSummary:
         used=timeline.restarts_used,
         max=timeline.restarts_max,
         left=max(timeline.restarts_max - timeline.restarts_used, 0),
-        membership=max(total - timeline.restarts_used, 0),
+        membership=max(total - timeline.restarts_used - timeline.restarts_free, 0),
+        free=timeline.restarts_free,
         time_lost_s=timeline.time_lost_s,
         each=[_restart(restart, timeline) for restart in timeline.restarts],
     )
@@ -363,7 +369,7 @@ def _restarts(timeline: tl.Timeline) -> RestartsSummary:
 def _restart(restart: tl.Restart, timeline: tl.Timeline) -> RestartSummary:
     return RestartSummary(
         node=restart.node,
-        kind="failure" if restart.spends_budget else "membership",
+        kind="failure" if restart.after_failure else "membership",
         reason=restart.reason,
         incarnation=restart.incarnation,
         round=restart.round,
@@ -459,6 +465,7 @@ def _decision(node: str, made: DecisionMade) -> DecisionSummary:
         action=made.action,
         reason=without_tokens(made.reason),
         restarts_left=made.restarts_left,
+        policy=made.policy,
     )
 
 

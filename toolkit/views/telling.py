@@ -9,7 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.words import ending, plural, ranks, without_tokens
 from toolkit.views.failure_report import details
 from toolkit.views.hanging import hung, recovered
-from toolkit.views.wording import duration_in_words
+from toolkit.views.wording import duration_in_words, forwarded
 
 #: how a line looks: something failed, something is about to, something went well, somebody did it, or none of these
 Tone = Literal["bad", "warn", "good", "action", "plain"]
@@ -74,13 +74,13 @@ def _of_workers(event: ev.Event) -> Told | None:
             return _stopped(event)
         case ev.LogsLost():
             return Told("warn", event.problem)
-        case ev.SupervisionChanged():
-            return Told("warn", event.what)
         case ev.WorkersHung():
             blamed = event.workers[0].global_rank if event.workers else -1
             return Told("bad", hung(event), blamed)
         case ev.WorkersRecovered():
             return Told("good", recovered(event), event.global_ranks[0] if event.global_ranks else -1)
+        case ev.SupervisionChanged():
+            return Told("warn", event.what)
         case _:
             return None
 
@@ -136,6 +136,11 @@ def _of_group(event: ev.Event) -> Told | None:
             )
         case ev.SignalReceived():
             return Told("warn", f"agent gets {event.signal}")
+        case ev.SignalForwarded():
+            return Told(
+                "warn" if event.waiting else "plain",
+                forwarded(event.signal, event.local_ranks, event.waiting),
+            )
         case ev.EventsDropped():
             return Told("warn", f"{plural(event.count, 'event')} could not be written: {event.reason}")
         case ev.ActionTaken():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
 from toolkit.core.moment import Moment
-from toolkit.core.words import without_tokens
+from toolkit.core.words import ranks, without_tokens
 
 #: by state: colour, sign, sign of terminals without Unicode. The word always stands beside it.
 _LOOKS = {
@@ -125,3 +126,16 @@ def taken_over(epoch: int, coordinator: str, before: str, reason: str) -> str:
     """Who decides now, and who did before."""
     why = f": {reason}" if reason else ""
     return f"{without_tokens(coordinator)} coordinates since epoch {epoch}, not {without_tokens(before)}{why}"
+
+
+def forwarded(signal: str, local_ranks: Sequence[int], waiting: Sequence[int]) -> str:
+    """That a signal went on to workers, and whom it would have killed."""
+    went = f"{signal} went on to local {ranks(list(local_ranks))}" if local_ranks else ""
+    if not waiting:
+        return went
+    have, them = ("has", "it") if len(waiting) == 1 else ("have", "them")
+    kept = (
+        f"local {ranks(list(waiting))} {have} no handler for {signal}, which would kill {them}: "
+        "it is kept until there is one"
+    )
+    return f"{went}; {kept}" if went else kept

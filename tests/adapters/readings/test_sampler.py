@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -279,3 +280,33 @@ def test_after_many_readings_they_get_sparser(
     assert max(gaps[:2]) < 3 * INTERVAL_S < gaps[2]
     time.sleep(2 * INTERVAL_S)
     assert len(agent.readings) == 4
+
+
+def test_while_all_sleep_they_get_sparser_until_one_wakes(
+    make: Make, sleepers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "ASLEEP_AFTER", 2)
+    monkeypatch.setattr(sampling, "ASLEEP_EVERY", 4)
+    agent = Agent(make())
+    agent.start(*sleepers)
+    times = [reading.mono_ns / 1e9 for reading in agent.wait_for(4)]
+    assert times[1] - times[0] < 3 * INTERVAL_S < times[3] - times[2]
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        agent.start(busy.pid, sleepers[0], incarnation=1)
+        until("five", lambda: sum(reading.incarnation == 1 for reading in agent.readings) >= 5)
+    finally:
+        busy.kill()
+        busy.wait()
+    awake = [reading.mono_ns / 1e9 for reading in agent.readings if reading.incarnation == 1]
+    assert min(after - before for before, after in pairwise(awake)) < 3 * INTERVAL_S
+
+
+def test_a_node_with_gpus_is_never_asleep(
+    make: Make, sleepers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "ASLEEP_AFTER", 1)
+    monkeypatch.setattr(sampling, "ASLEEP_EVERY", 1000)
+    agent = Agent(make(driver=FakeDriver(FakeGpu(0, running=[sleepers[1]]))))
+    agent.start(*sleepers)
+    agent.wait_for(5)

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.adapters.from_torch.breakable import BreakableRendezvous
 from toolkit.core.errors import ConfigurationError, RendezvousConnectionError
 
 #: with this variable set to "1" torch's dynamic rendezvous gives the workers of each round a store of their own
 FRESH_WORKER_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+#: those in whose wait Python runs no signal handler
+_WAITS_IN_CPP = ("static",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def make_handler(settings: RendezvousSettings) -> Any:
             local_addr=settings.local_addr,
             **settings.config,
         )
-        return registry.get_rendezvous_handler(parameters)
+        handler = registry.get_rendezvous_handler(parameters)
+        return BreakableRendezvous(handler) if settings.backend in _WAITS_IN_CPP else handler
     except rendezvous.RendezvousConnectionError as error:
         raise RendezvousConnectionError(
             f"rendezvous endpoint {settings.endpoint} can't be used: {error.__cause__ or error}"

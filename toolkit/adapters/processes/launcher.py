@@ -23,6 +23,7 @@ from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.deaths import Deaths
 from toolkit.adapters.processes.evidence import evidence_of
 from toolkit.adapters.processes.guard import Guard
+from toolkit.adapters.processes.handing_on import ends_by_itself, hand_on
 from toolkit.adapters.processes.kernel_record import KernelRecords
 from toolkit.adapters.processes.left_behind import LeftBehind
 from toolkit.adapters.processes.orphans import Orphans
@@ -37,10 +38,10 @@ from toolkit.ports import Bell, Clock
 DRAIN_S = 2.0
 #: how long workers of a failed start may take to vanish after SIGKILL, in seconds
 KILLED_WAIT_S = 5.0
-#: between two looks for what is left of them, at the most, in seconds
-LOOK_AGAIN_S = 0.1
 #: signals by which workers are told to come to their end
 _ASK_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+#: between two looks for what is left of them, at the most, in seconds
+LOOK_AGAIN_S = 0.1
 
 
 class ProcessWorkers:
@@ -183,14 +184,26 @@ class ProcessWorkers:
             os.close(fd)
 
     def signal(self, signum: int, local_ranks: Sequence[int] | None = None) -> None:
-        """Signal the process group of each worker that runs, or of those among `local_ranks`."""
+        """Signal the process group of each worker that runs, or of those among `local_ranks`.
+
+        A worker that asks for stops gets it alone: it needs its helpers to save its work.
+        """
         for rank in self.running():
-            if local_ranks is None or rank in local_ranks:
-                self._signalled.setdefault(signum, set()).add(self._pids[rank])
+            if local_ranks is not None and rank not in local_ranks:
+                continue
+            self._signalled.setdefault(signum, set()).add(self._pids[rank])
+            if ends_by_itself(self._pids[rank], signum):
+                self._signal_leader(rank, self._pids[rank], signum)
+            else:
                 self._signal_group(rank, signum)
                 if signum in _ASK_TO_END:
                     # One that is stopped would learn of it only when it is too late.
                     self._signal_group(rank, signal.SIGCONT)
+
+    def forward(self, signum: int, local_ranks: Sequence[int]) -> Sequence[int]:
+        """Send a signal to these workers' first processes, save to who would die of it; returns who got it."""
+        running = [rank for rank in self.running() if rank in local_ranks]
+        return [rank for rank in running if hand_on(self._pids[rank], signum)]
 
     def kill(self) -> None:
         """SIGKILL to every worker's process group, and to what is left of workers that have ended."""
@@ -233,7 +246,7 @@ class ProcessWorkers:
             pass  # the group holds somebody else's processes only (setuid); nothing we may do
 
     def _signal_leader(self, local_rank: int, pid: int, signum: int) -> None:
-        """A function's process that has not made its session yet has no group of its own."""
+        """Without its group: a function's process that has not made its session yet has none of its own."""
         if local_rank in self._exits:
             return
         try:

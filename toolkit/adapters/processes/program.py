@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.adapters.output.pump import WorkerStreams
-from toolkit.adapters.processes import numa
+from toolkit.adapters.processes import numa, setpriv
 from toolkit.adapters.processes.child import CODE_TAKEN, exit_code_of_child
 from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
@@ -40,15 +40,18 @@ class ProgramProcess:
     ) -> None:
         argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
         agent_pid = os.getpid()
+        env = {**environment, **plan.env}
+        quick = _one_of_many(plan) and setpriv.dying_with_parent(argv, env)
         self._code_taken = False
         try:
             self._popen = subprocess.Popen(
-                argv,
-                env={**environment, **plan.env},
+                quick or argv,
+                env=env,
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
-                preexec_fn=lambda: die_with(agent_pid),  # noqa: PLW1509 - calls one C function, looked up before
+                # Calls one C function, looked up before.
+                preexec_fn=None if quick else lambda: die_with(agent_pid),  # noqa: PLW1509
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise LaunchError(
@@ -79,6 +82,10 @@ class ProgramProcess:
 
     def reap(self) -> None:
         self._popen.poll()
+
+
+def _one_of_many(plan: WorkerPlan) -> bool:
+    return int(plan.env.get("LOCAL_WORLD_SIZE") or 1) >= setpriv.MANY
 
 
 def _reason(error: Exception) -> str:

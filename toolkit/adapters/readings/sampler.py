@@ -28,6 +28,11 @@ FIRST_LOOK = 0.2
 #: so many workers and GPUs are read on every beat, then on every tenth, then on every sixtieth only: a recording of
 #: weeks stays readable. A million of them are some 100 MB, and 10 hours of 8 workers on 8 GPUs.
 SPARSER_AFTER = ((1_000_000, 10), (2_000_000, 60))
+#: workers that used no CPU time in so many readings one after the other sleep; they are read on every so many-th beat
+#: then, until one of them wakes, so that an agent with nothing to do does next to nothing
+ASLEEP_AFTER, ASLEEP_EVERY = 4, 10
+#: CPU time of a worker that sleeps, in percent of one core, at the most
+ASLEEP_PERCENT = 0.5
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ class ReadingsSampler:
         # Of the thread only:
         self._gpus = GpuWatch(open_driver, note)
         self._read = 0
+        self._asleep = 0
 
     def begin(self, say: SayWhile) -> None:
         """From now on readings are said, as soon as workers run."""
@@ -144,6 +150,7 @@ class ReadingsSampler:
 
     def _run(self) -> None:
         while (group := self._next_group()) is not None:
+            self._asleep = 0
             # The first look yields nothing; it is there for the next one to compare with.
             due_s = time.monotonic() + self._interval_s * FIRST_LOOK
             while self._wait_until(due_s, group):
@@ -172,6 +179,8 @@ class ReadingsSampler:
 
     def _pause_s(self) -> float:
         beats = max((every for count, every in SPARSER_AFTER if self._read >= count), default=1)
+        if self._asleep >= ASLEEP_AFTER:
+            beats = max(beats, ASLEEP_EVERY)
         return self._interval_s * beats
 
     def _beat(self, group: _Group) -> None:
@@ -192,4 +201,7 @@ class ReadingsSampler:
         )
         gpus = self._gpus.take(group.processes.families, self._interval_s * GPU_PATIENCE)
         self._read += len(workers) + 2 * len(gpus) + 2
+        # A worker that waits for its GPU may use no CPU time.
+        sleep = not gpus and all(worker.cpu_percent <= ASLEEP_PERCENT for worker in workers)
+        self._asleep = self._asleep + 1 if sleep else 0
         self._say(group.runs, ev.ReadingsTaken, incarnation=group.incarnation, workers=workers, gpus=gpus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -49,6 +50,13 @@ class WatchedGroup:
     def runs(self) -> bool:
         """Whether it is still to be watched."""
         return not self._over
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the watch is to end. Returns whether it is."""
+        poller = select.poll()  # not select, which descriptors from 1024 on break
+        poller.register(self.wake_fd, select.POLLIN)
+        poller.poll(timeout_s * 1000)
+        return self._over
 
     def condemn(self, doomed: Mapping[int, Condemned]) -> None:
         """Have the agent kill them."""

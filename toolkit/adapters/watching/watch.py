@@ -55,7 +55,7 @@ class Watch:
         if group.timers is not None:
             poller.register(group.timers.fd, select.POLLIN)
         looks = self._settings.action != "off"
-        due_s = time.monotonic() + LOOK_S
+        due_s = time.monotonic()
         while True:
             poller.poll(_patience_ms(group, due_s if looks or self._doomed else None))
             if not group.runs():

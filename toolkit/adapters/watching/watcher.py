@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from toolkit.adapters.watching.evidence import Dumper
     from toolkit.adapters.watching.timers import TimerPipe
 
+#: nothing that hangs is known before so many seconds
+FIRST_LOOK_S = 3.0
 #: how long the agent's loop may not answer, in seconds; torch gives its health check so much
 _LOOP_S = 60.0
 
@@ -98,7 +100,9 @@ class WorkerWatcher:
 
     def _run(self, group: WatchedGroup) -> None:
         try:
-            # Late, and not in the agent's thread: nobody has to wait for it.
+            # Loaded late, and not in the agent's thread: nobody has to wait for it, and a short run does without.
+            if group.timers is None and group.wait(FIRST_LOOK_S):
+                return
             from toolkit.adapters.watching.watch import Watch
 
             Watch(group, self._settings, self._dumper, self._note).run()

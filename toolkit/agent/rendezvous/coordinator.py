@@ -286,7 +286,7 @@ class Coordinator:
     def _gather(self, now_ns: int) -> int | None:
         head = self._desk.head
         if self._is_too_early(head):
-            late_ns = self._since_ns + int(head.settings.join_timeout_s * 1e9)
+            late_ns = gathering.late_ns(head, self._since_ns)
             if now_ns < late_ns:
                 self._enough_ns = None
                 return late_ns
@@ -321,7 +321,9 @@ class Coordinator:
 
         def commit(now: Head) -> Head | None:
             # Whatever has changed meanwhile (a failure that counts, say) the plan does not know.
-            return rounds.sealed(now, desk.node, len(members)) if now.version == head.version else None
+            if now.version != head.version:
+                return None
+            return rounds.sealed(now, desk.node, len(members), desk.since_restart_s)
 
         if not desk.change(commit, ring=False):
             return  # the next plan of this round and epoch has the same key

@@ -10,6 +10,8 @@ from toolkit.agent.rendezvous.link import Link
 from toolkit.core import job_report, rounds
 from toolkit.core.events import Event
 from toolkit.core.job_report import JobReport
+from toolkit.core.job_restarts import by_clock
+from toolkit.core.restarts import PastRestart
 from toolkit.core.rounds import Head, Settings
 from toolkit.ports import Clock
 
@@ -42,6 +44,8 @@ class Desk:
         self.link = link
         self.clock = clock
         self.say = say
+        #: when the job was last restarted after a failure that its policy remembers, by the own clock
+        self.restarted_ns = 0
         self._raw = b""
 
     #: as it was seen last; nobody works at the desk before it is there
@@ -60,8 +64,28 @@ class Desk:
         """
         if raw == self._raw:
             return False
+        before = self.head if self._raw else None
         self.head, self._raw = rounds.head_of(raw), raw
+        self._note_restart(before)
         return True
+
+    def _note_restart(self, before: Head | None) -> None:
+        head = self.head
+        if before is None or head.round != before.round:
+            # Whoever formed the round has said how long ago it was.
+            self.restarted_ns = self.clock.now_ns() - int(head.since_s * 1e9)
+        elif head.past != before.past:
+            self.restarted_ns = self.clock.now_ns()
+
+    @property
+    def since_restart_s(self) -> float:
+        """How long ago that was."""
+        return max(0.0, (self.clock.now_ns() - self.restarted_ns) / 1e9)
+
+    @property
+    def past(self) -> tuple[PastRestart, ...]:
+        """The job's restarts after failures, by the own clock; those that its policy remembers."""
+        return by_clock(self.head.past, self.restarted_ns)
 
     def create(self, head: Head) -> None:
         """Make this the head, if there is none yet; then see what there is."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from toolkit.agent.rendezvous.exchange import ExchangeStore
+from toolkit.agent.rendezvous.job_round import JobRound
 from toolkit.agent.rendezvous.keeper import Keeper
 from toolkit.agent.rendezvous.keys import Keys
 from toolkit.agent.rendezvous.link import CONNECT_S, lost
@@ -71,35 +72,6 @@ class Offer:
     topology: str = ""
     node_rank: int | None = None
     spare: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JobRound:
-    """What a rendezvous gives. Has the fields of torch's `RendezvousInfo`, and more.
-
-    Args:
-        store: where the agents of this round can tell each other something.
-        rank: group rank.
-        world_size: nodes of the round.
-        bootstrap_store_info: where the workers' store is to be.
-        base: of the workers' ranks; no exchange is needed.
-        round: number of the round in the job.
-        epoch: of the coordinator that formed it.
-        restarts: of the job that spent the budget so far.
-        seat: the number of this node's card.
-        coordinator: the node that formed it.
-    """
-
-    store: Any
-    rank: int
-    world_size: int
-    bootstrap_store_info: StoreAddress
-    base: RankBase
-    round: int
-    epoch: int
-    restarts: int
-    seat: int
-    coordinator: str
 
 
 def _nothing() -> None:
@@ -283,8 +255,8 @@ class RallyRendezvous:
             if ring is not None:
                 keeper.end_round(number, msgspec.structs.replace(ring, by=keeper.node))
             now = None if keeper.head is None else rounds.over(keeper.head, number)
-            # A failure that can't be paid for ends the job, also where nodes came or went at the same moment.
-            if now is None or (ring is None and now.kind == "membership"):
+            # What forbids a restart ends the job, also where nodes came or went, or a restart was decided, meanwhile.
+            if now is None or (ring is None and now.kind in ("membership", "restart")):
                 late = (
                     ""
                     if ring is None
@@ -292,12 +264,18 @@ class RallyRendezvous:
                 )
                 # A restart that was proposed and is not to be had is not told of.
                 said = records[0].words() if late and records else why
-                keeper.fail(number, f"{said}{late}")
+                hand = in_order(records)[0].hand if records and ring is None else "first"
+                keeper.fail(number, f"{said}{late}", hand)
 
         self._do(say_it)
         decided = self._seen_over()
         assert decided is not None, "a failure ends the round"
         return decided
+
+    def hurry(self) -> None:
+        """End the back-off before the next start, for all nodes."""
+        keeper, number = self._started(), self._round
+        self._do(lambda: keeper.hurry(number))
 
     def restart(self, why: str) -> Over | None:
         """End this round for all, at no cost to the budget. None where nothing is started again any more."""
@@ -457,6 +435,7 @@ class RallyRendezvous:
             restarts=seat.restarts,
             seat=seat.seat,
             coordinator=seat.coordinator,
+            past=self._started().desk.past,
         )
 
     # -- waiting --------------------------------------------------------------------------------------------

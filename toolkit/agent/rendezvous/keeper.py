@@ -24,7 +24,7 @@ from toolkit.agent.rendezvous.requests import Request, Requests
 from toolkit.agent.rendezvous.succession import Succession
 from toolkit.core import events, job_report, rounds
 from toolkit.core.errors import RendezvousStateError, StoreLostError
-from toolkit.core.job_report import FailureRecord, JobReport
+from toolkit.core.job_report import FailureRecord, Hand, JobReport
 from toolkit.core.liveness import Standstill, gap_max_ns
 from toolkit.core.rounds import Head, Malformed, Ring, Settings
 from toolkit.core.seats import Card
@@ -194,9 +194,13 @@ class Keeper:
         """Have the round end and the next one gather, unless something was decided before."""
         self._change(lambda head: rounds.rung(head, self.node, number, ring))
 
-    def fail(self, number: int, why: str) -> None:
-        """Have the job end as failed."""
-        self._change(lambda head: rounds.failed(head, self.node, number, why))
+    def hurry(self, number: int) -> None:
+        """Have all nodes end the back-off before the next start."""
+        self._change(lambda head: rounds.hurried(head, self.node, number))
+
+    def fail(self, number: int, why: str, hand: Hand = "first") -> None:
+        """Have the job end as failed; `hand` is that of who failed."""
+        self._change(lambda head: rounds.failed(head, self.node, number, why, hand))
 
     def stop(self, why: str) -> None:
         """Have the job end as failed, whatever it does."""

@@ -12,14 +12,15 @@ import sys
 from toolkit import wiring
 from toolkit.adapters.experiment.processes import wait_to_be_let_go
 from toolkit.adapters.host import stand_for
-from toolkit.fronts import run
+from toolkit.adapters.interrupts import interrupt_kills
+from toolkit.fronts import run  # noqa: F401 - what an agent needs, loaded before it waits
 from toolkit.fronts.cli import entry
 
 
 def main() -> None:
     """Take the name of the node off the words, load, wait, and be `rally`."""
     stand_for(sys.argv.pop(1))
-    run.interrupt_kills()
+    interrupt_kills()
     if "--rdzv-endpoint" in sys.argv:  # one node alone needs no torch
         wiring.load_torch_quietly()
     if wait_to_be_let_go():

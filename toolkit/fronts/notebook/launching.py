@@ -22,9 +22,10 @@ from toolkit.adapters.recording.layout import is_recording, path_safe
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.timeline import Timeline
-from toolkit.fronts import preflight
+from toolkit.fronts import preflight, restart_options
 from toolkit.fronts.arguments import check_keyword
 from toolkit.fronts.notebook.job import AGENT_LOG, Job
+from toolkit.fronts.notebook.restart_policy import as_options
 from toolkit.fronts.notebook.shell import running_shell
 from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.watching import OFFERED_MAX, run_of_now
@@ -63,6 +64,7 @@ def launch(
         gpu: whether each worker must have a GPU of its own.
         detach: whether the job outlives this process; `attach(run_id)` finds it again.
         options: options of `rally run`, with underscores: max_restarts=3, shutdown_timeout=5, nnodes="1:2", ...
+            `restart_policy` may also be a `RestartPolicy`, or an object of your own with its method `judge`.
 
     Returns:
         The job. It can be awaited, waited for, watched, and told what to do.
@@ -130,6 +132,7 @@ class _Order:
             raise ConfigurationError(f"nproc is {nproc!r}; give a number of workers, or gpu, cpu or auto")
         self._nproc, self._gpu, self._detach = nproc, gpu, detach
         self._options, self._more = options, tuple(more)
+        self._asked_policy = options.get("restart_policy")
         self._environ = _environment(env)
         _check_place(self._environ)
         if run_id is not None:
@@ -149,6 +152,7 @@ class _Order:
             call: a packed function, which the script calls.
         """
         folder = self._path / LAUNCH_FOLDER
+        self._options, files = as_options(self._options, folder)
         packed = folder / "call.pickle"
         if call is not None:
             text = (
@@ -173,6 +177,8 @@ class _Order:
             Path(words[0]).write_text(text, encoding="utf-8")
         if call is not None:
             packed.write_bytes(call)
+        for file, data in files.items():
+            (folder / file).write_bytes(data)
         process = AgentProcess(
             sys.executable,
             ["run", *self._argv(words)],
@@ -198,13 +204,15 @@ class _Order:
             if value is True:
                 argv.append(option)
             elif value is not None and value is not False:
-                argv += [option, _word(value)]
+                argv.append(f"{option}={_word(value)}")  # one word, as the value may begin with a dash
         return [*argv, *self._more, *words]
 
     def _check(self, argv: Sequence[str]) -> None:
         options: RunOptions = parse(argv, self._environ)
         if options.solo:
             preflight.check(options, self._environ, Path.cwd(), sys.executable, lambda waited_s, why: None)
+        if isinstance(self._asked_policy, str):
+            restart_options.judge_of(options.restart_policy, Path.cwd(), "restart_policy")
         if self._gpu and isinstance(self._nproc, str) and self._nproc != "gpu":
             raise ConfigurationError(
                 f"nproc={self._nproc!r} says nothing of GPUs; with gpu=True give a number, or 'gpu' for all of them"
@@ -283,8 +291,14 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
             f"env is {env!r}; give a dict of variables, such as {{'NCCL_DEBUG': 'INFO'}}"
         )
     for name, value in (env or {}).items():
+        if not isinstance(name, str) or not name or "=" in name:
+            raise ConfigurationError(
+                f"env has {name!r}, which is no name of a variable; give {{'NAME': 'value'}}, the value may have a '='"
+            )
         if not isinstance(value, str):
             raise ConfigurationError(f"env has {name}={value!r}; variables are text, so give {str(value)!r}")
+        if "\0" in name + value:
+            raise ConfigurationError(f"env has {name}={value!r}; no variable can have a null character")
         environ[name] = value
     return environ
 

@@ -30,6 +30,9 @@ def rally(shell: Any, line: str, cell: str) -> Job | None:
 
     try:
         words = shlex.split(line)
+        if words[:1] in (["-h"], ["--help"]):
+            _help()
+            return None
         arguments: list[str] = []
         if "--" in words:
             place = words.index("--")
@@ -51,6 +54,14 @@ def rally(shell: Any, line: str, cell: str) -> Job | None:
         raise ConfigurationError(f"%%rally {line}: {error}; usage: {_USAGE}") from error
     shell.user_ns[name] = job
     return job
+
+
+def _help() -> None:
+    from toolkit.fronts.arguments import build_parser
+
+    print(f"usage: {_USAGE}\n")
+    options = build_parser().format_help()
+    print(options[options.index("options:") :], end="")
 
 
 def _taken(words: list[str], option: str) -> str | None:
