@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.core.words import ending, endings, host_of, plural, ranks, some, without_tokens
+from toolkit.core.words import (
+    SHORT_MAX,
+    ending,
+    endings,
+    host_of,
+    in_short,
+    plural,
+    ranks,
+    some,
+    without_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +52,15 @@ def test_of_many_names_a_few_are_said() -> None:
 
 def test_plurals() -> None:
     assert (plural(1, "node"), plural(0, "node"), plural(2, "node")) == ("1 node", "0 nodes", "2 nodes")
+
+
+def test_what_somebody_says_in_one_line() -> None:
+    assert in_short(" ValueError: bad shape\nand more\n") == "ValueError: bad shape"
+    assert in_short("") == ""
+    long = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. " + "GPU 0 has a total capacity of 139.80 GiB. " * 20
+    )
+    assert in_short(long).endswith(" GiB.") and len(in_short(long)) <= SHORT_MAX
+    words = in_short("word " * 100)
+    assert words.endswith("word …") and len(words) <= SHORT_MAX + 2
+    assert in_short("x" * 1000) == "x" * SHORT_MAX + " …"

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from toolkit.core.watched import HUNG
-from toolkit.core.words import ending
+from toolkit.core.words import ending, in_short
 
 Hand = Literal["first", "unclear", "second"]
 
@@ -79,7 +79,7 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """In one line: who it was and how it ended."""
         who = f"rank {self.global_rank} (local rank {self.local_rank} on {self.host}, pid {self.pid})"
-        said = self.message.strip().split("\n", 1)[0]
+        said = in_short(self.message)
         how = ending(self.exit_code, self.signal)
         return f"{who} {how}" + (
             f": {said}"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 _NAMED_MAX = 8
 #: what tells an agent from another of the same host and pid, in the names that the nodes of a job have for each other
 _TOKEN = re.compile(r"(_\d+)_[0-9a-f]{6}\b")
+#: characters of a message where one line is to tell it; logs and recordings have it whole
+SHORT_MAX = 200
 _SIGNALS = {
     "SIGSEGV": " (segmentation fault)",
     "SIGBUS": " (bus error: is /dev/shm full?)",
@@ -25,9 +27,21 @@ def ending(exit_code: int | None, signal: str) -> str:
     return "ended" if exit_code is None else f"exited with code {exit_code}"
 
 
+def in_short(text: str) -> str:
+    """The first line of what somebody says; of a long one the beginning, up to the end of a sentence if there is one."""
+    line = (text.strip().splitlines() or [""])[0]
+    if len(line) <= SHORT_MAX:
+        return line
+    begin = line[:SHORT_MAX]
+    sentence, space = begin.rfind(". "), begin.rfind(" ")
+    if sentence > SHORT_MAX // 3:
+        return begin[: sentence + 1]
+    return f"{begin[:space] if space > SHORT_MAX // 3 else begin} …"
+
+
 def failing(exit_code: int | None, signal: str, message: str) -> tuple[str, str]:
     """How a worker failed, in words, and the first line of what it said of that, if that says more."""
-    said = (message.strip().splitlines() or [""])[0]
+    said = in_short(message)
     if signal:
         # What an agent makes up for want of an error file says the same once more.
         return ending(None, signal), "" if signal in said else said

@@ -9,7 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.watched import HUNG
-from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.core.words import ending, in_short, plural, ranks, without_tokens
 from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
@@ -162,7 +162,7 @@ class Narration:
     def _tell_failure(self, event: ev.FailureRecorded) -> None:
         """In a line; the traceback follows once it is known whether the report at the end has it."""
         how = ending(event.exit_code, event.signal)
-        told = "" if _says_no_more(event) else f": {event.message}"
+        told = "" if _says_no_more(event) else f": {in_short(event.message)}"
         words = f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}"
         self.say(words)
         for line in details(words, event.what, ""):
