@@ -28,7 +28,7 @@ def ending(exit_code: int | None, signal: str) -> str:
 
 
 def in_short(text: str) -> str:
-    """The first line of what somebody says; of a long one the beginning, up to the end of a sentence if there is one."""
+    """The first line of what somebody says; of a long one the beginning, to the end of a sentence if possible."""
     line = (text.strip().splitlines() or [""])[0]
     if len(line) <= SHORT_MAX:
         return line
