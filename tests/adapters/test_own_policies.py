@@ -122,8 +122,8 @@ def test_what_a_reference_may_lead_to(folder: Path, where: str, name: str, says:
     [
         ("cluster_policies:Min", "has no Min; did you mean Mine?"),
         ("cluster_policies:xyzzy", "has no xyzzy; give a class, a function or an object with judge("),
-        ("cluster_policies:number", "which is a int and no policy"),
-        ("cluster_policies:text", "which is a str and no policy"),
+        ("cluster_policies:number", "which is of type int and no policy"),
+        ("cluster_policies:text", "which is of type str and no policy"),
         ("cluster_policies:Nothing", "a class without a method judge"),
         ("cluster_policies:Wrong", "whose judge takes (cause); it has to take (cause, past, *, remaining"),
         ("cluster_policies:Needy", "can't be called without arguments: TypeError"),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolkit.core.doctor.amounts import GIB, MIB
-from toolkit.core.doctor.checks import CHECKS, chosen, facts_needed, judged
+from toolkit.core.doctor.checks import CHECKS, chosen_checks, facts_needed, judged
 from toolkit.core.doctor.facts import (
     CgroupFacts,
     ClockFacts,
@@ -484,11 +484,11 @@ def test_a_judge_gets_along_without_the_facts_beside_its_own(name: str) -> None:
 
 
 def test_checks_are_chosen_by_id_group_and_pattern() -> None:
-    assert [check.id for check in chosen(["limits.nofile"], [])] == ["limits.nofile"]
-    assert {check.group for check in chosen(["gpu", "clock"], [])} == {"gpu", "clock"}
-    assert all("port" in check.id for check in chosen(["*port"], []))
-    assert "gpu" not in {check.group for check in chosen([], ["gpu.*"])}
-    assert len(chosen([], [])) == len(CHECKS)
+    assert [check.id for check in chosen_checks(["limits.nofile"], [])] == ["limits.nofile"]
+    assert {check.group for check in chosen_checks(["gpu", "clock"], [])} == {"gpu", "clock"}
+    assert all("port" in check.id for check in chosen_checks(["*port"], []))
+    assert "gpu" not in {check.group for check in chosen_checks([], ["gpu.*"])}
+    assert len(chosen_checks([], [])) == len(CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -503,13 +503,13 @@ def test_checks_are_chosen_by_id_group_and_pattern() -> None:
 )
 def test_a_choice_of_nothing_is_refused(only: list[str], skip: list[str], words: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        chosen(only, skip)
+        chosen_checks(only, skip)
     assert words in str(refused.value)
 
 
 def test_only_the_facts_that_are_needed_are_gathered() -> None:
-    assert facts_needed(chosen(["clock.source"], [])) == ["clock"]
-    assert "gpus" in facts_needed(chosen(["software.cuda"], []))
+    assert facts_needed(chosen_checks(["clock.source"], [])) == ["clock"]
+    assert "gpus" in facts_needed(chosen_checks(["software.cuda"], []))
 
 
 @pytest.mark.parametrize(

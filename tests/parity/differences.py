@@ -85,8 +85,8 @@ DIFFERENCES = {
     ),
     "variables that only one side gives": Difference(
         torch=set(),
-        rally={"RALLY_STACKS", "RALLY_STEPS"},
-        reason="the way of `toolkit.progress` to the agent; whoever does not call it does not see them",
+        rally={"RALLY_STACKS", "RALLY_STEPS", "RALLY_WORKER_OF"},
+        reason="the way of `toolkit.progress` to the agent, and the mark of what ends with it; nobody needs to read them",
     ),
     "a function that leaves by os._exit(0)": Difference(
         torch="waits for ever",

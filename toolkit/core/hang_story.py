@@ -70,7 +70,7 @@ def recovered(_draft: Any, node: Node, event: WorkersRecovered, at: Moment) -> N
     return _marked(replace(node, hangs=(*node.hangs[:-1], changed)), left)
 
 
-def over(node: Node, at: Moment) -> Node:
+def ended(node: Node, at: Moment) -> Node:
     """The node after its workers have been stopped."""
     return _marked(_over(node, at), {})
 

@@ -413,7 +413,7 @@ def _workers_stopped(draft: _Draft, node: Node, event: events.WorkersStopped, at
                 else replace(rank.now, state="stopped", stopped_by_agent=True, ended=at)
             )
             ranks[local_rank] = Rank(now, rank.past)
-    return hang_story.over(replace(node, state="stopped", ranks=ranks, **advanced(node, stopped=at)), at)
+    return hang_story.ended(replace(node, state="stopped", ranks=ranks, **advanced(node, stopped=at)), at)
 
 
 def _barrier_entered(draft: _Draft, node: Node, event: events.BarrierEntered, at: Moment) -> Node:

@@ -11,7 +11,7 @@ import msgspec
 
 from toolkit.adapters.doctor.gather import Gathered, Gatherer, gather
 from toolkit.core import rally_conf
-from toolkit.core.doctor.checks import CHECKS, Check, chosen, facts_needed, judged
+from toolkit.core.doctor.checks import CHECKS, Check, chosen_checks, facts_needed, judged
 from toolkit.core.doctor.facts import Machine
 from toolkit.core.doctor.findings import Asked, Report, report
 from toolkit.core.errors import ConfigurationError
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read(argv: Sequence[str], environ: Mapping[str, str]) -> _Words:
     args = _parser().parse_args(list(argv))
-    checks = chosen(_split(args.only), _split(args.skip))
+    checks = chosen_checks(_split(args.only), _split(args.skip))
     timeout = args.shutdown_timeout
     source = "--shutdown-timeout" if timeout is not None else _SHUTDOWN_TIMEOUT
     return _Words(

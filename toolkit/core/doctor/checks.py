@@ -167,7 +167,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def chosen(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
+def chosen_checks(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
     """The checks to be made.
 
     Args:
