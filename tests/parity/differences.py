@@ -86,7 +86,7 @@ DIFFERENCES = {
     "variables that only one side gives": Difference(
         torch=set(),
         rally={"RALLY_STACKS", "RALLY_STEPS", "RALLY_WORKER_OF"},
-        reason="the way of `toolkit.progress` to the agent, and the mark of what ends with it; nobody needs to read them",
+        reason="the way of `toolkit.progress` to the agent, and the mark of what ends with it",
     ),
     "a function that leaves by os._exit(0)": Difference(
         torch="waits for ever",

@@ -60,10 +60,10 @@ def test_a_script_whose_name_has_spaces_and_signs(rally: Rally, script: Script) 
 
 
 def test_a_stray_process_that_holds_the_output_open(rally: Rally, script: Script) -> None:
-    """A daemon that left the worker's session keeps its pipes; nobody waits for it."""
+    """A daemon that left the worker's session, and is to stay, keeps its pipes; nobody waits for it."""
     worker = script("""
         import subprocess
-        stray = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
+        stray = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={**os.environ, "RALLY_KEEP": "1"})
         say("up", stray.pid)
     """)
     job = rally("--standalone", "--tee", "3", worker)

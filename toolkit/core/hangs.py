@@ -26,7 +26,7 @@ from toolkit.core.watched import HangSettings
 
 Kind = Literal["stopped", "traced", "stuck", "standing", "silent", "timer"]
 #: between two looks, in seconds; and while something looks as if it might hang
-LOOK_S, CLOSE_LOOK_S = 3.0, 1.0
+LOOK_S, CLOSE_LOOK_S = 5.0, 1.0
 #: for so long a worker may be stopped or held before that is told: shells and debuggers do it for moments
 STOPPED_S = 5.0
 #: a step may take so many times as long as the last ones did
