@@ -30,7 +30,7 @@ FIRST_LOOK = 0.2
 SPARSER_AFTER = ((1_000_000, 10), (2_000_000, 60))
 #: workers that used no CPU time in so many readings one after the other sleep; they are read on every so many-th beat
 #: then, until one of them wakes, so that an agent with nothing to do does next to nothing
-ASLEEP_AFTER, ASLEEP_EVERY = 4, 10
+ASLEEP_AFTER, ASLEEP_EVERY = 4, 20
 #: CPU time of a worker that sleeps, in percent of one core, at the most
 ASLEEP_PERCENT = 0.5
 
