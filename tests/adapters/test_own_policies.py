@@ -126,7 +126,7 @@ def test_what_a_reference_may_lead_to(folder: Path, where: str, name: str, says:
         ("cluster_policies:text", "which is of type str and no policy"),
         ("cluster_policies:Nothing", "a class without a method judge"),
         ("cluster_policies:Wrong", "whose judge takes (cause); it has to take (cause, past, *, remaining"),
-        ("cluster_policies:Needy", "can't be called without arguments: TypeError"),
+        ("cluster_policies:Needy", "missing 1 required positional argument: 'what'; give one that can"),
         ("cluster_policies:Async", "whose judge is an async function"),
         ("cluster_policies:useless", "which makes 3, no policy"),
         ("cluster_policies:breaks", "can't be called without arguments: OSError: no network"),
@@ -151,7 +151,7 @@ def test_what_is_no_policy_is_refused_with_the_value_and_the_remedy(
     [
         ("raise RuntimeError('not today')", "can't be imported: RuntimeError: not today ("),
         ("import sys; sys.exit(3)", "can't be imported: SystemExit: 3"),
-        ("def (:", "can't be imported: SyntaxError"),
+        ("def (:", "can't be imported: SyntaxError: invalid syntax (broken_policy.py, line 1); mend it"),
         ("import no_such_thing_at_all", "can't be imported: ModuleNotFoundError: No module named"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from toolkit.adapters.recording import directory
 from toolkit.adapters.recording import reader as event_reader
 from toolkit.adapters.recording import writer as event_writer
 from toolkit.adapters.recording.catalog import agent_is_alive, find_run, latest_run, list_runs
@@ -138,6 +140,21 @@ def test_an_unusable_run_directory_is_refused_with_its_reason(tmp_path: Path) ->
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/run")):
         with pytest.raises(ConfigurationError, match=f"{path}.*can't be written: .*--run-dir"):
             open_for_writing(path, "job", {}, started_wall_ns=1)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_that_is_full_leaves_no_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if there:
+        (tmp_path / "out").mkdir()
+    monkeypatch.setattr(directory, "_write_once", full)
+    with pytest.raises(ConfigurationError, match="No space left"):
+        open_for_writing(tmp_path / "out", "job", {}, started_wall_ns=1)
+    assert (tmp_path / "out").exists() == there
 
 
 def test_a_run_file_that_makes_no_sense_is_refused(tmp_path: Path) -> None:

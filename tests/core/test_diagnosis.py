@@ -283,7 +283,8 @@ def test_a_data_loader_that_the_oom_killer_took() -> None:
     record = KernelRecord(counted=True, oom_kills=1, certain=True, limit_bytes=512 << 20)
     told = diagnose(end(1, said_in("dataloader_killed"), kernel=record))
     assert (
-        told.what == "a process of its was killed by the kernel's OOM killer: its cgroup's limit is 512 MiB"
+        told.what
+        == "one of its processes was killed by the kernel's OOM killer: its cgroup's limit is 512 MiB"
     )
 
 

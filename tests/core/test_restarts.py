@@ -26,6 +26,7 @@ def test_the_plain_budget_is_torchs_meaning_of_max_restarts() -> None:
     spent = judge(PLAIN_BUDGET, remaining=0)
     assert not spent.allowed
     assert spent.reason == "all 3 restarts are used up"
+    assert judge(PLAIN_BUDGET, remaining=0, budget=1).reason == "the only restart is used up"
 
 
 def test_a_budget_of_none_says_so() -> None:

@@ -106,6 +106,7 @@ def test_only_what_is_asked_for_is_looked_at() -> None:
         "--only", "limits.nofile,clock", instead={"gpus": must_not, "fqdn": must_not}, environ={}
     )
     assert "clock" in said and "network" not in said
+    assert "1 check in" in examined("--only", "limits.nofile")[1]
 
 
 def test_workers_are_counted_as_a_run_counts_them() -> None:
@@ -124,6 +125,9 @@ def test_the_list_has_every_check_and_checks_nothing() -> None:
     ("argv", "words"),
     [
         (["--only", "gp"], "--only is 'gp', and no check is called so; did you mean gpu?"),
+        (["--only", ""], "--only is empty; `rally doctor --list` has what it takes"),
+        (["--skip", ","], "--skip is empty"),
+        (["--list", "--json"], "--list is for people and --json of what is found; leave one of them out"),
         (["--nproc-per-node", "0"], "--nproc-per-node is '0'; give a number of at least 1"),
         (["--nproc-per-node", "many"], "--nproc-per-node is 'many'"),
         (["--endpoint", "a b:1"], "--endpoint is 'a b:1'"),

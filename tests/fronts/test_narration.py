@@ -368,3 +368,22 @@ def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
     assert own.splitlines()[0] in shown
     assert shown[-2:] == ("ValueError: bad", "note")
     assert "lines left out)" in shown[0]
+
+
+def test_what_workers_say_does_not_command_the_terminal() -> None:
+    told = ev.FailureRecorded(
+        incarnation=0,
+        global_rank=0,
+        local_rank=0,
+        pid=7,
+        hostname="gpu-a",
+        exit_code=5,
+        signal="",
+        message="\x1b[31mred \x1b]0;title\x07 \x00nul",
+        traceback="Traceback (most recent call last):\n\tboom \x1b[2J",
+    )
+    lines = said(told, ev.AgentFinished(result="FAILED", reason="a worker failed", duration_s=1.0))
+    assert (
+        "rally: rank 0 (pid 7 on gpu-a) exited with code 5: \\x1b[31mred \\x1b]0;title\\x07 \\x00nul" in lines
+    )
+    assert "        boom \\x1b[2J" in lines

@@ -279,6 +279,7 @@ def test_the_shutdown_timeout_comes_from_the_option_then_from_torchs_variable() 
             "--nnodes 1 --spares 2: 1 node trains and 2 wait, start 3 agents",
         ),
         ("t.py --nproc_per_node=2", "--nproc_per_node stands behind the script"),
+        ("--log-max-size 2GB t.py", "--log-max-size has no effect: no output goes to files"),
     ],
 )
 def test_options_without_effect_are_noticed(line: str, notice: str) -> None:

@@ -224,4 +224,6 @@ def test_plugins_that_are_not_installed(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     message = refusal("--rdzv-backend c10 --rdzv-endpoint a:1 --nnodes 2 train.py", tmp_path)
     assert message == "--rdzv-backend is 'c10', and no installed package has that; did you mean c10d?"
+    message = refusal("--rdzv-backend xyzzy --rdzv-endpoint a:1 --nnodes 2 train.py", tmp_path)
+    assert message.count("rally") == 1, "a backend that is built in and installed is told once"
     assert "--logs-specs is 'mine', and no installed" in refusal("--logs-specs mine train.py", tmp_path)

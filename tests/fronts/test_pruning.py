@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.adapters.recording.directory import fresh_run_directory
+from toolkit.fronts import cli
 from toolkit.fronts.pruning import prune_command
 
 from .test_runs import record
@@ -85,3 +86,19 @@ def test_links_are_not_followed(three: Path, tmp_path_factory: pytest.TempPathFa
     prune(three, to=0)
     assert kept.path.exists()
     assert names(three) == ["link"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-n", "0"], "--limit is 0; give at least 1 run"),
+        (["--prune-to", "1MB", "--json"], "--json is for the list of runs"),
+        (["--yes"], "--yes removes nothing by itself"),
+        (["--prune-older", "soon"], "--prune-older is 'soon'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["runs", *argv]) == 2
+    assert capsys.readouterr().err.startswith(f"rally runs: {words}")

@@ -21,6 +21,7 @@ from simulator import scenarios, simulate
 from toolkit.adapters.recording.directory import RunDirectory, fresh_run_directory
 from toolkit.core import events as ev
 from toolkit.core.job_report import FailureRecord
+from toolkit.core.words import SHORT_MAX
 from toolkit.fronts import summary as summaries
 from toolkit.fronts.show import render_text, show_command
 from toolkit.fronts.summary import IsAlive, RunSummary
@@ -478,10 +479,10 @@ def test_a_terminal_gets_colour_and_lines_that_fit(tmp_path: Path) -> None:
 def test_a_pipe_gets_each_line_whole_and_plain(tmp_path: Path) -> None:
     node = Recorder(a_directory(tmp_path))
     node.start()
-    node.fail(5, 0, exit_code=1, signal="", message="x" * 300)
+    node.fail(5, 0, exit_code=1, signal="", message="x" * SHORT_MAX)
     text = shown(tmp_path)
     assert "\x1b" not in text
-    assert any(line.endswith("x" * 300) for line in text.splitlines())
+    assert any(line.endswith("x" * SHORT_MAX) for line in text.splitlines())
 
 
 @pytest.mark.parametrize("as_data", [True, False])

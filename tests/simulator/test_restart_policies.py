@@ -92,7 +92,7 @@ def test_a_window_forgives_in_a_job_of_several_nodes() -> None:
     assert simulate(replace(windowed, restart_policy=None)).nodes["node2"].result == "FAILED"
     too_long = replace(windowed, restart_policy="window=200s")
     assert (
-        "all 1 restarts are used up within 200 s"
+        "the only restart is used up within 200 s"
         in said(simulate(too_long), ev.AgentFinished, "node0")[0].reason
     )
 

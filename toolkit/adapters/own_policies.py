@@ -185,5 +185,7 @@ def _checked(judge: Callable[..., Any], said: str) -> Callable[..., RestartVerdi
 def _last_line(error: BaseException) -> str:
     """The error and where it was raised: the last line of their own code."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError) or not frames or frames[-1].filename == __file__:
+        return f"{type(error).__name__}: {error}"  # it says so itself, or none of that code ran
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})"
     return f"{type(error).__name__}: {error}{where}"

@@ -255,7 +255,7 @@ _OOM_REMEDY = "a smaller batch, fewer DataLoader workers, or a higher memory lim
 
 
 def _oom(record: KernelRecord, killed: bool) -> str:
-    who = "killed" if killed else "a process of its was killed"
+    who = "killed" if killed else "one of its processes was killed"
     if not record.certain:
         who = f"probably {who}"
     if record.limit_bytes is not None:

@@ -218,7 +218,8 @@ class RestartPolicy:
     def _exhausted(self, restarts_max: int) -> str:
         if restarts_max == 0:
             return "no restarts are allowed (max_restarts is 0)"
-        return f"all {restarts_max} restarts are used up{self._within()}"
+        spent = "the only restart is" if restarts_max == 1 else f"all {restarts_max} restarts are"
+        return f"{spent} used up{self._within()}"
 
     def _within(self) -> str:
         return "" if self.window_s is None else f" within {self.window_s:g} s"

@@ -174,7 +174,13 @@ def _runs(argv: Sequence[str]) -> int:
     prune.add_argument("--prune-older", metavar="AGE", help="those that began longer ago, such as 30d")
     prune.add_argument("--yes", action="store_true", help="remove them with their logs")
     args = parser.parse_args(argv)
+    if args.limit < 1:
+        raise ConfigurationError(f"--limit is {args.limit}; give at least 1 run")
     if args.prune_to is not None or args.prune_older is not None:
+        if args.json:
+            raise ConfigurationError(
+                "--json is for the list of runs; leave it out, or --prune-to and --prune-older"
+            )
         from toolkit.fronts import log_options
         from toolkit.fronts.pruning import prune_command
 

@@ -149,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read(argv: Sequence[str], environ: Mapping[str, str]) -> _Words:
     args = _parser().parse_args(list(argv))
-    checks = chosen_checks(_split(args.only), _split(args.skip))
+    if args.list and args.json:
+        raise ConfigurationError("--list is for people and --json of what is found; leave one of them out")
+    checks = chosen_checks(_split(args.only, "--only"), _split(args.skip, "--skip"))
     timeout = args.shutdown_timeout
     source = "--shutdown-timeout" if timeout is not None else _SHUTDOWN_TIMEOUT
     return _Words(
@@ -167,8 +169,11 @@ def _read(argv: Sequence[str], environ: Mapping[str, str]) -> _Words:
     )
 
 
-def _split(words: Sequence[str]) -> list[str]:
-    return [part for word in words for part in word.split(",") if part]
+def _split(words: Sequence[str], option: str) -> list[str]:
+    parts = [part for word in words for part in word.split(",") if part]
+    if words and not parts:
+        raise ConfigurationError(f"{option} is empty; `rally doctor --list` has what it takes")
+    return parts
 
 
 def _nproc(text: str | None) -> int | str | None:

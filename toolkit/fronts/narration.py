@@ -14,7 +14,7 @@ from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
-from toolkit.views.wording import forwarded, parked, store_silent, taken_over
+from toolkit.views.wording import forwarded, harmless, parked, store_silent, taken_over
 
 
 class Narration:
@@ -134,7 +134,7 @@ class Narration:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._write(f"{self._prefix} {text}\n")
+        self._write(f"{self._prefix} {harmless(text)}\n")
 
     def close(self) -> None:
         """No more reminders."""
@@ -234,7 +234,7 @@ class Narration:
             self.say(f"not restarted: {words.why}")
 
     def _write_lines(self, lines: Iterable[str]) -> None:
-        self._write("".join(f"    {line}\n" for line in lines))
+        self._write("".join(f"    {harmless(line)}\n" for line in lines))
 
     def _all(self) -> str:
         return "the worker" if self._workers == 1 else f"all {self._workers} workers"

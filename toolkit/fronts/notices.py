@@ -15,6 +15,9 @@ _OFTEN_MISPLACED = ("nproc-per-node", "nnodes", "standalone", "rdzv-backend", "r
 #: options of a rendezvous, which one node alone does without
 _OF_NODES = ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank", "spares", "topology")
 
+#: options by which what workers write is kept
+_KEEPS_LOGS = {"redirects", "tee", "duplicate_stdout_filters", "duplicate_stderr_filters", "logs_specs"}
+
 
 def notices(
     arguments: Arguments, min_nodes: int, max_nodes: int, conf: Mapping[str, str], endpoint: str
@@ -45,6 +48,10 @@ def notices(
         unread = unread_keys(conf, backend)
         found += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
     found += restart_options.notices(values, given)
+    if "log_max_size" in given and not _KEEPS_LOGS & given.keys():
+        found.append(
+            f"{given['log_max_size']} has no effect: no output goes to files; see --redirects and --tee"
+        )
     return found + _misplaced(values.training_script_args)
 
 

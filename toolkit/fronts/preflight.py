@@ -135,7 +135,7 @@ def _check_plugin(wanted: str | None, group: str, name: str, built_in: Sequence[
         return
     from importlib.metadata import entry_points  # takes as long to import as all the rest of a start
 
-    known = [*built_in, *sorted(entry_points(group=group).names)]
+    known = list(dict.fromkeys((*built_in, *sorted(entry_points(group=group).names))))
     if wanted in known:
         return
     near = get_close_matches(wanted, known, n=1, cutoff=0.4)

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.words import plural
 from toolkit.fronts import option_values
 
 #: what the agent needs for itself, or what tells of an error in its own process
@@ -54,7 +53,7 @@ def forward_signals(
         raise ConfigurationError(
             f"{name} names {' and '.join(both)}, and so does "
             f"{sources.get('signals_to_handle', 'the default of --signals-to-handle')}: "
-            f"{plural(len(both), 'signal')} can't both end the job and go on to workers that run on; "
+            "a signal can't both end the job and go on to workers that run on; "
             "leave it out of one of them. (The workers get the signal that ends the job in any case.)"
         )
     return found

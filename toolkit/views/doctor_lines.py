@@ -151,7 +151,7 @@ class _Pen:
         level: Level = "problem" if report.problems else "warning" if report.warnings else "ok"
         text, style = self.sign(level)
         more = [plural(report.notes, "note")] if report.notes else []
-        more.append(f"{len(report.findings)} checks in {report.took_s:.1f} s")
+        more.append(f"{plural(len(report.findings), 'check')} in {report.took_s:.1f} s")
         dot = " · " if self.unicode else ", "
         line: Line = [(text, style), (report.verdict_in_words(), "bold")]
         if _length(line) + sum(len(dot) + len(said) for said in more) <= self.width:

@@ -130,7 +130,7 @@ def fresh_run_directory(
             continue
         except OSError as error:
             raise ConfigurationError(_unwritable(path, error)) from error
-        return _described(path, run_id, run, started_wall_ns)
+        return _described(path, run_id, run, started_wall_ns, made=True)
     raise ConfigurationError(
         f"{state_dir / name} and {_SAME_NAME_MAX - 2} more of that name exist; give --run-dir"
     )
@@ -146,12 +146,14 @@ def open_for_writing(
     Raises:
         ConfigurationError: it can't be written, or holds the recording of another run.
     """
+    made = False
     try:
         with contextlib.suppress(FileExistsError):
             _make_directory(path)
+            made = True
     except OSError as error:
         raise ConfigurationError(_unwritable(path, error)) from error
-    return _described(path, run_id, run, started_wall_ns)
+    return _described(path, run_id, run, started_wall_ns, made=made)
 
 
 def note_elsewhere(state_dir: Path, directory: RunDirectory, *, started_wall_ns: int) -> None:
@@ -181,7 +183,9 @@ def _make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-def _described(path: Path, run_id: str, run: Mapping[str, Any], started_wall_ns: int) -> RunDirectory:
+def _described(
+    path: Path, run_id: str, run: Mapping[str, Any], started_wall_ns: int, *, made: bool
+) -> RunDirectory:
     said = {**run, "format": FORMAT, "run_id": run_id, "started_wall_ns": started_wall_ns}
     try:
         encoded = msgspec.json.encode(said, enc_hook=str)
@@ -194,6 +198,9 @@ def _described(path: Path, run_id: str, run: Mapping[str, Any], started_wall_ns:
     except FileExistsError:
         _check_same_run(path, run_id)
     except OSError as error:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # a folder that has something in it by now stays
         raise ConfigurationError(_unwritable(path, error)) from error
     return RunDirectory(path.absolute(), run_id)
 
