@@ -106,7 +106,7 @@ CASES: list[tuple[str, int, Kind, str, str, str]] = [
         "torch.distributed.DistBackendError",
     ),
     ("nocuda", 1, "own", "first", "", "AssertionError: Torch not compiled with CUDA enabled"),
-    ("nomod", 1, "own", "first", "ModuleNotFoundError: no module flash_attn_9", "ModuleNotFoundError"),
+    ("nomod", 1, "own", "first", "ModuleNotFoundError: no module named flash_attn_9", "ModuleNotFoundError"),
     ("noscript", 2, "own", "first", "there is no script /home/me/nothere.py", ""),
     ("notes", 1, "own", "first", "", "ValueError: bad shape"),
     ("pipe_closed", 1, "peer", "second", "", "EOFError"),
@@ -364,3 +364,12 @@ def test_junk_costs_little_time(name: str, code: int) -> None:
     began = time.process_time()
     diagnose(end(code, JUNK[name]))
     assert time.process_time() - began < 5
+
+
+def test_the_last_words_of_one_that_says_why_in_no_known_way() -> None:
+    end = WorkerExit(
+        local_rank=0, pid=1, exit_code=3, at_ns=0, wall_s=0, last_words="loading\nthe disk is missing\n\n"
+    )
+    told = diagnose(end)
+    assert (told.what, told.hand) == ("the last it wrote to stderr: the disk is missing", "unclear")
+    assert told.message == "" and told.traceback == "", "which would say that it has failed of itself"

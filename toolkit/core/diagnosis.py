@@ -19,6 +19,7 @@ from toolkit.core.known_errors import Kind, Known, first_known, is_crash_line
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.tracebacks import Found, clean_lines, last_traceback
 from toolkit.core.watched import HUNG
+from toolkit.core.words import in_short
 
 #: the last lines that are looked at where there is no traceback, and that may follow one that still counts
 _LAST_LINES, _LAST_SAID, _AFTER_ERROR, _AFTER_EXIT = 150, 8, 60, 12
@@ -164,7 +165,10 @@ def _of_stderr(lines: Sequence[str], found: Found | None, end: WorkerExit) -> Di
             Known(f"{by_code.what}: {message}", "own", "first") if own else by_code, message, trace
         )
     # It ended by itself with a code of its own; whether others made it do so is not said.
-    return Diagnosis(kind="own" if message else "unknown", hand="unclear", message=message, traceback=trace)
+    what = "" if message or trace or not last else f"the last it wrote to stderr: {in_short(last[-1])}"
+    return Diagnosis(
+        what=what, kind="own" if message else "unknown", hand="unclear", message=message, traceback=trace
+    )
 
 
 def _of_closed_pipe(found: Found) -> bool:

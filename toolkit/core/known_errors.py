@@ -310,7 +310,7 @@ _TABLE = (
     ),
     _row(
         r"ModuleNotFoundError: No module named ['\"](?P<name>[^'\"]{1,200})['\"]",
-        "ModuleNotFoundError: no module {name}",
+        "ModuleNotFoundError: no module named {name}",
         "own",
         "first",
         "install it where the workers' Python looks; `rally run` uses the Python that it runs under itself",
