@@ -165,6 +165,13 @@ def test_a_module_that_can_not_be_imported_is_named_with_its_error(
     assert said in str(caught.value)
 
 
+def test_a_mistake_of_syntax_is_named_with_its_place(folder: Path) -> None:
+    file = folder / "broken_policy.py"
+    file.write_text("x = 3\ndef (:\n")
+    with pytest.raises(ConfigurationError, match=f"SyntaxError: invalid syntax \\({file}:2\\)"):
+        load("broken_policy.py:x", folder, OPTION)
+
+
 def test_an_installed_policy_is_found_by_its_name(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     info = folder / "cluster_policies-1.0.dist-info"

@@ -184,6 +184,8 @@ def _checked(judge: Callable[..., Any], said: str) -> Callable[..., RestartVerdi
 
 def _last_line(error: BaseException) -> str:
     """The error and where it was raised: the last line of their own code."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
