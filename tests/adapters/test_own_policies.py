@@ -88,8 +88,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     before, places = set(sys.modules), list(sys.path)
     yield tmp_path
     sys.path[:] = places
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    # Only those from there: whatever else was loaded meanwhile, others have by now.
+    for name, module in [(name, sys.modules[name]) for name in set(sys.modules) - before]:
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def judged(reference: str, folder: Path) -> str:
