@@ -21,7 +21,7 @@ from toolkit.core.model import (
     WorkerState,
     _RoleInstanceInfo,
 )
-from toolkit.core.restarts import RestartPolicy
+from toolkit.core.restarts import RestartPolicy, RestartVerdict
 from toolkit.core.status import EventSource
 from toolkit.core.status import StatusEvent as Event
 from toolkit.wiring import LocalElasticAgent, RallyRendezvous, SimpleElasticAgent, SoloRendezvous
@@ -41,6 +41,7 @@ __all__ = [
     "LogLayout",
     "ProcessFailure",
     "RestartPolicy",
+    "RestartVerdict",
     "SignalException",
     "RallyRendezvous",
     "SoloRendezvous",

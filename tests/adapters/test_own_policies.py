@@ -88,8 +88,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     before, places = set(sys.modules), list(sys.path)
     yield tmp_path
     sys.path[:] = places
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    # Only those from there: whatever else was loaded meanwhile, others have by now.
+    for name, module in [(name, sys.modules[name]) for name in set(sys.modules) - before]:
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def judged(reference: str, folder: Path) -> str:
@@ -163,6 +165,13 @@ def test_a_module_that_can_not_be_imported_is_named_with_its_error(
     with pytest.raises(ConfigurationError) as caught:
         load(form, folder, OPTION)
     assert said in str(caught.value)
+
+
+def test_a_mistake_of_syntax_is_named_with_its_place(folder: Path) -> None:
+    file = folder / "broken_policy.py"
+    file.write_text("x = 3\ndef (:\n")
+    with pytest.raises(ConfigurationError, match=f"SyntaxError: invalid syntax \\({file}:2\\)"):
+        load("broken_policy.py:x", folder, OPTION)
 
 
 def test_an_installed_policy_is_found_by_its_name(folder: Path) -> None:

@@ -381,3 +381,16 @@ def test_an_agent_inside_a_worker_goes_with_what_it_has_started(
     assert job.wait() == -signal.SIGKILL
     gone(pids)
     until("nobody left", lambda: not marked(mark), AFTERLIFE_S)
+
+
+def test_the_supervisor_of_an_agent_inside_a_worker_is_no_daemon_of_the_users(
+    rally: Rally, script: Script
+) -> None:
+    inner = script("print('up', flush=True); signal.pause()", "inner.py")
+    words = ["-m", "toolkit", "run", "--standalone", "--run-dir", "inner", str(inner)]
+    outer = script(f"os.execv(sys.executable, [sys.executable, *{words!r}])", "outer.py")
+    job = rally("--standalone", outer)
+    job.wait_for_lines("up")
+    job.signal(signal.SIGTERM)
+    assert job.wait() == 128 + signal.SIGTERM, job.told()
+    assert [event.escaped for event in job.events(WorkersStopped)] == [[]]

@@ -180,7 +180,7 @@ def test_a_long_window_is_used_up(rally: Rally, worker: Path) -> None:
 # -- of one's own ---------------------------------------------------------------------------------------------
 
 OWN = """
-from toolkit.core.restarts import RestartVerdict
+from toolkit import RestartVerdict
 
 
 class Patient:

@@ -9,6 +9,7 @@ import pytest
 
 from toolkit.core.events import (
     AgentFinished,
+    GraceShortened,
     SignalReceived,
     WorkersStarted,
     WorkersStarting,
@@ -115,6 +116,35 @@ def test_the_second_signal_leaves_five_seconds_of_a_long_grace(rally: Rally, scr
     [stopped] = job.events(WorkersStopped)
     assert stopped.killed == [0]
     assert 4.9 < (stopped.mono_ns - stopping.mono_ns) / 1e9 < 10
+
+
+def test_the_first_signal_is_told_at_once_also_while_workers_are_stopped_after_a_failure(
+    rally: Rally, script: Script
+) -> None:
+    worker = script(
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.environ["RANK"] == "0":
+            open("deaf", "w").close()
+            while True:
+                time.sleep(60)
+        while not os.path.exists("deaf"):
+            time.sleep(0.01)
+        sys.exit(3)
+        """
+    )
+    job = rally(
+        "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "--shutdown-timeout", "600", worker
+    )
+    job.wait_for_events(WorkersStopping)
+    job.signal(signal.SIGTERM)
+    [heard] = job.wait_for_events(GraceShortened)
+    assert heard.signals == 1 and 500 < heard.left_s <= 600
+    job.signal(signal.SIGTERM)
+    job.wait_for_events(GraceShortened, 2)
+    job.signal(signal.SIGTERM)
+    assert job.wait(15) == 128 + signal.SIGTERM, job.told()
+    assert "rally: asked to stop: SIGKILL in" in job.stderr
 
 
 def test_ten_signals_never_break_the_clean_up_off(rally: Rally, script: Script) -> None:

@@ -184,6 +184,8 @@ def _checked(judge: Callable[..., Any], said: str) -> Callable[..., RestartVerdi
 
 def _last_line(error: BaseException) -> str:
     """The error and where it was raised: the last line of their own code."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) or not frames or frames[-1].filename == __file__:
         return f"{type(error).__name__}: {error}"  # it says so itself, or none of that code ran

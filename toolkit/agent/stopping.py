@@ -51,6 +51,7 @@ def stop(
     Args:
         grace_s: between `signum` and SIGKILL.
         on_shortened: told when further signals to the agent leave less of the grace: how many, and the seconds left.
+            Also of the first, if it comes while workers are stopped for another reason; that leaves the grace as it is.
     """
     left = _Left(workers, ports, signum)
     left.look()
@@ -95,7 +96,7 @@ class _Left:
 def _wait_for_end(
     workers: Workers, ports: Ports, left: _Left, limit_s: float, on_shortened: Callable[[int, float], None]
 ) -> None:
-    started_ns = ports.clock.now_ns()
+    started_ns, heard = ports.clock.now_ns(), ports.interrupts.count()
     while True:
         found = () if workers.running() else left.look()
         if not found and not workers.running():
@@ -105,6 +106,9 @@ def _wait_for_end(
         if signals >= 2 and waited_s + _grace_after(signals) < limit_s:
             limit_s = waited_s + _grace_after(signals)
             on_shortened(signals, _grace_after(signals))
+        elif signals == 1 and not heard:
+            on_shortened(signals, limit_s - waited_s)
+        heard = signals
         patience_s = left.patience_s(found) if found else None
         left_s = limit_s - waited_s if patience_s is None else min(limit_s - waited_s, patience_s)
         if left_s <= 0:

@@ -319,7 +319,10 @@ class WorkersStopping(Event, frozen=True, kw_only=True, tag="workers_stopping"):
 
 
 class GraceShortened(Event, frozen=True, kw_only=True, tag="grace_shortened"):
-    """A further death signal came while the workers are stopped: SIGKILL follows after `left_s` seconds."""
+    """A death signal came while the workers are stopped: SIGKILL follows after `left_s` seconds.
+
+    The first one, of a stop that was for another reason, shortens nothing.
+    """
 
     signals: int
     left_s: float

@@ -204,12 +204,14 @@ class Leftover:
         name: of its program, as the kernel keeps it.
         local_rank: of the worker in whose session it is; None if it has left that (setsid, a daemon).
         caught: bit N-1 is set for each signal N for which it has a handler.
+        supervises: whether it is the supervisor of an agent that ran in a worker, and is about to end.
     """
 
     pid: int
     name: str
     local_rank: int | None = None
     caught: int = 0
+    supervises: bool = False
 
     def handles(self, signum: int) -> bool:
         """Whether it does something of its own when it gets this signal."""
@@ -217,8 +219,8 @@ class Leftover:
 
     @property
     def escaped(self) -> bool:
-        """Whether it has left the sessions of all workers."""
-        return self.local_rank is None
+        """Whether it has left the sessions of all workers, and is the users' own."""
+        return self.local_rank is None and not self.supervises
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"

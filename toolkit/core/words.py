@@ -109,3 +109,8 @@ def named(keys: Sequence[str]) -> str:
     first = ", ".join(repr(key) for key in keys[:_NAMED_MAX])
     more = f" and {len(keys) - _NAMED_MAX} more" if len(keys) > _NAMED_MAX else ""
     return f"{'key' if len(keys) == 1 else 'keys'} {first}{more}"
+
+
+def times(count: int) -> str:
+    """How often, where once goes without saying: "", "3 times "."""
+    return "" if count == 1 else f"{count} times "

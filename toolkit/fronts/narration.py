@@ -9,7 +9,7 @@ from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.job_story import LEFT
 from toolkit.core.watched import HUNG
-from toolkit.core.words import ending, in_short, plural, ranks, without_tokens
+from toolkit.core.words import ending, in_short, plural, ranks, times, without_tokens
 from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
@@ -70,8 +70,8 @@ class Narration:
             case ev.WorkersStopping():
                 self._stopping(event)
             case ev.GraceShortened():
-                left = f"SIGKILL in {event.left_s:g} s" if event.left_s else "SIGKILL now"
-                self.say(f"asked {event.signals} times to stop: {left}")
+                left = f"SIGKILL in {event.left_s:.3g} s" if event.left_s else "SIGKILL now"
+                self.say(f"asked {times(event.signals)}to stop: {left}")
             case ev.WorkersStopped():
                 self._done_waiting()
                 self._stopped(event)

@@ -214,7 +214,7 @@ class News:
             case ev.GraceShortened():
                 return Doing(
                     "stop",
-                    "stopping: asked again",
+                    "stopping: asked again" if event.signals > 1 else "stopping: asked to end",
                     now_s,
                     until_s=now_s + event.left_s,
                     before=(", SIGKILL in", ", SIGKILL sent"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.core import events as ev
-from toolkit.core.words import ending, plural, ranks, without_tokens
+from toolkit.core.words import ending, plural, ranks, times, without_tokens
 from toolkit.views.failure_report import details
 from toolkit.views.hanging import hung, recovered
 from toolkit.views.wording import duration_in_words, forwarded
@@ -69,7 +69,7 @@ def _of_workers(event: ev.Event) -> Told | None:
             count = plural(len(event.local_ranks), "worker")
             return Told("warn", f"stops {count}: {event.signal}, SIGKILL after {event.grace_s:g} s")
         case ev.GraceShortened():
-            return Told("warn", f"asked {event.signals} times to stop: SIGKILL in {event.left_s:g} s")
+            return Told("warn", f"asked {times(event.signals)}to stop: SIGKILL in {event.left_s:.3g} s")
         case ev.WorkersStopped():
             return _stopped(event)
         case ev.LogsLost():

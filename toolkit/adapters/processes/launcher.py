@@ -217,7 +217,13 @@ class ProcessWorkers:
         self._left.watch(found)
         ranks = {pid: rank for rank, pid in self._pids.items()}
         return [
-            Leftover(each.pid, each.name, ranks.get(each.session), process_tree.caught(each.pid))
+            Leftover(
+                each.pid,
+                each.name,
+                ranks.get(each.session),
+                process_tree.caught(each.pid),
+                process_tree.supervises(each.pid),
+            )
             for each in found
         ]
 

@@ -20,6 +20,10 @@ MARK = "RALLY_WORKER_OF"
 #: set to anything in the environment of a process with a session of its own, it keeps that process alive
 KEEP = "RALLY_KEEP"
 
+#: what the supervisor of an agent calls itself
+SUPERVISOR = "rally-supervisor"
+
+_SWEEP = b"/adapters/processes/sweep.py"
 _MARK = MARK.encode() + b"="
 _KEEP = KEEP.encode() + b"="
 _GONE = "ZX"
@@ -110,6 +114,15 @@ def caught(pid: int) -> int:
     except OSError:
         return 0
     return int(rest.split()[0], 16) if found else 0
+
+
+def supervises(pid: int) -> bool:
+    """Whether a process is the supervisor of some agent, or what that becomes at its end."""
+    try:
+        words = _read(f"/proc/{pid}/cmdline").split(b"\0")
+    except OSError:
+        return False
+    return SUPERVISOR.encode() in words or any(word.endswith(_SWEEP) for word in words)
 
 
 def marked_with(token: bytes, entries: bytes) -> bool:

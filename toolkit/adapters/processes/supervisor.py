@@ -120,7 +120,7 @@ class Supervisor:
                 SHELL,
                 "-c",
                 _SCRIPT,
-                "rally-supervisor",
+                process_tree.SUPERVISOR,
                 path,
                 sys.executable,
                 "-I",
