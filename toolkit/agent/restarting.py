@@ -88,7 +88,7 @@ class Restarting:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a policy is anybody's code
             problem = f"raised {type(error).__name__}: {error}"
         if not problem:
-            return replace(verdict, reason=verdict.reason[:_REASON_MAX])
+            return replace(verdict, reason=" ".join(verdict.reason.split())[:_REASON_MAX])
         instead = PLAIN_BUDGET.judge(cause, self._past_restarts, **given)
         said = (
             f"the restart policy {_name_of(policy)} {problem[:_REASON_MAX]}, so that the plain budget decides"

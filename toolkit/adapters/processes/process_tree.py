@@ -17,7 +17,7 @@ import os
 
 #: the variable that marks what workers have started; its value is the tokens of all agents above, "OUTER/INNER"
 MARK = "RALLY_WORKER_OF"
-#: set to anything in the environment of a process with a session of its own, it keeps that process alive
+#: set to anything but 0 in the environment of a process with a session of its own, it keeps that process alive
 KEEP = "RALLY_KEEP"
 
 #: what the supervisor of an agent calls itself
@@ -138,7 +138,7 @@ def wants_to_stay(entries: bytes) -> bool:
     """Whether an environment says that its process is to be kept."""
     at = entries.find(_KEEP)
     starts = at == 0 or (at > 0 and entries[at - 1] == 0)
-    return starts and entries[at + len(_KEEP) : at + len(_KEEP) + 1] not in (b"", b"\0")
+    return starts and entries[at + len(_KEEP) :].partition(b"\0")[0] not in (b"", b"0")
 
 
 def family(
