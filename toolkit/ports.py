@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from toolkit.core.actions import Action, NoOrders, Outcome
 from toolkit.core.events import Event
+from toolkit.core.hanging.watched import Condemned, NoWatch, WatchedWorker
 from toolkit.core.job_report import FailureRecord, JobReport
 from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
 from toolkit.core.rounds import Over, Ring
-from toolkit.core.watched import Condemned, NoWatch, WatchedWorker
 
 
 class Clock(Protocol):

@@ -22,13 +22,13 @@ from toolkit.adapters.entropy import SystemEntropy
 from toolkit.adapters.from_torch.telemetry import TorchTelemetry
 from toolkit.adapters.host import LocalHost
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
+from toolkit.adapters.leftovers.orphans import Orphans
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.memory_store import MemoryStore
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import OutputPump
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes.launcher import ProcessLauncher
-from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.recording.directory import RunDirectory
 from toolkit.adapters.sinks import LoggingSink
 from toolkit.adapters.stores import InterruptibleStores
@@ -39,11 +39,11 @@ from toolkit.agent.rendezvous import Offer
 from toolkit.core import rally_conf
 from toolkit.core.actions import NoOrders
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.hang_settings import hang_settings, health_port
+from toolkit.core.hanging.hang_settings import hang_settings, health_port
+from toolkit.core.hanging.watched import HangSettings
 from toolkit.core.launch_plan import IncarnationLogs, LaunchPlan, LogsSpecs
 from toolkit.core.model import DEFAULT_ROLE, RunResult, WorkerSpec
 from toolkit.core.rounds import Settings
-from toolkit.core.watched import HangSettings
 from toolkit.ports import EventSink, Ports, StoreConnector
 
 

@@ -17,7 +17,7 @@ from operator import index
 from typing import Any
 
 from toolkit import surroundings
-from toolkit.core.worker_notes import (
+from toolkit.core.hanging.worker_notes import (
     SLOT_BYTES,
     STACKS_SIGNAL_BELOW_MAX,
     STACKS_VARIABLE,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.adapters.processes.kernel_record import KernelRecords
-from toolkit.core.kernel_record import KernelRecord
+from toolkit.core.diagnosing.kernel_record import KernelRecord
 
 
 class Machine:

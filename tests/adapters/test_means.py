@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import nothing_left
-from toolkit.adapters.processes import cgroup, means, prctl, supervisor
-from toolkit.adapters.processes.cgroup import Cgroup
+from toolkit.adapters.leftovers import cgroup, means, supervisor
+from toolkit.adapters.leftovers.cgroup import Cgroup
+from toolkit.adapters.processes import prctl
 
 
 def test_the_words_name_what_is_used_and_why_the_rest_is_not() -> None:

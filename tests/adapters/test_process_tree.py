@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from toolkit.adapters.processes import process_tree
-from toolkit.adapters.processes.process_tree import KEEP, MARK, Seen
+from toolkit.adapters.leftovers import process_tree
+from toolkit.adapters.leftovers.process_tree import KEEP, MARK, Seen
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

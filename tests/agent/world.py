@@ -21,10 +21,10 @@ from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import LaunchError, SignalException, StoreTimeoutError
 from toolkit.core.events import Event
+from toolkit.core.hanging.watched import Condemned, WatchedWorker
 from toolkit.core.launch_plan import LaunchPlan, Leftover, LogLayout, WorkerExit
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import WorkerSpec
-from toolkit.core.watched import Condemned, WatchedWorker
 from toolkit.ports import Ports
 
 SECOND = 1_000_000_000

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.core.diagnosis import consequence, diagnose
-from toolkit.core.kernel_record import KernelRecord
-from toolkit.core.known_errors import Kind
+from toolkit.core.diagnosing.diagnosis import consequence, diagnose
+from toolkit.core.diagnosing.kernel_record import KernelRecord
+from toolkit.core.diagnosing.known_errors import Kind
 from toolkit.core.launch_plan import WorkerExit
 
 CORPUS = Path(__file__).parent / "corpus"

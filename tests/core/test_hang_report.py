@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.core import hang_report as report
-from toolkit.core.diagnosis import diagnose
+from toolkit.core.diagnosing.diagnosis import diagnose
 from toolkit.core.failures import failure_of
-from toolkit.core.hangs import Kind, Verdict
+from toolkit.core.hanging import hang_report as report
+from toolkit.core.hanging.hangs import Kind, Verdict
+from toolkit.core.hanging.watched import HangSettings
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.stacks import Alike, Frame, Stacks, Thread, Unread
-from toolkit.core.watched import HangSettings
 
 RESTART = HangSettings(action="restart", timeout_s=60)
 NONE = {0: None, 1: None, 2: None, 3: None}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.hang_settings import STUCK_TIMEOUT, hang_settings, health_port
-from toolkit.core.hangs import (
+from toolkit.core.hanging.hang_settings import STUCK_TIMEOUT, hang_settings, health_port
+from toolkit.core.hanging.hangs import (
     LOOK_S,
     STEPS_MISSED,
     STOPPED_S,
@@ -20,7 +20,7 @@ from toolkit.core.hangs import (
     ProcessLook,
     Verdict,
 )
-from toolkit.core.watched import HangSettings
+from toolkit.core.hanging.watched import HangSettings
 
 SETTINGS = HangSettings(timeout_s=60, stuck_s=30)
 

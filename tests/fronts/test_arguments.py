@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.arguments import build_parser, parse_arguments
-from toolkit.fronts.option import comma_separated
-from toolkit.fronts.option_table import OPTIONS
+from toolkit.fronts.command_line.arguments import build_parser, parse_arguments
+from toolkit.fronts.command_line.option import comma_separated
+from toolkit.fronts.command_line.option_table import OPTIONS
 
 OURS = {
     *("--forward-signals", "--forward_signals"),

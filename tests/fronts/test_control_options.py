@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.control_options import ControlOptions
-from toolkit.fronts.options import parse
-from toolkit.fronts.rendezvous_settings import Endpoint
+from toolkit.fronts.command_line.control_options import ControlOptions
+from toolkit.fronts.command_line.options import parse
+from toolkit.fronts.command_line.rendezvous_settings import Endpoint
 
 
 def read(*words: str) -> ControlOptions | None:

@@ -8,7 +8,7 @@ from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
 from toolkit.core.rounds import Settings
-from toolkit.fronts.options import RunOptions, ScriptKind, parse
+from toolkit.fronts.command_line.options import RunOptions, ScriptKind, parse
 
 STATIC = "--nnodes 2 --rdzv-backend static"
 

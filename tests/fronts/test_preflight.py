@@ -12,7 +12,7 @@ import pytest
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts import preflight
-from toolkit.fronts.options import RunOptions, parse
+from toolkit.fronts.command_line.options import RunOptions, parse
 
 
 def options(line: str, **environ: str) -> RunOptions:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.options import parse
+from toolkit.fronts.command_line.options import parse
 from toolkit.fronts.script_checks import check_script
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.adapters.processes import cgroup
+from toolkit.adapters.leftovers import cgroup
 from toolkit.core.events import SupervisionChanged, WorkersStopped, WorkerStarted
 
 from .conftest import Python, Rally, Script
@@ -355,7 +355,7 @@ def test_a_supervisor_that_dies_is_replaced_and_the_new_one_does_the_same(
 def test_without_a_shell_the_run_goes_on_and_says_what_is_missing(python: Python, script: Script) -> None:
     driver = script("""
         from pathlib import Path
-        from toolkit.adapters.processes import supervisor
+        from toolkit.adapters.leftovers import supervisor
         from toolkit.fronts.run import run_command
         supervisor.SHELL = "/no/such/shell"
         argv = ["--standalone", "--run-dir", os.environ["RUN_DIR"], "--no-python", "/bin/true"]

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from toolkit.core.diagnosis import Diagnosis, diagnose
+from toolkit.core.diagnosing.diagnosis import Diagnosis, diagnose
 from toolkit.core.failures import culprit_first
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.ports import Ports, Workers

@@ -13,9 +13,9 @@ from dataclasses import replace
 from toolkit.agent.directed import ToldToEnd
 from toolkit.agent.reporting import Reporter
 from toolkit.agent.stopping import KILL_WAIT_S
+from toolkit.core.hanging.watched import Condemned, WatchedWorker
 from toolkit.core.launch_plan import LaunchPlan, WorkerExit
 from toolkit.core.model import RunResult, WorkerGroup, WorkerState
-from toolkit.core.watched import Condemned, WatchedWorker
 from toolkit.core.words import ranks
 from toolkit.ports import Ports, Workers
 

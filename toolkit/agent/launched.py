@@ -18,7 +18,7 @@ from toolkit.agent.hung import EndsHangs, LeftBehind
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
-from toolkit.core.diagnosis import Diagnosis, consequence
+from toolkit.core.diagnosing.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
 from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of, signal_name
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord

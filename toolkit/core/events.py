@@ -257,7 +257,7 @@ class FailureRecorded(Event, frozen=True, kw_only=True, tag="failure_recorded"):
     """One worker failed by itself. `first` marks the one that made the others fail, as far as this agent can tell.
 
     Args:
-        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosing`).
         error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
         hand: "first" if it died of itself, "second" of another's death, "unclear".
         remedy: what helps, or empty.
@@ -440,7 +440,7 @@ class ActionTaken(Event, frozen=True, kw_only=True, tag="action_taken"):
 
 
 class HungWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One worker that hangs (`core/hangs.py`).
+    """One worker that hangs (`core/hanging/hangs.py`).
 
     Args:
         pid: of the process that is stopped, held or stuck; of the worker otherwise.

@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.core.diagnosis import Diagnosis, diagnose
+from toolkit.core.diagnosing.diagnosis import Diagnosis, diagnose
+from toolkit.core.hanging.watched import HUNG
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, Hand, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
 from toolkit.core.restarts import FailureCause
-from toolkit.core.watched import HUNG
 
 #: of the year 9999
 _LAST_SECOND = 253_402_300_799

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from toolkit.core import events
-from toolkit.core.hang_story import Hang
+from toolkit.core.hanging.hang_story import Hang
 from toolkit.core.job_story import JobStory
 from toolkit.core.moment import Moment, seconds_between
 from toolkit.core.readings import Readings

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from toolkit.core.watched import HUNG
+from toolkit.core.hanging.watched import HUNG
 from toolkit.core.words import ending, in_short
 
 Hand = Literal["first", "unclear", "second"]
@@ -53,7 +53,7 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
         age_s: seconds between its end and the writing of this record, by its own node's clock.
         hand: whether it died of itself.
         timestamp: seconds since the epoch, by its own node's clock; for torch's formats only.
-        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosis.py`).
+        what: what it died of, in words, where that is known to be more than its exit code (`core/diagnosing`).
         error_class: what that is about: "own", "gpu", "memory", "peer", "stopped", "unknown".
         remedy: what helps, or empty.
     """

@@ -13,8 +13,8 @@ from pathlib import PurePath
 from string import Template
 from typing import Any, Protocol
 
+from toolkit.core.diagnosing.kernel_record import KernelRecord
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.kernel_record import KernelRecord
 from toolkit.core.model import WorkerGroup
 
 #: the console, where torch's `LogsDest` writes an empty path

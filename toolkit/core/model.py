@@ -248,7 +248,7 @@ class ProcessFailure:
         error_file_data: what the error file holds; `{"message": "<NONE>"}` without one.
         message: what happened: a sentence, or the `message` object of torch's error file.
         timestamp: seconds since the epoch of the failure.
-        diagnosis: what it died of (`toolkit.core.diagnosis.Diagnosis`), which torch's class does not have; or None.
+        diagnosis: what it died of (a `Diagnosis`), which torch's class does not have; or None.
     """
 
     local_rank: int

@@ -12,8 +12,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from toolkit.core import events, forwarded, hang_story, job_story, lost_logs, readings
+from toolkit.core import events, forwarded, job_story, lost_logs, readings
 from toolkit.core.events import Event
+from toolkit.core.hanging import hang_story
 from toolkit.core.history import (
     Barrier,
     Failure,

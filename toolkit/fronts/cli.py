@@ -181,7 +181,7 @@ def _runs(argv: Sequence[str]) -> int:
             raise ConfigurationError(
                 "--json is for the list of runs; leave it out, or --prune-to and --prune-older"
             )
-        from toolkit.fronts import log_options
+        from toolkit.fronts.command_line import log_options
         from toolkit.fronts.pruning import prune_command
 
         return prune_command(

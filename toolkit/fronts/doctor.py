@@ -189,7 +189,7 @@ def _nproc(text: str | None) -> int | str | None:
 def _endpoint(text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
-    from toolkit.fronts.rendezvous_settings import RALLY, parse_endpoint
+    from toolkit.fronts.command_line.rendezvous_settings import RALLY, parse_endpoint
 
     host, port = parse_endpoint(text, RALLY, "--endpoint")
     return host, port
@@ -206,7 +206,7 @@ def _number(text: str, source: str, *, least: float) -> float:
 
 
 def _asked(words: _Words, environ: Mapping[str, str], machine: Machine, executable: str) -> Asked:
-    from toolkit.fronts.option_table import OPTIONS
+    from toolkit.fronts.command_line.option_table import OPTIONS
 
     nproc, source = words.nproc, "--nproc-per-node"
     if isinstance(nproc, str):
@@ -262,7 +262,7 @@ def _of_this_machine(
         software,
         storage,
     )
-    from toolkit.fronts.rally_options import MASTER_PORT
+    from toolkit.fronts.command_line.rally_options import MASTER_PORT
 
     python = environ.get("PYTHON_EXEC") or executable
     found: dict[str, Gatherer] = {

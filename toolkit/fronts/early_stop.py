@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolkit.agent.reporting import Reporter
 from toolkit.core import events
 from toolkit.core.errors import SignalException
-from toolkit.fronts.options import RunOptions
+from toolkit.fronts.command_line.options import RunOptions
 from toolkit.ports import Ports
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from toolkit.core.hang_story import Hang
+from toolkit.core.hanging.hang_story import Hang
 from toolkit.core.history import Node, Timeline
 from toolkit.core.moment import seconds_between
 from toolkit.core.words import ranks

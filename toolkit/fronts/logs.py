@@ -25,8 +25,8 @@ from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.history import Timeline
 from toolkit.core.timeline import fold_all
 from toolkit.core.words import ranks as ranks_in_words
+from toolkit.fronts.command_line.log_options import age_s
 from toolkit.fronts.log_choice import Choice, ChosenLog, chosen_logs, parse_ranks
-from toolkit.fronts.log_options import age_s
 from toolkit.views.wording import visible
 
 BAD_INPUT, UNREADABLE, INTERRUPTED = 2, 1, 130

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
+from toolkit.core.hanging.watched import HUNG
 from toolkit.core.job_story import LEFT
-from toolkit.core.watched import HUNG
 from toolkit.core.words import ending, in_short, plural, ranks, times, without_tokens
 from toolkit.fronts.lost_logs import LossNarration
 from toolkit.views.failed_workers import FailedWorkers

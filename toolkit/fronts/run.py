@@ -15,11 +15,11 @@ import toolkit
 from toolkit import wiring
 from toolkit.adapters.control.server import TcpAddress
 from toolkit.adapters.interrupts import SignalInterrupts
+from toolkit.adapters.leftovers.orphans import Orphans
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.output.pump import LAGGING_S
 from toolkit.adapters.output.pumps import Pumps
 from toolkit.adapters.processes import error_file
-from toolkit.adapters.processes.orphans import Orphans
 from toolkit.adapters.readings.sampler import ReadingsSampler
 from toolkit.adapters.recording.directory import (
     RunDirectory,
@@ -43,12 +43,13 @@ from toolkit.core.launch_plan import IncarnationLogs, LogLayout, LogsSpecs
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerSpec
 from toolkit.core.restarts import RestartJudge
 from toolkit.core.words import plural
-from toolkit.fronts import preflight, restart_options
+from toolkit.fronts import preflight
+from toolkit.fronts.command_line import restart_options
+from toolkit.fronts.command_line.options import RunOptions, parse
+from toolkit.fronts.command_line.rally_options import RallyOptions
 from toolkit.fronts.early_stop import tell_early_stop
 from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
-from toolkit.fronts.options import RunOptions, parse
-from toolkit.fronts.rally_options import RallyOptions
 from toolkit.fronts.status import StatusLine
 from toolkit.ports import Ports
 from toolkit.surroundings import state_directory

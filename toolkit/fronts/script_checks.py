@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.options import RunOptions, ScriptKind
+from toolkit.fronts.command_line.options import RunOptions, ScriptKind
 
 _PYTHON_SUFFIXES = (".py", ".pyw", ".pyc", ".pyz")
 _OTHER_SUFFIXES = (".sh", ".bash", ".zsh", ".csh", ".fish", ".pl", ".rb")

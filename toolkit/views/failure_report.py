@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from toolkit.core.diagnosing.tracebacks import own_frames
 from toolkit.core.events import FailureRecorded
 from toolkit.core.job_report import FailureRecord, Hand, culprit
-from toolkit.core.tracebacks import own_frames
 from toolkit.core.words import endings, ranks, without_tokens
 
 #: lines of a traceback that are shown; the whole of it is in the recording

@@ -14,8 +14,8 @@ import pytest
 from tests.processes.jobs import until
 from toolkit.adapters.readings.process_table import Facts
 from toolkit.adapters.watching.looking import SEARCH_EVERY, Looking, name_of, tracer_of, where_in_kernel
-from toolkit.core.hangs import Look
-from toolkit.core.watched import WatchedWorker
+from toolkit.core.hanging.hangs import Look
+from toolkit.core.hanging.watched import WatchedWorker
 
 Start = Callable[[str], subprocess.Popen[bytes]]
 

@@ -14,8 +14,8 @@ import pytest
 from toolkit.adapters.watching.evidence import Evidence, stacks_in
 from toolkit.adapters.watching.looking import catches
 from toolkit.adapters.watching.shared import SharedNotes
+from toolkit.core.hanging.worker_notes import STACKS_SIGNAL_BELOW_MAX, STACKS_VARIABLE, STEPS_VARIABLE
 from toolkit.core.stacks import Answer, Stacks, Target, Unread
-from toolkit.core.worker_notes import STACKS_SIGNAL_BELOW_MAX, STACKS_VARIABLE, STEPS_VARIABLE
 
 ROOT = Path(__file__).parents[3]
 SIGNAL = signal.SIGRTMAX - STACKS_SIGNAL_BELOW_MAX

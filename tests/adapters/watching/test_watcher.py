@@ -23,7 +23,7 @@ from toolkit.adapters.watching.health import HealthCheck
 from toolkit.adapters.watching.watcher import WorkerWatcher
 from toolkit.core import events as ev
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.watched import HangSettings, NoWatch, WatchedWorker
+from toolkit.core.hanging.watched import HangSettings, NoWatch, WatchedWorker
 from toolkit.ports import Watch
 
 RESTART = HangSettings(action="restart", timeout_s=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.adapters.doctor.child import output_of
 from toolkit.adapters.doctor.limits import number_in, text_in
-from toolkit.adapters.processes.means import of_this_machine
+from toolkit.adapters.leftovers.means import of_this_machine
 from toolkit.adapters.stacks import installed_py_spy
 from toolkit.core.doctor.facts import ProcessFacts
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
-from toolkit.adapters.processes import error_file, marking, numa
+from toolkit.adapters.leftovers import marking
+from toolkit.adapters.leftovers.process_tree import MARK
+from toolkit.adapters.processes import error_file, numa
 from toolkit.adapters.processes.parent_death import die_after, die_with
-from toolkit.adapters.processes.process_tree import MARK
 
 
 class InheritedFd:

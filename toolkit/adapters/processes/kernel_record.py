@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.core.kernel_record import KernelRecord
+from toolkit.core.diagnosing.kernel_record import KernelRecord
 
 #: what is read of the kernel's log after a failure, in messages
 _MESSAGES_MAX = 5_000

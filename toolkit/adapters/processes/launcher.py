@@ -16,18 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from toolkit.adapters.leftovers import process_tree
+from toolkit.adapters.leftovers.guard import Guard
+from toolkit.adapters.leftovers.left_behind import LeftBehind
+from toolkit.adapters.leftovers.orphans import Orphans
+from toolkit.adapters.leftovers.process_tree import MARK, Seen
 from toolkit.adapters.loop_bell import LoopBell, in_main_thread
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
-from toolkit.adapters.processes import process_tree
 from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.deaths import Deaths
 from toolkit.adapters.processes.evidence import evidence_of
-from toolkit.adapters.processes.guard import Guard
 from toolkit.adapters.processes.handing_on import ends_by_itself, hand_on
 from toolkit.adapters.processes.kernel_record import KernelRecords
-from toolkit.adapters.processes.left_behind import LeftBehind
-from toolkit.adapters.processes.orphans import Orphans
-from toolkit.adapters.processes.process_tree import MARK, Seen
 from toolkit.adapters.processes.program import ProgramProcess
 from toolkit.core.errors import LaunchError
 from toolkit.core.launch_plan import LaunchPlan, Leftover, WorkerExit, WorkerPlan

@@ -17,8 +17,8 @@ from typing import Protocol
 from toolkit.adapters.readings.process_table import facts
 from toolkit.adapters.watching.looking import catches
 from toolkit.adapters.watching.shared import SharedNotes
+from toolkit.core.hanging.worker_notes import STACKS_SIGNAL_BELOW_MAX
 from toolkit.core.stacks import Answer, Frame, Stacks, Target, Thread, Unread
-from toolkit.core.worker_notes import STACKS_SIGNAL_BELOW_MAX
 
 #: how long py-spy may take for one process, and for all, in seconds
 ONE_S, ALL_S = 4.0, 10.0

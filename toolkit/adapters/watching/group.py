@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from toolkit.adapters.watching.shared import SharedNotes
-from toolkit.core.watched import Condemned, WatchedWorker
+from toolkit.core.hanging.watched import Condemned, WatchedWorker
 from toolkit.ports import Bell, SayWhile
 
 if TYPE_CHECKING:

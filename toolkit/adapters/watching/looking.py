@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.adapters.readings.process_table import Children, Facts, facts
-from toolkit.core.hangs import Look, ProcessLook
-from toolkit.core.watched import WatchedWorker
+from toolkit.core.hanging.hangs import Look, ProcessLook
+from toolkit.core.hanging.watched import WatchedWorker
 
 #: looks between two searches for the processes that a worker has started: they cost as much as all the rest
 SEARCH_EVERY = 5

@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Mapping, Sequence
 
-from toolkit.core.worker_notes import SLOT, SLOT_BYTES, STACKS_VARIABLE, STEPS_VARIABLE
+from toolkit.core.hanging.worker_notes import SLOT, SLOT_BYTES, STACKS_VARIABLE, STEPS_VARIABLE
 
 #: of what a worker writes of its stacks, so much is read
 STACKS_MAX = 1 << 20

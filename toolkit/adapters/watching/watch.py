@@ -13,10 +13,10 @@ from toolkit.adapters.watching.group import WatchedGroup
 from toolkit.adapters.watching.looking import Looking, name_of, where_in_kernel
 from toolkit.adapters.watching.timers import TimerPipe
 from toolkit.core import events as ev
-from toolkit.core import hang_report
-from toolkit.core.hangs import CLOSE_LOOK_S, LOOK_S, Judge, Verdict
+from toolkit.core.hanging import hang_report
+from toolkit.core.hanging.hangs import CLOSE_LOOK_S, LOOK_S, Judge, Verdict
+from toolkit.core.hanging.watched import Condemned, HangSettings
 from toolkit.core.stacks import Answer, Target, grouped
-from toolkit.core.watched import Condemned, HangSettings
 
 #: what kills a worker that hangs
 _SIGKILL = 9

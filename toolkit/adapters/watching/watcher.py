@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.adapters.watching.group import WatchedGroup
 from toolkit.adapters.watching.shared import SharedNotes
-from toolkit.core.watched import Condemned, HangSettings, WatchedWorker
+from toolkit.core.hanging.watched import Condemned, HangSettings, WatchedWorker
 from toolkit.ports import Bell, SayWhile
 
 if TYPE_CHECKING:

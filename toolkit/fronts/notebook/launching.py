@@ -22,12 +22,13 @@ from toolkit.adapters.recording.layout import is_recording, path_safe
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.timeline import Timeline
-from toolkit.fronts import preflight, restart_options
-from toolkit.fronts.arguments import check_keyword
+from toolkit.fronts import preflight
+from toolkit.fronts.command_line import restart_options
+from toolkit.fronts.command_line.arguments import check_keyword
+from toolkit.fronts.command_line.options import RunOptions, parse
 from toolkit.fronts.notebook.job import AGENT_LOG, Job
 from toolkit.fronts.notebook.restart_policy import as_options
 from toolkit.fronts.notebook.shell import running_shell
-from toolkit.fronts.options import RunOptions, parse
 from toolkit.fronts.watching import OFFERED_MAX, run_of_now
 
 #: jobs that this process has launched, by run id, as long as somebody has them

@@ -57,7 +57,7 @@ def rally(shell: Any, line: str, cell: str) -> Job | None:
 
 
 def _help() -> None:
-    from toolkit.fronts.arguments import build_parser
+    from toolkit.fronts.command_line.arguments import build_parser
 
     print(f"usage: {_USAGE}\n")
     options = build_parser().format_help()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.hang_settings import STUCK_TIMEOUT, hang_settings, health_port
-from toolkit.core.watched import ACTIONS, TIMEOUT_S, HangSettings
-from toolkit.fronts.option import Option
+from toolkit.core.hanging.hang_settings import STUCK_TIMEOUT, hang_settings, health_port
+from toolkit.core.hanging.watched import ACTIONS, TIMEOUT_S, HangSettings
+from toolkit.fronts.command_line.option import Option
 
 #: less would take each pause of a healthy worker for a hang
 _TIMEOUT_MIN_S = 1.0

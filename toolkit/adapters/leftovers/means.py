@@ -6,7 +6,8 @@ import os
 import sys
 from dataclasses import dataclass
 
-from toolkit.adapters.processes import cgroup, prctl, process_tree, supervisor
+from toolkit.adapters.leftovers import cgroup, process_tree, supervisor
+from toolkit.adapters.processes import prctl
 
 
 @dataclass(frozen=True, slots=True)

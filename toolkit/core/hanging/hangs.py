@@ -21,8 +21,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from toolkit.core.hanging.watched import HangSettings
 from toolkit.core.liveness import Standstill, gap_max_ns
-from toolkit.core.watched import HangSettings
 
 Kind = Literal["stopped", "traced", "stuck", "standing", "silent", "timer"]
 #: between two looks, in seconds; and while something looks as if it might hang

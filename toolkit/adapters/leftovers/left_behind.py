@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import Iterable
 
+from toolkit.adapters.leftovers import process_tree
+from toolkit.adapters.leftovers.orphans import Orphans
+from toolkit.adapters.leftovers.process_tree import Seen
 from toolkit.adapters.loop_bell import LoopBell
-from toolkit.adapters.processes import process_tree
-from toolkit.adapters.processes.orphans import Orphans
-from toolkit.adapters.processes.process_tree import Seen
 from toolkit.ports import Bell
 
 

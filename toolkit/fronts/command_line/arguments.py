@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.option import Option, one_of
-from toolkit.fronts.option_table import OPTIONS
+from toolkit.fronts.command_line.option import Option, one_of
+from toolkit.fronts.command_line.option_table import OPTIONS
 
 USAGE = "rally run [options] SCRIPT [arguments of the script]"
 HINT = "`rally run --help` lists the options"

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from toolkit.core.diagnosing.kernel_record import KernelRecord
+from toolkit.core.diagnosing.known_errors import Kind, Known, first_known, is_crash_line
+from toolkit.core.diagnosing.tracebacks import Found, clean_lines, last_traceback
+from toolkit.core.hanging.watched import HUNG
 from toolkit.core.job_report import Hand, hand_of
-from toolkit.core.kernel_record import KernelRecord
-from toolkit.core.known_errors import Kind, Known, first_known, is_crash_line
 from toolkit.core.launch_plan import WorkerExit
-from toolkit.core.tracebacks import Found, clean_lines, last_traceback
-from toolkit.core.watched import HUNG
 from toolkit.core.words import in_short
 
 #: the last lines that are looked at where there is no traceback, and that may follow one that still counts

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from weakref import WeakSet
 
-from toolkit.adapters.processes import cgroup, process_tree
+from toolkit.adapters.leftovers import cgroup, process_tree
 from toolkit.core.errors import LaunchError
 
 #: it is started anew so often, and then no more: something here kills it

@@ -1,6 +1,6 @@
 """What an agent and whoever watches its workers tell each other (`toolkit.ports.Watch`), and what is done about hangs.
 
-Values only, which every run needs; how hangs are recognised is in `core/hangs.py`, and loaded beside the run.
+Values only, which every run needs; how hangs are recognised is in `core/hanging/hangs.py`, and loaded beside the run.
 """
 
 from __future__ import annotations

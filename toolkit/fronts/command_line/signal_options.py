@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts import option_values
+from toolkit.fronts.command_line import option_values
 
 #: what the agent needs for itself, or what tells of an error in its own process
 _NOT_FORWARDED = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from toolkit.adapters.leftovers import marking
+from toolkit.adapters.leftovers.orphans import Orphans
+from toolkit.adapters.leftovers.supervisor import Supervisor
 from toolkit.adapters.loop_bell import LoopBell
-from toolkit.adapters.processes import marking
-from toolkit.adapters.processes.orphans import Orphans
-from toolkit.adapters.processes.supervisor import Supervisor
 from toolkit.core.errors import LaunchError
 from toolkit.ports import Bell
 

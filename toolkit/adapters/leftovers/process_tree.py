@@ -23,7 +23,7 @@ KEEP = "RALLY_KEEP"
 #: what the supervisor of an agent calls itself
 SUPERVISOR = "rally-supervisor"
 
-_SWEEP = b"/adapters/processes/sweep.py"
+_SWEEP = b"/adapters/leftovers/sweep.py"
 _MARK = MARK.encode() + b"="
 _KEEP = KEEP.encode() + b"="
 _GONE = "ZX"

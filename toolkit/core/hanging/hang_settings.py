@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.watched import STUCK_S, TIMEOUT_S, Action, HangSettings
+from toolkit.core.hanging.watched import STUCK_S, TIMEOUT_S, Action, HangSettings
 
 ENABLE_TIMERS = "TORCHELASTIC_ENABLE_FILE_TIMER"
 TIMER_FILE = "TORCHELASTIC_TIMER_FILE"

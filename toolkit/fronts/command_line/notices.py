@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from toolkit.fronts import rally_options, restart_options
-from toolkit.fronts.arguments import Arguments
-from toolkit.fronts.option_table import OPTIONS
-from toolkit.fronts.rendezvous_settings import DEFAULT_PORTS, RALLY, STATIC, unread_keys
+from toolkit.fronts.command_line import rally_options, restart_options
+from toolkit.fronts.command_line.arguments import Arguments
+from toolkit.fronts.command_line.option_table import OPTIONS
+from toolkit.fronts.command_line.rendezvous_settings import DEFAULT_PORTS, RALLY, STATIC, unread_keys
 
 #: options that a script hardly has itself; behind the script they are likely misplaced
 _OFTEN_MISPLACED = ("nproc-per-node", "nnodes", "standalone", "rdzv-backend", "rdzv-endpoint", "max-restarts")

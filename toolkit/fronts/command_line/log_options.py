@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.option import Option
+from toolkit.fronts.command_line.option import Option
 
 #: smaller limits would have pieces of a few lines
 LOG_MAX_BYTES_MIN = 64_000

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.option import Option
-from toolkit.fronts.rendezvous_settings import Endpoint
+from toolkit.fronts.command_line.option import Option
+from toolkit.fronts.command_line.rendezvous_settings import Endpoint
 
 _GROUP = "control from other machines"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.arguments import Arguments
+from toolkit.fronts.command_line.arguments import Arguments
 
 _SHUTDOWN_TIMEOUT_S = 30
 _SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.option import Option
+from toolkit.fronts.command_line.option import Option
 
 if TYPE_CHECKING:
     from toolkit.core.restarts import RestartJudge

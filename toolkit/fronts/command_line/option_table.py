@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.fronts import control_options, hang_options, log_options, restart_options
-from toolkit.fronts.option import Option, comma_separated
+from toolkit.fronts.command_line import control_options, hang_options, log_options, restart_options
+from toolkit.fronts.command_line.option import Option, comma_separated
 
 _SIZE, _SCRIPT, _RESTART = "size of the job", "what the workers run", "supervision"
 _RENDEZVOUS, _LOGS, _OURS = "how nodes find each other", "logs", "only in rally"

@@ -14,15 +14,21 @@ from enum import Enum
 
 from toolkit.adapters.processes.script_path import run_script_path
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.hanging.watched import HangSettings
 from toolkit.core.launch_plan import Std, parse_std
-from toolkit.core.watched import HangSettings
-from toolkit.fronts import hang_options, log_options, option_values, rally_options, restart_options
-from toolkit.fronts.arguments import Arguments, build_parser, parse_arguments
-from toolkit.fronts.control_options import ControlOptions, control_options
-from toolkit.fronts.notices import notices
-from toolkit.fronts.option import one_of
-from toolkit.fronts.rally_options import MASTER_PORT, RallyOptions
-from toolkit.fronts.rendezvous_settings import (
+from toolkit.fronts.command_line import (
+    hang_options,
+    log_options,
+    option_values,
+    rally_options,
+    restart_options,
+)
+from toolkit.fronts.command_line.arguments import Arguments, build_parser, parse_arguments
+from toolkit.fronts.command_line.control_options import ControlOptions, control_options
+from toolkit.fronts.command_line.notices import notices
+from toolkit.fronts.command_line.option import one_of
+from toolkit.fronts.command_line.rally_options import MASTER_PORT, RallyOptions
+from toolkit.fronts.command_line.rendezvous_settings import (
     C10D,
     DEFAULT_PORTS,
     KEYS,
@@ -33,7 +39,7 @@ from toolkit.fronts.rendezvous_settings import (
     parse_endpoint,
     says_yes,
 )
-from toolkit.fronts.signal_options import forward_signals
+from toolkit.fronts.command_line.signal_options import forward_signals
 
 __all__ = [
     "NPROC_WORDS",

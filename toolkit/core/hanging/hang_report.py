@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from toolkit.core.events import HungWorker
-from toolkit.core.hangs import Verdict
+from toolkit.core.hanging.hangs import Verdict
+from toolkit.core.hanging.watched import HUNG, HangSettings
 from toolkit.core.stacks import Alike, Answer, Unread, grouped
-from toolkit.core.watched import HUNG, HangSettings
 from toolkit.core.words import plural, ranks
 
 #: characters of the stacks in an event, and frames of one group

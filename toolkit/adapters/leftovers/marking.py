@@ -10,7 +10,7 @@ import ctypes
 import os
 from collections.abc import Mapping
 
-from toolkit.adapters.processes.process_tree import MARK
+from toolkit.adapters.leftovers.process_tree import MARK
 
 #: agents inside workers of agents: so many tokens are kept, the innermost
 _DEPTH_MAX = 32

@@ -9,7 +9,7 @@ from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.rounds import Settings
 from toolkit.core.words import plural
-from toolkit.fronts.arguments import Arguments
+from toolkit.fronts.command_line.arguments import Arguments
 
 #: the variable with the label of a machine, which is the same for every job there
 TOPOLOGY_VARIABLE = "RALLY_TOPOLOGY"

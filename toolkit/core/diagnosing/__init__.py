@@ -1,0 +1,1 @@
+"""What a worker died of, told from what it has left."""

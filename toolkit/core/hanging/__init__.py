@@ -1,0 +1,1 @@
+"""Whether workers still move: values, the judge, the report."""

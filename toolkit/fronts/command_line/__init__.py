@@ -1,0 +1,1 @@
+"""The command line of `rally run`: its options, how they are read, what they say to whom."""
