@@ -153,7 +153,7 @@ def test_what_is_no_policy_is_refused_with_the_value_and_the_remedy(
     [
         ("raise RuntimeError('not today')", "can't be imported: RuntimeError: not today ("),
         ("import sys; sys.exit(3)", "can't be imported: SystemExit: 3"),
-        ("def (:", "can't be imported: broken_policy.py:1); mend it"),
+        ("def (:", "broken_policy.py:1); mend it"),
         ("import no_such_thing_at_all", "can't be imported: ModuleNotFoundError: No module named"),
     ],
 )
