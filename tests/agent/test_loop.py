@@ -173,6 +173,22 @@ def test_a_signal_during_the_start_ends_the_start_and_is_told_as_such() -> None:
     assert world.launcher.plans == []
 
 
+def test_a_signal_while_it_is_told_that_the_start_begins_ends_it() -> None:
+    """Hundreds of workers would be started first, and then stopped."""
+    world = World([LONG, LONG])
+    emit = world.recorded.emit
+
+    def interrupted(event: ev.Event) -> None:
+        emit(event)
+        if isinstance(event, ev.WorkersStarting):
+            world.interrupts.send(signal.SIGTERM)
+
+    world.recorded.emit = interrupted  # type: ignore[method-assign]
+    with pytest.raises(SignalException):
+        world.agent().run()
+    assert world.launcher.plans == []
+
+
 @pytest.mark.parametrize(("signals", "ends_at_s"), [(1, 35), (2, 11), (3, 7)])
 def test_further_signals_shorten_the_grace(signals: int, ends_at_s: float) -> None:
     world = World([Script(runs_s=None, dies_after_s=None)])

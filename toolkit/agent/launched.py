@@ -134,7 +134,9 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         return ids
 
     def _launch(self, plan: LaunchPlan) -> Workers:
+        # In this order: who comes before the count is heeded now, who comes after it ends the start.
         signals = self._ports.interrupts.count()
+        self._heed_signals()
         try:
             return self._ports.launcher.start(
                 plan, self._ports.bell, lambda: self._ports.interrupts.count() > signals
