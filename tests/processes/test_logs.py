@@ -43,7 +43,8 @@ def files(root: Path) -> dict[str, str]:
 
 def said(text: str) -> list[str]:
     """The workers' lines in it, without the agent's."""
-    return sorted(line for line in text.splitlines() if not line.startswith("rally: "))
+    # The agent's own lines, and those below them.
+    return sorted(line for line in text.splitlines() if not line.startswith(("rally: ", "    that is: ")))
 
 
 ALL_OUT = ["out 0 0", "out 0 1", "out 1 0", "out 1 1"]
