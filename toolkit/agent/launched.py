@@ -211,6 +211,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """Stop the workers and release what they held. Does nothing the second time."""
         workers = self._workers
+        heard = self._ports.interrupts.count()  # before anything is told of the stop
         self._ports.watch.end()
         if workers is None:
             return
@@ -227,7 +228,7 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
                 local_ranks=running,
             )
         try:
-            stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened)
+            stopped = stop(workers, self._ports, death_sig, timeout, self._say_shortened, heard)
             self._unkillable = stopped.unkillable
             self._blame.stopped(stopped.killed)
             self._say_exits(self._worker_group, self._ends())

@@ -42,6 +42,7 @@ def stop(
     signum: int,
     grace_s: float,
     on_shortened: Callable[[int, float], None] = lambda signals, left_s: None,
+    heard: int = 0,
 ) -> Stopped:
     """Stop all workers and whatever they have started. Never raises for a stubborn worker.
 
@@ -52,12 +53,13 @@ def stop(
         grace_s: between `signum` and SIGKILL.
         on_shortened: told when further signals to the agent leave less of the grace: how many, and the seconds left.
             Also of the first, if it comes while workers are stopped for another reason; that leaves the grace as it is.
+        heard: death signals to the agent that are known already, such as that for which the workers are stopped.
     """
     left = _Left(workers, ports, signum)
     left.look()
     if workers.running():
         workers.signal(signum)
-    _wait_for_end(workers, ports, left, grace_s, on_shortened)
+    _wait_for_end(workers, ports, left, grace_s, on_shortened, heard)
     killed = tuple(workers.running())
     # Also where nobody runs any more that was seen: who forks all the time may have been missed.
     workers.kill()
@@ -94,9 +96,14 @@ class _Left:
 
 
 def _wait_for_end(
-    workers: Workers, ports: Ports, left: _Left, limit_s: float, on_shortened: Callable[[int, float], None]
+    workers: Workers,
+    ports: Ports,
+    left: _Left,
+    limit_s: float,
+    on_shortened: Callable[[int, float], None],
+    heard: int,
 ) -> None:
-    started_ns, heard = ports.clock.now_ns(), ports.interrupts.count()
+    started_ns = ports.clock.now_ns()
     while True:
         found = () if workers.running() else left.look()
         if not found and not workers.running():
