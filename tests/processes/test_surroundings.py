@@ -35,7 +35,8 @@ def test_closed_standard_streams(rally: Rally, script: Script) -> None:
 
     worker = script("""
         for fd in (1, 2):
-            os.write(fd, b"to nobody")
+            os.write(fd, b"to nobody\\n")
+        os.write(2, b"the end\\n")  # which is told with the failure
         sys.exit(3)
     """)
     job = rally("--standalone", "--nproc-per-node", "2", worker, before_exec=close_all)
