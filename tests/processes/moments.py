@@ -158,8 +158,10 @@ class Hook:
             return
         self.fired = True
         handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        with open(os.environ["MOMENT_HIT"], "w") as file:
+        path = os.environ["MOMENT_HIT"]
+        with open(f"{path}.{os.getpid()}", "w") as file:
             json.dump([PHASES[phase], time.monotonic(), handled], file)
+        os.replace(file.name, path)  # whole, whoever looks when
         if len(self.signals) > 1:
             threading.Thread(target=self.more, name="moment", daemon=True).start()
         os.kill(os.getpid(), self.signals[0])
