@@ -108,6 +108,7 @@ class Hook:
         self.signals = [int(word) for word in os.environ["MOMENT_SIGNALS"].split(",")]
         self.helper = ""
         self.counted, self.busy, self.fired, self.directory = 0, False, False, os.environ["MOMENT_RUN"]
+        self.sent = False
         # Registered first, so the last to be called.
         atexit.register(self.exiting)
 
@@ -148,6 +149,8 @@ class Hook:
             self.helper = "; ".join([f"sleep {self.ms / 1000}", *words])
             self.signals = [0]
             self.fire(10)
+        while self.fired and not self.sent:  # a thread is about to: it would be held for ever
+            time.sleep(0.001)
         if not self.fired:
             self.fire(10)  # also where the phase before had no more steps
         if self.helper:
@@ -165,6 +168,7 @@ class Hook:
         if len(self.signals) > 1:
             threading.Thread(target=self.more, name="moment", daemon=True).start()
         os.kill(os.getpid(), self.signals[0])
+        self.sent = True
 
     def more(self):
         for signum in self.signals[1:]:
