@@ -167,8 +167,8 @@ class Hook:
         os.replace(file.name, path)  # whole, whoever looks when
         if len(self.signals) > 1:
             threading.Thread(target=self.more, name="moment", daemon=True).start()
+        self.sent = True  # before: a handler may raise
         os.kill(os.getpid(), self.signals[0])
-        self.sent = True
 
     def more(self):
         for signum in self.signals[1:]:
