@@ -21,8 +21,8 @@ from simulator.torch_surroundings import torch_module
 from simulator.world import Process
 from toolkit.core import events
 from toolkit.core.events import Event
-from toolkit.core.failures import signal_name
 from toolkit.core.launch_plan import WorkerPlan
+from toolkit.core.words import signal_name
 
 
 class Speaker:

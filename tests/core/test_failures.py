@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.core.failures import cause_of, exit_code_of, failure_of, result_of, signal_name
+from toolkit.core.failures import cause_of, exit_code_of, failure_of, result_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, RunResult, WorkerState
 from toolkit.core.ranks import RankBase, workers_of
+from toolkit.core.words import signal_name
 
 WORKERS = workers_of(RankBase(10, 20, 10, 20), 3)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import host_and_port
 
 #: How long to ask for a name that nobody knows. A typo never comes; the name of a node that is just starting
 #: does, once the name service has forgotten that it was not there (30 s in Kubernetes).
@@ -123,9 +124,9 @@ def check_endpoint(
         if own and may_be_own:
             return Reached(own, listening=False, local_addr=_own_name(host, addresses[0].ip))
         why = ", ".join(f"{ip}: {problem}" for ip, problem in problems.items())
-        on_wait(time.monotonic() - start, f"{_written(host, port)} does not answer ({why})")
+        on_wait(time.monotonic() - start, f"{host_and_port(host, port)} does not answer ({why})")
     raise ConfigurationError(
-        f"{_written(host, port)} can't be reached, tried for {time.monotonic() - start:.1f} s ({why}); check "
+        f"{host_and_port(host, port)} can't be reached, tried for {time.monotonic() - start:.1f} s ({why}); check "
         "the address, the port and the firewall, and that the agent or the service there has been started"
     )
 
@@ -264,7 +265,3 @@ def _name_of(process: Path) -> str:
         return (process / "comm").read_text().strip()
     except OSError:
         return "a process"
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,7 +20,7 @@ from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
 from toolkit.core.diagnosing.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
-from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of, signal_name
+from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord
 from toolkit.core.launch_plan import (
     IncarnationLogs,
@@ -32,7 +32,7 @@ from toolkit.core.launch_plan import (
 )
 from toolkit.core.lost_output import LostOutput
 from toolkit.core.model import RunResult, WorkerGroup, WorkerSpec, WorkerState
-from toolkit.core.words import ranks
+from toolkit.core.words import ranks, signal_name
 from toolkit.ports import Ports, Workers
 
 #: processes that had escaped, named in one event

@@ -11,20 +11,11 @@ from toolkit.core.hanging.watched import HUNG
 from toolkit.core.job_report import MESSAGE_MAX, TRACEBACK_MAX, FailureRecord, Hand, hand_of
 from toolkit.core.launch_plan import WorkerExit
 from toolkit.core.model import NOT_AVAILABLE, ProcessFailure, RunResult, Worker, WorkerState
-from toolkit.core.restarts import FailureCause
+from toolkit.core.restarts import FailureCause, code_in_words
+from toolkit.core.words import signal_name
 
 #: of the year 9999
 _LAST_SECOND = 253_402_300_799
-
-
-def signal_name(exit_code: int) -> str:
-    """The signal behind an exit code as `subprocess` counts, or an empty string."""
-    if exit_code >= 0:
-        return ""
-    try:
-        return signal.Signals(-exit_code).name
-    except ValueError:
-        return f"signal {-exit_code}"
 
 
 def failure_of(end: WorkerExit, told: Diagnosis | None = None) -> ProcessFailure:
@@ -147,7 +138,7 @@ def cause_of(failures: Mapping[int, ProcessFailure]) -> FailureCause:
     hand = _hand(first)
     if str(first.message).startswith(HUNG):
         return FailureCause(codes, "hung", hand)
-    how = signal_name(first.exitcode) or f"exit code {first.exitcode}"
+    how = code_in_words(first.exitcode)
     # Called so because a subclass of the agent may bring torch's failures, which have no such method.
     spoke = first.error_file != NOT_AVAILABLE or isinstance(first.message, dict)
     summary = ProcessFailure.summary(first) if spoke else ""
@@ -210,7 +201,7 @@ def process_failure(record: FailureRecord) -> ProcessFailure:
 
 
 def _number_of(name: str) -> int:
-    """The inverse of `signal_name`; SIGKILL for what is none."""
+    """The inverse of `words.signal_name`; SIGKILL for what is none."""
     if name in signal.Signals.__members__:
         return signal.Signals[name]
     number = name.removeprefix("signal ")

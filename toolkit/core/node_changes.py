@@ -16,9 +16,9 @@ HISTORY_MAX = 1_000
 _T = TypeVar("_T")
 
 
-def appended(history: tuple[_T, ...], item: _T) -> tuple[_T, ...]:
+def appended(history: tuple[_T, ...], item: _T, most: int = HISTORY_MAX) -> tuple[_T, ...]:
     """The latest of them, this one last."""
-    return (*history[-(HISTORY_MAX - 1) :], item)
+    return (*history[-(most - 1) :], item)
 
 
 def back(node: Node, at: Moment) -> Node:
@@ -71,8 +71,8 @@ def with_latest(rank: Rank | None, changed: Incarnation) -> Rank:
     return Rank(rank.now, past)
 
 
-def inferred_failure(node: Node, event: events.WorkerExited, at: Moment) -> Failure:
-    """The failure that an exit stands for, where no record of it is there."""
+def failure_at(node: Node, event: events.WorkerExited | events.FailureRecorded, at: Moment) -> Failure:
+    """Who failed and how; all that an exit tells where no record of its failure is there."""
     return Failure(
         node=node.name,
         life=node.life,

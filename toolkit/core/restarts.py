@@ -7,11 +7,11 @@ torch's meaning of `max_restarts`: that many restarts, at once, whatever the cau
 from __future__ import annotations
 
 import math
-import signal
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import signal_name
 
 #: steps count as about equal if they differ by no more than this, or by this share of the larger one
 STEPS_APART, STEPS_APART_SHARE = 10, 0.01
@@ -21,12 +21,7 @@ FREE_IN_A_ROW = 5
 
 def code_in_words(code: int) -> str:
     """An exit code as sentences call it: "exit code 3", "SIGSEGV"; -N is signal N."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    return signal_name(code) or f"exit code {code}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from toolkit.core.node_changes import (
     appended,
     at_incarnation,
     back,
+    failure_at,
     incarnation_of,
-    inferred_failure,
     with_latest,
 )
 from toolkit.core.words import without_tokens
@@ -326,21 +326,13 @@ def _worker_exited(draft: _Draft, node: Node, event: events.WorkerExited, at: Mo
         ended=at,
     )
     node = _with_incarnation(draft, node, ended)
-    return draft.note_failure(node, inferred_failure(node, event, at)) if failed else node
+    return draft.note_failure(node, failure_at(node, event, at)) if failed else node
 
 
 def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, at: Moment) -> Node:
-    failure = Failure(
-        node=node.name,
-        life=node.life,
-        incarnation=event.incarnation,
-        round=event.round,
-        local_rank=event.local_rank,
-        global_rank=event.global_rank,
-        pid=event.pid,
+    failure = replace(
+        failure_at(node, event, at),
         hostname=event.hostname or node.host,
-        exit_code=event.exit_code,
-        signal=event.signal,
         message=event.message,
         traceback=event.traceback,
         error_file=event.error_file,
@@ -350,7 +342,6 @@ def _failure_recorded(draft: _Draft, node: Node, event: events.FailureRecorded, 
         error_class=event.error_class,
         hand=event.hand,
         remedy=event.remedy,
-        at=at,
     )
     known = incarnation_of(node, event.incarnation, event.local_rank)
     node = _with_incarnation(draft, node, replace(known, state="failed"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from signal import Signals
 
 #: how many keys of a store an error names
 _NAMED_MAX = 8
@@ -18,6 +19,26 @@ _SIGNALS = {
     "SIGFPE": " (arithmetic error)",
     "SIGILL": " (illegal instruction)",
 }
+
+
+def signal_name(exit_code: int) -> str:
+    """The signal behind an exit code as `subprocess` counts, or an empty string."""
+    if exit_code >= 0:
+        return ""
+    try:
+        return Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def printable(text: str) -> str:
+    """A text that anybody may have written, without signs that a terminal takes for commands."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def host_and_port(host: str, port: int) -> str:
+    """As command lines have them; an IPv6 address gets brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def ending(exit_code: int | None, signal: str) -> str:

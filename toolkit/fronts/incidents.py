@@ -71,7 +71,7 @@ def print_failures(page: Page, failures: list[FailureSummary], *, hint: bool) ->
 def print_stopped(page: Page, said: RunSummary) -> None:
     """Whom the agents stopped at the end of a run that failed, with what they had said of another's death."""
     stopped = {rank.global_rank: rank.consequence for rank in said.ranks if rank.state == "stopped"}
-    for line in stopped_in_words(stopped, others=False):
+    for line in stopped_in_words(stopped):
         page.line((line, "dim"), indent=4)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from toolkit.adapters.output.console import Console
 from toolkit.adapters.redraw import Redraw
 from toolkit.core import events as ev
-from toolkit.core.words import ending, plural, without_tokens
+from toolkit.core.words import ending, plural, printable, without_tokens
 from toolkit.ports import Clock
 from toolkit.views.failure_report import report_in_words
 from toolkit.views.wording import parked, store_silent
@@ -341,7 +341,7 @@ def compose(news: News, now_s: float, *, unicode: bool = True) -> Line:
         pieces.append(f"round {news.round}")
     if news.run_id:
         pieces.append(f"run {news.run_id}")
-    return Line(style, tuple(_printable(piece) for piece in pieces), " · " if unicode else " - ")
+    return Line(style, tuple(printable(piece) for piece in pieces), " · " if unicode else " - ")
 
 
 def paint(line: Line, styled: Callable[[str, str], str]) -> bytes:
@@ -376,7 +376,3 @@ def stopwatch(seconds: float) -> str:
 
 def _waited(seconds: float) -> str:
     return f" ({span(seconds)})" if seconds >= 1 else ""
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -64,7 +64,7 @@ def report_in_words(
         traceback=tail_of(first.traceback),
         others=(
             *_others(failures[1:], first.hand),
-            *stopped_in_words(stopped or {}, others=len(failures) > 1),
+            *stopped_in_words(stopped or {}),
         ),
         why=without_who(why, first),
     )
@@ -86,14 +86,13 @@ def without_who(reason: str, record: FailureRecord) -> str:
     return "" if reason == who else reason.removeprefix(f"{who}; ")
 
 
-def record_of(event: FailureRecorded, *, role: str = "") -> FailureRecord:
+def record_of(event: FailureRecorded) -> FailureRecord:
     """A failure of this node as its agent would tell the others."""
     return FailureRecord(
         node=event.node,
         host=event.hostname,
         global_rank=event.global_rank,
         local_rank=event.local_rank,
-        role=role,
         pid=event.pid,
         exit_code=event.exit_code,
         signal=event.signal,
@@ -147,12 +146,11 @@ def consequences_in_words(failures: Iterable[tuple[int, int | None, str, str]]) 
     return _others(records, "first")
 
 
-def stopped_in_words(stopped: Mapping[int, str], *, others: bool) -> list[str]:
+def stopped_in_words(stopped: Mapping[int, str]) -> list[str]:
     """Whom the agent stopped: those that had told of another's death, then the rest.
 
     Args:
         stopped: by global rank, what they had said, or an empty string.
-        others: whether others have failed besides the first.
     """
     groups: dict[str, list[int]] = {}
     for rank, said in stopped.items():

@@ -87,7 +87,7 @@ def _of_workers(event: ev.Event) -> Told | None:
 
 def _with_what(message: str, what: str) -> str:
     """The message, and what it was in words where these say more."""
-    return f"{message}; {details(message, what, '')[0]}" if details(message, what, "") else message
+    return "; ".join([message, *details(message, what, "")])
 
 
 def _stopped(event: ev.WorkersStopped) -> Told:

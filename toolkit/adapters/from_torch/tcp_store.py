@@ -31,6 +31,7 @@ from toolkit.adapters.endpoint import (
     resolve_within,
 )
 from toolkit.core.errors import ConfigurationError, StoreError
+from toolkit.core.words import host_and_port
 
 #: How long an operation waits for a missing key. A wait that ends by its time-out writes warnings to stderr (2.13), so
 #: none ever does: it ends by being answered, or with its connection.
@@ -94,7 +95,7 @@ class TcpStoreConnector:
     @property
     def where(self) -> str:
         """Host and port."""
-        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        return host_and_port(self._host, self._port)
 
     @property
     def hosting(self) -> bool:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import msgspec
 
 from toolkit.core.diagnosing.kernel_record import KernelRecord
-from toolkit.core.diagnosing.known_errors import Kind, Known, first_known, is_crash_line
+from toolkit.core.diagnosing.known_errors import LESS_MEMORY, Kind, Known, first_known, is_crash_line
 from toolkit.core.diagnosing.tracebacks import Found, clean_lines, last_traceback
 from toolkit.core.hanging.watched import HUNG
 from toolkit.core.job_report import Hand, hand_of
 from toolkit.core.launch_plan import WorkerExit
-from toolkit.core.words import in_short
+from toolkit.core.words import in_short, signal_name
 
 #: the last lines that are looked at where there is no traceback, and that may follow one that still counts
 _LAST_LINES, _LAST_SAID, _AFTER_ERROR, _AFTER_EXIT = 150, 8, 60, 12
@@ -81,11 +81,10 @@ def diagnose(end: WorkerExit) -> Diagnosis:
     if end.problem.startswith(HUNG):
         # Its agent killed it for that, whatever it said of it.
         return Diagnosis(what=end.problem, kind="own", hand="first", message=end.problem)
-    lines = clean_lines(end.last_words) if end.last_words else []
     told = _of_error_file(end)
-    found = _traceback(lines, end.exit_code)
     if told is None:
-        told = _of_stderr(lines, found, end)
+        lines = clean_lines(end.last_words) if end.last_words else []
+        told = _of_stderr(lines, _traceback(lines, end.exit_code), end)
     return _with_kernel(told, end)
 
 
@@ -119,7 +118,7 @@ def _of_error_file(end: WorkerExit) -> Diagnosis | None:
     is_it = first_known(heads)
     if is_it is not None:
         return _diagnosis(is_it, first_line, trace)
-    name = _signal_of(end)
+    name = signal_name(end.exit_code)
     return Diagnosis(kind="own", hand=hand_of(name, said, trace), message=first_line, traceback=trace)
 
 
@@ -197,13 +196,6 @@ def _last_error(last: Sequence[str]) -> str:
 # -- exit codes and signals ---------------------------------------------------------------------------------------
 
 
-def _signal_of(end: WorkerExit) -> str:
-    if end.exit_code >= 0:
-        return ""
-    number = -end.exit_code
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-
-
 def _of_code(end: WorkerExit) -> Known | None:
     if end.problem:
         return Known("", "own", "first")
@@ -241,7 +233,7 @@ def _with_kernel(told: Diagnosis, end: WorkerExit) -> Diagnosis:
     child_killed = told.kind == "memory" or "DataLoader worker" in told.message
     if record.oom_kills and (killed or child_killed):
         return msgspec.structs.replace(
-            told, what=_oom(record, killed), kind="memory", hand="first", remedy=_OOM_REMEDY
+            told, what=_oom(record, killed), kind="memory", hand="first", remedy=LESS_MEMORY
         )
     if record.xids and (told.kind == "gpu" or not told.what or told.kind == "unknown"):
         what = f"{told.what}; " if told.what else ""
@@ -253,9 +245,6 @@ def _with_kernel(told: Diagnosis, end: WorkerExit) -> Diagnosis:
     if killed and told.kind == "stopped" and record.counted:
         return msgspec.structs.replace(told, what=f"{told.what}, nor from the kernel's OOM killer")
     return told
-
-
-_OOM_REMEDY = "a smaller batch, fewer DataLoader workers, or a higher memory limit"
 
 
 def _oom(record: KernelRecord, killed: bool) -> str:

@@ -38,6 +38,8 @@ class Known:
 _SHM = "give the container more: `docker run --shm-size=8g` or `--ipc=host`, in Kubernetes an emptyDir at /dev/shm"
 _BATCH = "a smaller batch or activation checkpointing; if much is reserved but free, expandable_segments:True"
 _PORT = "another process listens there: leave the port to rally, or end that one (`ss -ltnp` names it)"
+LESS_MEMORY = "a smaller batch, fewer DataLoader workers, or a higher memory limit"
+_MISSING = "some rank did not take part in it: the stacks of the ranks show which"
 _LOOK = "who failed first is elsewhere: look at the other ranks"
 
 
@@ -157,7 +159,7 @@ _TABLE = (
         "a collective timed out",
         "peer",
         "second",
-        "some rank did not take part in it: the stacks of the ranks show which",
+        _MISSING,
     ),
     _row(
         r"communicator (?:was|is) aborted|ncclCommAbort",
@@ -200,7 +202,7 @@ _TABLE = (
         "gloo: a collective timed out",
         "peer",
         "second",
-        "some rank did not take part in it: the stacks of the ranks show which",
+        _MISSING,
     ),
     _row(
         r"Rank (?P<rank>\d+) failed to pass monitoredBarrier",
@@ -284,7 +286,7 @@ _TABLE = (
         "out of memory (the machine's, not a GPU's)",
         "memory",
         "first",
-        "a smaller batch, fewer DataLoader workers, or a higher memory limit",
+        LESS_MEMORY,
     ),
     _row(
         r"[Tt]oo many open files",

@@ -27,7 +27,6 @@ _ASIDE = (
     "Exception ignored",
     "Exception in thread",
     "Error in sys.",
-    "Exception in threading",
     "--- Logging error",
 )
 # Colours and other commands to a terminal, and titles of its window. Neither part can run away: no nesting.
@@ -86,10 +85,10 @@ def last_traceback(lines: Sequence[str]) -> Found | None:
     Args:
         lines: as `clean_lines` returns them.
     """
-    found = tracebacks(lines)
     fatal = _fatal_python(lines)
     if fatal is not None:
         return fatal
+    found = tracebacks(lines)
     return next((one for one in reversed(found) if not one.aside), found[-1] if found else None)
 
 

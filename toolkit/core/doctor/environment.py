@@ -95,7 +95,7 @@ def options(facts: PlaceFacts, asked: Asked, machine: Machine) -> Said | None:
         )
     if given:
         shown = some([f"{name}={asked.environ[name]}" for name in given], 3)
-        return note(f"{shown}", "that holds for every run that does not say otherwise")
+        return note(shown, "that holds for every run that does not say otherwise")
     return None
 
 

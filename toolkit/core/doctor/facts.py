@@ -477,3 +477,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: FolderFacts | None = None
     log_dir: FolderFacts | None = None
     tmp_dir: FolderFacts | None = None
+
+    @property
+    def container(self) -> str:
+        """Which kind of container this is in; empty for none, or if that is not known."""
+        return self.place.container if self.place is not None else ""

@@ -98,7 +98,7 @@ def visible(facts: GpusFacts, asked: Asked, machine: Machine) -> Said | None:
         return note(shown, "there is no GPU here that it could mean") if words else None
     if not words:
         return warning(
-            f"{shown or 'CUDA_VISIBLE_DEVICES='} hides all {plural(len(facts.gpus), 'GPU')}",
+            f"{shown} hides all {plural(len(facts.gpus), 'GPU')}",
             "workers find none",
             "leave it out",
             "unset CUDA_VISIBLE_DEVICES",
@@ -120,7 +120,7 @@ def visible(facts: GpusFacts, asked: Asked, machine: Machine) -> Said | None:
             "name each once",
             f"export CUDA_VISIBLE_DEVICES={','.join(dict.fromkeys(words))}",
         )
-    return ok(f"{shown}")
+    return ok(shown)
 
 
 def _entries(text: str) -> list[str]:
@@ -177,7 +177,7 @@ def throttled(facts: GpusFacts, asked: Asked, machine: Machine) -> Said | None:
     if not held:
         return ok("clocks free") if facts.gpus else None
     reasons = sorted({reason for gpu in held for reason in gpu.throttled if reason in _BAD_REASONS})
-    hottest = max((gpu.temperature_c or 0 for gpu in held), default=0)
+    hottest = max(gpu.temperature_c or 0 for gpu in held)
     return warning(
         f"the clocks of {_named(held)} are held down: {some(reasons)}, at up to {hottest:g} °C",
         "the slowest GPU sets the pace of all",

@@ -46,7 +46,7 @@ def _raised(
         to = wanted if limit.hard is None else min(wanted, limit.hard)
         enough = "" if to == wanted else f", and let root raise the hard limit of {number(limit.hard)}"
         return f"ulimit {flag} {to}", f"raise it in the shell that starts the run{enough}"
-    if machine.place is not None and machine.place.container:
+    if machine.container:
         return f"docker run --ulimit {name}={wanted}:{wanted} ...", "raise it where the container is started"
     return (
         f"echo '* - {name} {wanted}' | sudo tee -a /etc/security/limits.conf",
@@ -70,8 +70,7 @@ def nproc(facts: LimitsFacts, asked: Asked, machine: Machine) -> Said:
     )
     if soft is None:
         return ok("processes unlimited")
-    least = asked.nproc + _THREADS_OF_AGENT
-    need = asked.nproc * _THREADS_OF_WORKER + _THREADS_OF_AGENT
+    need = threads_needed(asked.nproc)
     left = soft - facts.threads_now
     if left >= need:
         return ok(f"processes {number(soft)}")
@@ -82,10 +81,18 @@ def nproc(facts: LimitsFacts, asked: Asked, machine: Machine) -> Said:
         )
     else:
         command, remedy = f"sudo sysctl {name}=4194304", "raise it for the machine"
-    why = (
-        f"{plural(asked.nproc, 'worker')} may have some {need} threads: loading, computing and communicating"
-    )
-    if left < least:
+    return too_few_threads(what, left, asked.nproc, remedy, command)
+
+
+def threads_needed(nproc: int) -> int:
+    """Of an agent of `nproc` workers and these, which load data, compute and communicate."""
+    return nproc * _THREADS_OF_WORKER + _THREADS_OF_AGENT
+
+
+def too_few_threads(what: str, left: int, nproc: int, remedy: str, command: str) -> Said:
+    """Only `left` of them may still be started: a problem where that is too few for the start alone."""
+    why = f"{plural(nproc, 'worker')} may have some {threads_needed(nproc)} threads: loading, computing and communicating"
+    if left < nproc + _THREADS_OF_AGENT:
         return problem(
             what, f'{why}; starting one fails with "Resource temporarily unavailable"', remedy, command
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolkit.core.doctor.amounts import GIB, MIB, number, size
 from toolkit.core.doctor.facts import CgroupFacts, Machine, MemoryFacts
 from toolkit.core.doctor.findings import Asked, Said, note, ok, problem, warning
+from toolkit.core.doctor.limits import threads_needed, too_few_threads
 from toolkit.core.words import plural
 
 #: of each worker, for NCCL's segments between ranks of one machine (some of 9 MiB each)
@@ -13,8 +14,6 @@ _SHM_OF_WORKER = 64 * MIB
 _SHM_AMPLE = GIB
 #: of a worker that has imported torch
 _MEMORY_OF_WORKER = GIB
-#: threads of a worker, and of an agent; as in the limits
-_THREADS_OF_WORKER, _THREADS_OF_AGENT = 64, 16
 
 
 def shm(facts: MemoryFacts, asked: Asked, machine: Machine) -> Said:
@@ -47,7 +46,7 @@ def shm(facts: MemoryFacts, asked: Asked, machine: Machine) -> Said:
 
 
 def _larger_shm(machine: Machine) -> tuple[str, str]:
-    container = machine.place.container if machine.place is not None else ""
+    container = machine.container
     if container == "kubernetes":
         return (
             "volumes: [{name: shm, emptyDir: {medium: Memory, sizeLimit: 8Gi}}]",
@@ -131,19 +130,11 @@ def group_pids(facts: CgroupFacts, asked: Asked, machine: Machine) -> Said:
     if limit is None:
         return ok("no limit of processes")
     left = limit - (facts.pids_used or 0)
-    need = asked.nproc * _THREADS_OF_WORKER + _THREADS_OF_AGENT
-    if left >= need:
+    if left >= threads_needed(asked.nproc):
         return ok(f"processes {number(limit)}")
     what = f"this control group may have {number(max(left, 0))} more threads (pids.max is {number(limit)})"
-    why = (
-        f"{plural(asked.nproc, 'worker')} may have some {need} threads: loading, computing and communicating"
-    )
     remedy, command = (
         "raise it where it is set: pods-pids-limit, TasksMax=, or docker",
         "docker run --pids-limit=-1 ...",
     )
-    if left < asked.nproc + _THREADS_OF_AGENT:
-        return problem(
-            what, f'{why}; starting one fails with "Resource temporarily unavailable"', remedy, command
-        )
-    return warning(what, why, remedy, command)
+    return too_few_threads(what, left, asked.nproc, remedy, command)

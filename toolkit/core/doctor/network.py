@@ -14,13 +14,13 @@ from toolkit.core.doctor.facts import (
     NetworkFacts,
 )
 from toolkit.core.doctor.findings import Asked, Said, note, ok, problem, warning
-from toolkit.core.words import some
+from toolkit.core.words import host_and_port, some
 
 #: a name service that takes longer is slow, in seconds
 _SLOW_S = 1.0
 #: ports that a run of some nodes needs and does not miss
 _PORTS_FEW = 1000
-_OF_SOCKETS = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES")
+_OF_SOCKETS = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 _IN_HOSTS = "/etc/hosts"
 
 
@@ -121,7 +121,7 @@ def socket_ifname(facts: NetworkFacts, asked: Asked, machine: Machine) -> Said |
     """Whether the interfaces that variables name are there."""
     names = [face.name for face in facts.interfaces if face.up]
     lines = []
-    for variable in _OF_SOCKETS[:3]:
+    for variable in _OF_SOCKETS:
         text = asked.environ.get(variable, "")
         if text and not matched(text, names, prefix=variable.startswith("NCCL")):
             lines.append((variable, text))
@@ -134,7 +134,7 @@ def socket_ifname(facts: NetworkFacts, asked: Asked, machine: Machine) -> Said |
             "name one that is there, or leave it out",
             f"unset {' '.join(variable for variable, _ in lines)}",
         )
-    said = [variable for variable in _OF_SOCKETS[:3] if asked.environ.get(variable)]
+    said = [variable for variable in _OF_SOCKETS if asked.environ.get(variable)]
     return ok(", ".join(f"{variable}={asked.environ[variable]}" for variable in said)) if said else None
 
 
@@ -246,7 +246,7 @@ def endpoint_name(facts: EndpointFacts, asked: Asked, machine: Machine) -> Said:
             f"looking up {facts.host} took {seconds(found.took_s)}",
             "every agent and every worker does",
             "give the IP address",
-            f"rally run --rdzv-endpoint {_written(found.addresses[0], facts.port)} ...",
+            f"rally run --rdzv-endpoint {host_and_port(found.addresses[0], facts.port)} ...",
         )
     if all(is_loopback(each) for each in found.addresses) and facts.host not in found.addresses:
         # Right on the machine that has the endpoint where peers know its name; or else nobody meets there.
@@ -259,7 +259,7 @@ def endpoint_name(facts: EndpointFacts, asked: Asked, machine: Machine) -> Said:
 
 def endpoint_reach(facts: EndpointFacts, asked: Asked, machine: Machine) -> Said | None:
     """Whether it can be reached."""
-    where = _written(facts.host, facts.port)
+    where = host_and_port(facts.host, facts.port)
     if facts.lookup.problem:
         return None
     if facts.listening:
@@ -292,7 +292,3 @@ def endpoint_address(facts: EndpointFacts, asked: Asked, machine: Machine) -> Sa
             "rally run --local-addr ADDRESS ...",
         )
     return ok(f"our address towards it is {facts.local_addr}")
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -50,8 +50,7 @@ def proc(facts: ProcessFacts, asked: Asked, machine: Machine) -> Said:
 
 def init(facts: ProcessFacts, asked: Asked, machine: Machine) -> Said | None:
     """Whether process 1 of a container hands on signals."""
-    place = machine.place
-    if place is None or not place.container or facts.pid1 not in _SHELLS:
+    if not machine.container or facts.pid1 not in _SHELLS:
         return None
     return warning(
         f"process 1 of this container is {facts.pid1}",
@@ -76,8 +75,7 @@ def stacks(facts: ProcessFacts, asked: Asked, machine: Machine) -> Said:
             if facts.ptrace_scope
             else facts.ptrace_problem
         )
-        place = machine.place
-        contained = place is not None and bool(place.container) and not facts.ptrace_scope
+        contained = bool(machine.container) and not facts.ptrace_scope
         return note(
             f"py-spy may not read other processes: {scope}",
             "the stacks of a hanging worker are then not in its report, nor in `rally top`",

@@ -106,8 +106,7 @@ def cuda(facts: TorchFacts, asked: Asked, machine: Machine) -> Said | None:
             f"torch {facts.version} was built without CUDA, and there is a GPU",
             "workers compute on the CPU",
             "take a build for this driver",
-            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu"
-            + ("".join(gpus.cuda.split(".")) or "128"),
+            _build_for(gpus.cuda or "12.8"),
         )
     wants, has = version_of(facts.cuda), version_of(gpus.cuda)
     if gpus.cuda and wants[0] > has[0] and not facts.devices:
@@ -115,8 +114,7 @@ def cuda(facts: TorchFacts, asked: Asked, machine: Machine) -> Said | None:
             f"torch is built for CUDA {facts.cuda}, and driver {gpus.driver} runs up to {gpus.cuda}",
             'torch finds no GPU: "the NVIDIA driver on your system is too old"',
             "update the driver, or take a torch for it",
-            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu"
-            + "".join(gpus.cuda.split(".")),
+            _build_for(gpus.cuda),
         )
     hidden = asked.environ.get("CUDA_VISIBLE_DEVICES") == ""
     if facts.devices == 0 and count and not hidden:
@@ -170,8 +168,7 @@ def clock_sync(facts: ClockFacts, asked: Asked, machine: Machine) -> Said:
             "see what its server says",
             "chronyc tracking || timedatectl timesync-status",
         )
-    contained = machine.place is not None and bool(machine.place.container)
-    if facts.keepers or contained:
+    if facts.keepers or machine.container:
         # The host of a container may set the clock without telling this kernel; from inside nobody can say.
         although = f", although {keepers} runs" if facts.keepers else ""
         return note(
@@ -195,3 +192,8 @@ def clock_source(facts: ClockFacts, asked: Asked, machine: Machine) -> Said | No
         "see why tsc was given up",
         "sudo dmesg | grep -i tsc",
     )
+
+
+def _build_for(cuda: str) -> str:
+    """What installs a torch for this version of CUDA."""
+    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu{cuda.replace('.', '')}"

@@ -16,7 +16,7 @@ _OVER_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs")
 
 def state_dir(facts: FolderFacts, asked: Asked, machine: Machine) -> Said:
     """Where runs are recorded."""
-    said = _judged(facts, "recordings", "XDG_STATE_HOME=/DIR rally run ...", needed=True)
+    said = _judged(facts, "recordings", "XDG_STATE_HOME=/DIR rally run ...")
     if said.level != "ok" or facts.filesystem not in _OVER_NETWORK:
         return said
     return note(
@@ -30,15 +30,15 @@ def state_dir(facts: FolderFacts, asked: Asked, machine: Machine) -> Said:
 
 def log_dir(facts: FolderFacts, asked: Asked, machine: Machine) -> Said:
     """Where the output of workers goes."""
-    return _judged(facts, "logs", "rally run --log-dir DIR ...", needed=True)
+    return _judged(facts, "logs", "rally run --log-dir DIR ...")
 
 
 def tmp_dir(facts: FolderFacts, asked: Asked, machine: Machine) -> Said:
     """For what lives shortly."""
-    return _judged(facts, "temporary files", "export TMPDIR=/DIR", needed=True)
+    return _judged(facts, "temporary files", "export TMPDIR=/DIR")
 
 
-def _judged(facts: FolderFacts, what: str, elsewhere: str, *, needed: bool) -> Said:
+def _judged(facts: FolderFacts, what: str, elsewhere: str) -> Said:
     where = facts.path if facts.exists in ("", facts.path) else f"{facts.path} (to be made in {facts.exists})"
     if not facts.writable:
         return problem(

@@ -9,12 +9,12 @@ from toolkit.core.events import HungWorker
 from toolkit.core.hanging.hangs import Verdict
 from toolkit.core.hanging.watched import HUNG, HangSettings
 from toolkit.core.stacks import Alike, Answer, Unread, grouped
-from toolkit.core.words import plural, ranks
+from toolkit.core.words import plural, printable, ranks
 
 #: characters of the stacks in an event, and frames of one group
 STACKS_MAX, FRAMES_MAX = 8_000, 12
 #: kinds that need no comparison with the others
-_CERTAIN = frozenset({"stopped", "stuck", "timer"})
+_CERTAIN = frozenset({"stopped", "traced", "stuck", "timer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def suspects(
     """
     hanging = [verdict.local_rank for verdict in verdicts]
     odd = _odd(answers or {})
-    certain = [v.local_rank for v in verdicts if v.kind in _CERTAIN or v.kind == "traced"]
+    certain = [v.local_rank for v in verdicts if v.kind in _CERTAIN]
     if certain:
         return Suspects(tuple(certain), tuple(rank for rank in hanging if rank not in certain), odd)
     behind = _behind(hanging, steps)
@@ -212,7 +212,7 @@ def stacks_text(groups: Sequence[Alike]) -> str:
         lines += [f"    {f.function}  {f.file}:{f.line}" for f in group.where[:FRAMES_MAX]]
         if len(group.where) > FRAMES_MAX:
             lines.append(f"    ... and {len(group.where) - FRAMES_MAX} more")
-    text = "\n".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in lines)
+    text = "\n".join(map(printable, lines))
     return text if len(text) <= STACKS_MAX else text[: STACKS_MAX - 4] + "\n..."
 
 

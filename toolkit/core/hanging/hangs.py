@@ -124,7 +124,7 @@ class Judge:
             worker = before.get(look.local_rank) or _Watched()
             self._workers[look.local_rank] = worker
             held = worker.held(look, now_ns, gap_ns, self._settings.stuck_s)
-            self.alarmed = self.alarmed or worker.odd
+            self.alarmed = self.alarmed or bool(worker.states)
             if held is not None:
                 # It is not its own fault that it does nothing meanwhile.
                 worker.forget_stillness()
@@ -168,8 +168,6 @@ class _Watched:
     step: int | None = None
     told_ns: int = 0
     step_times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS_KEPT))
-    #: whether one of its processes is in such a state now
-    odd: bool = False
 
     def held(self, look: Look, now_ns: int, gap_ns: int, stuck_s: float) -> Verdict | None:
         """Whether somebody or something holds one of its processes; who was held longest."""
@@ -187,7 +185,6 @@ class _Watched:
                 worst is None or for_s > worst.for_s
             ):
                 worst = Verdict(look.local_rank, kind, for_s, process.pid, look.step, process.tracer)
-        self.odd = bool(self.states)
         return worst
 
     def forget_stillness(self) -> None:

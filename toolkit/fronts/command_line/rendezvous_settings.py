@@ -14,6 +14,7 @@ from typing import NamedTuple
 from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.rally_conf import RALLY, boolean, says_yes
+from toolkit.core.words import host_and_port
 
 __all__ = [
     "C10D",
@@ -152,7 +153,7 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
     @property
     def is_any_local_port(self) -> bool:

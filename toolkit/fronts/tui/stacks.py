@@ -12,7 +12,7 @@ from rich.text import Text
 from textual.worker import get_current_worker
 
 from toolkit.core.stacks import Alike, Answer, Frame, Target, Unread, grouped
-from toolkit.core.words import plural, ranks
+from toolkit.core.words import plural, printable, ranks
 from toolkit.fronts.tui.acting import Acting, Controller
 from toolkit.fronts.tui.screens import Reading
 from toolkit.views.rows import RankRow
@@ -140,7 +140,7 @@ def thread_lines(global_rank: int, answer: Answer) -> list[Text]:
         head = Text("main thread" if thread.main else "thread", "bold")
         head.append(f" {thread.number}", "bold")
         if thread.name and not thread.main:
-            head.append(f" {_shown(thread.name)}", "bold")
+            head.append(f" {printable(thread.name)}", "bold")
         head.append("  waits" if thread.idle else "  runs on", "dim" if thread.idle else "green")
         head.append("  holds the GIL" if thread.holds_gil else "", "yellow")
         lines += [head, *_frame_lines(thread.frames), Text()]
@@ -162,13 +162,15 @@ def _head(group: Alike) -> Text:
     assert not isinstance(group.where, Unread), "of those that were read"
     head = Text(_who(group.global_ranks), "bold")
     where = (
-        f"in {_shown(group.where[0].function)}, {_place(group.where[0])}" if group.where else "in no Python"
+        f"in {printable(group.where[0].function)}, {_place(group.where[0])}"
+        if group.where
+        else "in no Python"
     )
     return head.append(f"  {where}", "cyan")
 
 
 def _unread(global_ranks: Sequence[int], answer: Unread) -> Text:
-    words = _shown(answer.why)
+    words = printable(answer.why)
     if len(global_ranks) > 1:
         for one, several in (("runs ", "run "), ("has ", "have "), ("was ", "were ")):
             if words.startswith(one):
@@ -182,9 +184,9 @@ def _who(global_ranks: Sequence[int]) -> str:
 
 
 def _frame_lines(frames: Sequence[Frame]) -> Iterable[Text]:
-    width = min(max((len(_shown(frame.function)) for frame in frames[:FRAMES_MAX]), default=0), 40)
+    width = min(max((len(printable(frame.function)) for frame in frames[:FRAMES_MAX]), default=0), 40)
     for frame in frames[:FRAMES_MAX]:
-        line = Text(f"    {_shown(frame.function):<{width}}  ")
+        line = Text(f"    {printable(frame.function):<{width}}  ")
         yield line.append(_place(frame), "dim")
     if len(frames) > FRAMES_MAX:
         yield Text(f"    ... and {len(frames) - FRAMES_MAX} more", "dim")
@@ -193,9 +195,4 @@ def _frame_lines(frames: Sequence[Frame]) -> Iterable[Text]:
 
 
 def _place(frame: Frame) -> str:
-    return f"{_shown(frame.file)}:{frame.line}" if frame.line else _shown(frame.file)
-
-
-def _shown(text: str) -> str:
-    """Names come from a process that anybody may have written."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return f"{printable(frame.file)}:{frame.line}" if frame.line else printable(frame.file)
