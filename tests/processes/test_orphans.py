@@ -352,6 +352,22 @@ def test_a_supervisor_that_dies_is_replaced_and_the_new_one_does_the_same(
     gone([*pids, second])
 
 
+def test_a_supervisor_that_was_replaced_is_nothing_that_workers_have_left(
+    rally: Rally, script: Script
+) -> None:
+    """It is a child of the agent, as are the orphans that this takes in."""
+    job = rally("--standalone", script("say('up'); wait_for('go')"))
+    job.wait_for_lines("up")
+    [first] = until("the supervisor", lambda: supervisors(job))
+    os.kill(first, signal.SIGKILL)
+    job.wait_for_events(SupervisionChanged)
+    (job.run_dir.parent / "go").touch()
+    assert job.wait() == 0, job.told()
+    [stopped] = job.events(WorkersStopped)
+    assert len(job.events(SupervisionChanged)) == 1
+    assert stopped.escaped == []
+
+
 def test_without_a_shell_the_run_goes_on_and_says_what_is_missing(python: Python, script: Script) -> None:
     driver = script("""
         from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from toolkit.adapters.leftovers import process_tree
 from toolkit.adapters.leftovers.orphans import Orphans
@@ -20,14 +20,16 @@ class LeftBehind:
         token: of their incarnation, which marks their environment.
         orphans: those that this process takes in.
         bell: rung when one of those that were found has ended.
-        strangers: pids that are not theirs, such as the supervisor's.
+        strangers: gives the pids that are not theirs, such as that of the supervisor, which may be replaced.
     """
 
-    def __init__(self, token: str, orphans: Orphans, bell: Bell, strangers: Iterable[int] = ()) -> None:
+    def __init__(
+        self, token: str, orphans: Orphans, bell: Bell, strangers: Callable[[], Iterable[int]] = tuple
+    ) -> None:
         self._token = token.encode()
         self._orphans = orphans
         self._bell = bell
-        self._strangers = {os.getpid(), *strangers}
+        self._strangers = strangers
         me = process_tree.look(os.getpid())
         self._since = 0 if me is None else me.started
         self._told: set[tuple[int, int]] = set()
@@ -40,15 +42,14 @@ class LeftBehind:
             ended: pids of those; what is in a session or group of that number is theirs.
             running: pids of the other workers; what those have below them is not meant.
         """
-        orphans = self._orphans.living(ended | running)
+        strangers = {os.getpid(), *self._strangers(), *ended, *running}
+        orphans = self._orphans.living(strangers)
         # Whatever a dead worker leaves becomes a child of this process, if that takes in orphans.
         if not orphans and self._orphans.active:
             return []
         seen = process_tree.snapshot()
         roots = {each.pid for each in orphans}
-        found = process_tree.family(
-            seen, self._token, ended, roots, self._since, self._strangers | running | ended
-        )
+        found = process_tree.family(seen, self._token, ended, roots, self._since, strangers)
         spared = _below(seen, running) if running else set()
         return [each for each in found if each.pid not in spared]
 

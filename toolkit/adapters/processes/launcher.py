@@ -57,8 +57,9 @@ class ProcessWorkers:
         start = guard.fresh_start()
         #: the mark in the environment of whatever these workers start
         self.mark = guard.mark(start)
-        self._left = LeftBehind(start, guard.orphans, bell, guard.strangers())
+        self._left = LeftBehind(start, guard.orphans, bell, guard.strangers)
         self._notices = list(notices)
+        self._found: Sequence[Seen] = ()
         #: groups that have had a signal, by its number
         self._signalled: dict[int, set[int]] = {}
         pump.on_loss = bell.ring
@@ -78,9 +79,8 @@ class ProcessWorkers:
         self._plans[plan.local_rank] = plan
         self._processes[plan.local_rank] = process
         self._pids[plan.local_rank] = process.pid
-        self._records.watch(
-            process.pid
-        )  # first: the supervisor may move it into a cgroup that counts nothing
+        # First: the supervisor may move it into a cgroup that counts nothing.
+        self._records.watch(process.pid)
         self._guard.supervisor.take(process.pid)
         self._watch(plan.local_rank, process.pid)
 

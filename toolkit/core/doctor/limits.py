@@ -91,7 +91,8 @@ def threads_needed(nproc: int) -> int:
 
 def too_few_threads(what: str, left: int, nproc: int, remedy: str, command: str) -> Said:
     """Only `left` of them may still be started: a problem where that is too few for the start alone."""
-    why = f"{plural(nproc, 'worker')} may have some {threads_needed(nproc)} threads: loading, computing and communicating"
+    workers, need = plural(nproc, "worker"), threads_needed(nproc)
+    why = f"{workers} may have some {need} threads: loading, computing and communicating"
     if left < nproc + _THREADS_OF_AGENT:
         return problem(
             what, f'{why}; starting one fails with "Resource temporarily unavailable"', remedy, command
