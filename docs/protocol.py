@@ -31,7 +31,7 @@ WHY = {
     ("gathering", "failed"): "too few nodes, or a failure that can't be paid for or forbids a restart",
     ("running", "gathering"): "a worker failed, or a node is lost, leaves or joins",
     ("running", "finishing"): "a first node has succeeded",
-    ("running", "failed"): "a failure, and no restarts left",
+    ("running", "failed"): "a failure that can't be paid for or forbids a restart",
     ("finishing", "succeeded"): "all nodes have succeeded",
     ("finishing", "failed"): "a failure or a lost node, and nothing is started again",
 }

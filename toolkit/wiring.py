@@ -259,10 +259,10 @@ def system_ports(
         orphans: takes in what workers leave, in a process that is the agent's alone; None leaves the process as it is.
         hangs: what is done about workers that hang; None reports them, and does what torch's variables say.
         note: takes sentences for people.
+        interrupts: what has this process's signals already; None for new ones, with `signals`.
 
     Raises:
         ConfigurationError: one of torch's variables has a value that can't be.
-        interrupts: what has this process's signals already; None for new ones, with `signals`.
     """
     clock = SystemClock()
     host = LocalHost(surroundings.environment() if inherited is None else inherited)

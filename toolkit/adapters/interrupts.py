@@ -96,7 +96,7 @@ class SignalInterrupts:
 
         In another thread than the main one, where handlers can't be installed, nothing changes.
         """
-        if self._bell is not None or not _in_main_thread():
+        if self._bell is not None or not in_main_thread():
             yield
             return
         self._bell, had_them = bell, self._installed
@@ -118,7 +118,7 @@ class SignalInterrupts:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Raise SignalException as soon as a death signal comes, or now if one is pending."""
-        if not (self._installed and _in_main_thread()):
+        if not (self._installed and in_main_thread()):
             yield
             return
         self._raised = None
@@ -178,7 +178,8 @@ class SignalInterrupts:
         return taken
 
 
-def _in_main_thread() -> bool:
+def in_main_thread() -> bool:
+    """Whether Python runs signal handlers in the calling thread."""
     return current_thread() is main_thread()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import threading
 from collections.abc import Callable
 
 
@@ -75,8 +74,3 @@ class LoopBell:
     def __del__(self) -> None:
         # The agent has no end of life that its users tell us; the bell goes with it.
         self.close()
-
-
-def in_main_thread() -> bool:
-    """Whether Python runs signal handlers in the calling thread."""
-    return threading.current_thread() is threading.main_thread()

@@ -27,6 +27,7 @@ from toolkit.adapters.recording.directory import stamped_name
 from toolkit.adapters.recording.reader import EventFile
 from toolkit.core import events
 from toolkit.core.errors import ConfigurationError
+from toolkit.views.wording import wants_colour
 
 VICTIM_RANK = 2
 EPOCHS = 10
@@ -76,7 +77,7 @@ def demo_command(
         checkpoints=run_dir / "checkpoints",
         logs=run_dir / "logs",
         stderr=stderr,
-        colour=_wants_colour(stderr, environ),
+        colour=wants_colour(stderr.isatty(), environ),
     )
     command = _job_command(workers, run_dir, story.checkpoints)
     story.begin(run_dir, command)
@@ -126,10 +127,6 @@ def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
         str(checkpoints),
     ]
     return [sys.executable, "-m", "toolkit.fronts.cli", "run", *launch, str(_SCRIPT), *training]
-
-
-def _wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _typed(word: str) -> str:

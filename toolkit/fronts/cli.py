@@ -91,10 +91,10 @@ def _run(argv: Sequence[str]) -> int:
     except SignalException as error:
         print(f"rally run: stopped by {error.sigval.name} before anything was started", file=sys.stderr)
         return 128 + error.sigval
-    return run_command(argv, environment(), _working_folder("run"), sys.executable, interrupts)
+    return run_command(argv, environment(), _working_folder(), sys.executable, interrupts)
 
 
-def _working_folder(command: str) -> Path:
+def _working_folder() -> Path:
     """Where relative paths start."""
     try:
         return Path.cwd()

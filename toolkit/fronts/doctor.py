@@ -21,7 +21,6 @@ from toolkit.views.doctor_lines import report_lines
 from toolkit.views.wording import shows_unicode, visible
 
 BAD_INPUT = 2
-_PATIENCE_S = 5.0
 #: importing torch from a slow disk, and asking a driver that nobody has woken up, take longer
 _PATIENT = {"torch": 6.0, "gpus": 3.0}
 #: columns where there is no terminal

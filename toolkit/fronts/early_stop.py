@@ -29,7 +29,7 @@ def tell_early_stop(
         role=options.role,
         local_world_size=nproc,
         restarts_max=options.max_restarts,
-        backend=options.rdzv_backend,
+        backend=options.backend,
         entrypoint=options.script,
     )
     reporter.say(events.SignalReceived, signal=name, count=ports.interrupts.count())

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NoReturn, TextIO
 
-from toolkit.adapters.recording.catalog import agent_is_alive, find_run, latest_run
+from toolkit.adapters.recording.catalog import find_run, latest_run, starter_may_run
 from toolkit.adapters.recording.follow import FollowedRun
 from toolkit.adapters.recording.log_lines import LogLines, modified_s, now_s, pause
 from toolkit.adapters.recording.merged_logs import time_in
@@ -27,7 +27,7 @@ from toolkit.core.timeline import fold_all
 from toolkit.core.words import ranks as ranks_in_words
 from toolkit.fronts.command_line.log_options import age_s
 from toolkit.fronts.log_choice import Choice, ChosenLog, chosen_logs, parse_ranks
-from toolkit.views.wording import visible
+from toolkit.views.wording import visible, wants_colour
 
 BAD_INPUT, UNREADABLE, INTERRUPTED = 2, 1, 130
 #: between two looks at a run that is followed
@@ -182,7 +182,7 @@ class _Page:
     def __init__(self, stdout: BinaryIO, environ: Mapping[str, str]) -> None:
         self._stdout = stdout
         self.is_tty = stdout.isatty()
-        self._coloured = self.is_tty and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        self._coloured = wants_colour(self.is_tty, environ)
 
     def prefix(self, log: ChosenLog, *, with_stream: bool) -> bytes:
         """What a line of this log begins with where several are mixed."""
@@ -261,20 +261,15 @@ class _Show:
             else:
                 pause(LOOK_S)
             self._read_events()
-        for log, lines in self._open.items():
-            if lines.rest and self._asked.wants(lines.rest):
-                self._page.line(lines.rest, self._prefix(log))
+        for log in list(self._open):
+            self._finish(log)
         self._page.flush()
         return self._code
 
     def _is_over(self) -> bool:
         if self._timeline.nodes:
             return bool(self._timeline.result) or self._run.is_live(self._timeline) is False
-        # Its agent has not said yet that it runs.
-        host, pid, started_ns = (self._run.run.get(key) for key in ("host", "pid", "started_wall_ns"))
-        if isinstance(host, str) and isinstance(pid, int) and isinstance(started_ns, int):
-            return agent_is_alive(host, pid, started_ns) is False
-        return True
+        return not starter_may_run(self._run.run)
 
     # --- what there is ---------------------------------------------------------------------------------------
 

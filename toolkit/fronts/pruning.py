@@ -44,7 +44,7 @@ def prune_command(
     """
     every = _runs_below(state_dir)
     going = _going(every, to_bytes, older_s)
-    left = sum(run.size for run in every) - sum(run.size for run in going)
+    gone: list[_Old] = []
     code = 0
     for run in going:
         name = visible(run.entry.path.name, stdout)
@@ -55,12 +55,15 @@ def prune_command(
                 print(visible(f"rally runs: {error}", stderr), file=stderr)
                 code = 1
                 continue
+        gone.append(run)
         print(
             f"{'removed' if really else 'would go'}  {size_in_words(run.size):>9}  {name}  {ago(run.age_s)}",
             file=stdout,
         )
-    kept = f"{plural(len(every) - len(going), 'run')} ({size_in_words(left)})"
-    told = f"{plural(len(going), 'run')} ({size_in_words(sum(run.size for run in going))})"
+    size = sum(run.size for run in gone)
+    told = f"{plural(len(gone), 'run')} ({size_in_words(size)})"
+    left = sum(run.size for run in every) - size
+    kept = f"{plural(len(every) - len(gone), 'run')} ({size_in_words(left)})"
     if not going:
         print(f"nothing to remove; {kept} stay", file=stderr)
     elif really:

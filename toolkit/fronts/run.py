@@ -53,6 +53,7 @@ from toolkit.fronts.narration import Narration
 from toolkit.fronts.status import StatusLine
 from toolkit.ports import Ports
 from toolkit.surroundings import state_directory
+from toolkit.views.wording import wants_colour
 
 #: nothing was started, because what was asked for can't be
 BAD_INPUT = 2
@@ -223,7 +224,7 @@ def _described(options: RunOptions, nproc: int, argv: Sequence[str]) -> dict[str
         "max_nodes": options.max_nodes,
         "max_restarts": options.max_restarts,
         **({} if options.restart_policy is None else {"restart_policy": options.restart_policy}),
-        "backend": "solo" if options.solo else options.rdzv_backend,
+        "backend": options.backend,
         "endpoint": "" if options.solo else options.rdzv_endpoint,
         **_described_rally(options),
         "host": platform.node(),
@@ -253,20 +254,19 @@ def _printable(word: str) -> str:
 def _run(job: _Job, console: Console, say: _Voice, cleanup: ExitStack, interrupts: SignalInterrupts) -> int:
     options = job.options
     node = wiring.node_name()
-    no_color = bool(job.environ.get("NO_COLOR"))
     status = StatusLine(
         console,
         wiring.clock(),
         quiet=options.quiet,
         term=job.environ.get("TERM", ""),
-        no_color=no_color,
+        no_color=bool(job.environ.get("NO_COLOR")),
         unicode="utf" in (sys.stderr.encoding or "").lower(),
     )
     cleanup.callback(status.close)
     narration = Narration(
         say.write if not options.quiet else _nothing,
         reminders=not status.active,
-        colour=console.is_tty("err") and not no_color and job.environ.get("TERM") != "dumb",
+        colour=wants_colour(console.is_tty("err"), job.environ),
     )
     cleanup.callback(narration.close)
     recording = job.directory.open_sink(node)

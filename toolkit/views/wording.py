@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -37,6 +37,11 @@ def look_of(state: str, *, unicode: bool) -> tuple[str, str]:
 def shows_unicode(stream: TextIO) -> bool:
     """Whether `stream` takes more than ASCII."""
     return (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def wants_colour(is_tty: bool, environ: Mapping[str, str]) -> bool:
+    """Whether what goes to a stream may be coloured."""
+    return is_tty and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def harmless(text: str) -> str:

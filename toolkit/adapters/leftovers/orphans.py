@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
+from toolkit.adapters.interrupts import in_main_thread
 from toolkit.adapters.leftovers import process_tree
 from toolkit.adapters.leftovers.process_tree import Seen
-from toolkit.adapters.loop_bell import in_main_thread
 from toolkit.adapters.processes import prctl
 
 

@@ -203,10 +203,10 @@ class LogWriter:
         self._begin = end
         self._size, self._number = 0, self._number + 1
         # With the one that is begun there are as many as make up the limit.
-        for number in _numbers(self.path)[1 : -(PIECES - 2)]:
+        for number in piece_numbers(Path(self.path))[1 : -(PIECES - 2)]:
             with contextlib.suppress(OSError):
                 Path(f"{self.path}.{number}").unlink()
-        kept = set(_numbers(self.path))
+        kept = set(piece_numbers(Path(self.path)))
         self._older = [piece for piece in self._older if piece[2] in kept]
         return self._open()
 
@@ -225,17 +225,20 @@ def append_to(path: str, mode: int) -> int:
     return os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
 
 
-def _numbers(path: str) -> list[int]:
-    """Of the pieces of a log that are there, ascending."""
-    name = Path(path).name + "."
+def piece_numbers(path: Path) -> list[int]:
+    """Of the pieces of a log that are full, ascending. Never raises."""
+    name = path.name + "."
     found = []
-    with contextlib.suppress(OSError):
-        for entry in Path(path).parent.iterdir():
-            number = entry.name.removeprefix(name)
-            if entry.name.startswith(name) and number.isdecimal():
-                found.append(int(number))
+    try:
+        with os.scandir(path.parent) as entries:
+            for entry in entries:
+                number = entry.name.removeprefix(name)
+                if entry.name.startswith(name) and number.isdecimal():
+                    found.append(int(number))
+    except OSError:
+        return []
     return sorted(found)
 
 
 def _highest_number(path: str) -> int:
-    return max(_numbers(path), default=0)
+    return max(piece_numbers(Path(path)), default=0)

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+from toolkit.adapters.leftovers import process_tree
 from toolkit.adapters.stop_signals import ENDS_BY_ITSELF
 
 #: what nobody dies of, with or without a handler
@@ -32,20 +33,16 @@ def _is_ready_for(pid: int, signum: int) -> bool:
         return not Path("/proc/self/status").exists()  # without such a /proc nobody knows
     except (OSError, UnicodeDecodeError):
         return False
-    masks = (line.split()[1] for line in status.splitlines() if line.startswith(_ARRANGED))
+    masks = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(_ARRANGED))
     return any(_has(mask, signum) for mask in masks)
 
 
 def ends_by_itself(pid: int, signum: int) -> bool:
     """Whether a process that was not reaped asks for stops (`toolkit.stop_requested`), by this signal."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (OSError, UnicodeDecodeError):
-        return False
-    handled = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    handled = process_tree.caught(pid)
     return _has(handled, ENDS_BY_ITSELF) and _has(handled, signum)
 
 
-def _has(mask: str, signum: int) -> bool:
+def _has(mask: int, signum: int) -> bool:
     """Whether a mask of `/proc/PID/status` has this signal: bit N-1 is signal N."""
-    return bool(int(mask, 16) >> (signum - 1) & 1)
+    return bool(mask >> (signum - 1) & 1)

@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from toolkit.adapters.interrupts import in_main_thread
 from toolkit.adapters.leftovers import process_tree
 from toolkit.adapters.leftovers.guard import Guard
 from toolkit.adapters.leftovers.left_behind import LeftBehind
 from toolkit.adapters.leftovers.orphans import Orphans
 from toolkit.adapters.leftovers.process_tree import MARK, Seen
-from toolkit.adapters.loop_bell import LoopBell, in_main_thread
+from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
 from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.deaths import Deaths

@@ -182,6 +182,14 @@ def agent_is_alive(host: str, pid: int, started_wall_ns: int) -> bool | None:
     return began_s <= started_wall_ns / 1e9 + _CLOCK_SLACK_S
 
 
+def starter_may_run(run: Mapping[str, Any]) -> bool:
+    """Whether the agent that wrote a run's file may still run: for one that has not said yet that it does."""
+    host, pid, started_ns = (run.get(key) for key in ("host", "pid", "started_wall_ns"))
+    if not (isinstance(host, str) and isinstance(pid, int) and isinstance(started_ns, int)):
+        return False
+    return agent_is_alive(host, pid, started_ns) is not False
+
+
 def is_live(timeline: Timeline) -> bool | None:
     """Whether an agent of this run still runs; None if all that could are on other machines."""
     answers: list[bool | None] = []

@@ -10,28 +10,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolkit.adapters.output.log_writer import piece_numbers
 from toolkit.adapters.recording.layout import open_regular
 from toolkit.core.errors import RecordingError
 
 
 def pieces(path: Path) -> list[Path]:
     """The pieces of a log that are there, in the order in which they were written; the last is `path`."""
-    return [*(path.with_name(f"{path.name}.{number}") for number in _numbers(path)), path]
-
-
-def _numbers(path: Path) -> list[int]:
-    """Of the pieces that are full, ascending. Never raises."""
-    name = path.name + "."
-    found = []
-    try:
-        with os.scandir(path.parent) as entries:
-            for entry in entries:
-                number = entry.name.removeprefix(name)
-                if entry.name.startswith(name) and number.isdecimal():
-                    found.append(int(number))
-    except OSError:
-        return []
-    return sorted(found)
+    return [*(path.with_name(f"{path.name}.{number}") for number in piece_numbers(path)), path]
 
 
 class LogPieces:
@@ -55,7 +41,7 @@ class LogPieces:
         Raises:
             RecordingError: it can't be read.
         """
-        numbers = _numbers(self.path)
+        numbers = piece_numbers(self.path)
         left = before
         self._number = (numbers[-1] if numbers else 0) + 1
         while True:
@@ -80,7 +66,7 @@ class LogPieces:
         """
         number, offset = self._number, self._offset
         while True:
-            numbers = _numbers(self.path)
+            numbers = piece_numbers(self.path)
             full = number <= max(numbers, default=0)
             if not full or number in numbers:
                 fd = open_regular(self._piece(number) if full else self.path)
@@ -123,7 +109,7 @@ class LogPieces:
                 return data
             if full:
                 self._number, self._offset = self._number + 1, 0
-            elif self._number > max(_numbers(self.path), default=0):
+            elif self._number > max(piece_numbers(self.path), default=0):
                 return b""  # else it became full since it was opened, and may have got more before
 
     def _piece(self, number: int) -> Path:
@@ -134,7 +120,7 @@ class LogPieces:
         while True:
             # In this order: if it has no number yet after it was opened, then it had none before.
             current = _opened(self.path)
-            numbers = _numbers(self.path)
+            numbers = piece_numbers(self.path)
             self._number = self._number or (numbers[0] if numbers else 1)
             if self._number > max(numbers, default=0):
                 # What can't be opened says why.

@@ -7,7 +7,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from toolkit.adapters.recording.catalog import RunSummaryEntry, agent_is_alive, is_live
+from toolkit.adapters.recording.catalog import RunSummaryEntry, is_live, starter_may_run
 from toolkit.core.errors import RecordingError
 
 
@@ -31,13 +31,7 @@ def may_run(entry: RunSummaryEntry) -> bool:
     """Whether a run may still go on: an agent of it lives, or that can't be told from here."""
     if entry.problem or is_live(entry.timeline) is not False:
         return True
-    # An agent that has not said yet that it runs is in the run's file alone.
-    host, pid, started_ns = (entry.run.get(key) for key in ("host", "pid", "started_wall_ns"))
-    if entry.timeline.nodes or not (
-        isinstance(host, str) and isinstance(pid, int) and isinstance(started_ns, int)
-    ):
-        return False
-    return agent_is_alive(host, pid, started_ns) is not False
+    return not entry.timeline.nodes and starter_may_run(entry.run)
 
 
 def remove(path: Path) -> None:

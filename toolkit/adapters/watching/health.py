@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.hanging.hang_settings import HEALTH_PORT
 
 #: how long one who asks may take, in seconds
 _ASK_S = 2.0
@@ -84,6 +85,5 @@ def _listening(port: int) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         raise ConfigurationError(
-            f"TORCHELASTIC_HEALTH_CHECK_PORT is {port}, which can't be listened on: {error.strerror}; "
-            "give a port that is free"
+            f"{HEALTH_PORT} is {port}, which can't be listened on: {error.strerror}; give a port that is free"
         ) from error

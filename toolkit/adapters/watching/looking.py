@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from toolkit.adapters.leftovers import process_tree
 from toolkit.adapters.readings.process_table import Children, Facts, facts
 from toolkit.core.hanging.hangs import Look, ProcessLook
 from toolkit.core.hanging.watched import WatchedWorker
@@ -83,22 +84,16 @@ def _written(path: str) -> tuple[int, int] | None:
 
 def tracer_of(pid: int) -> int:
     """Process id of a debugger; 0 if there is none."""
-    return _status_number(pid, "TracerPid:", 10)
+    for line in _text(f"/proc/{pid}/status").splitlines():
+        if line.startswith("TracerPid:"):
+            number = line.removeprefix("TracerPid:").strip()
+            return int(number) if number.isdecimal() else 0
+    return 0
 
 
 def catches(pid: int, signum: int) -> bool:
     """Whether a process has a handler for a signal, so that it does not die of it."""
-    return bool(_status_number(pid, "SigCgt:", 16) >> (signum - 1) & 1)
-
-
-def _status_number(pid: int, name: str, base: int) -> int:
-    for line in _text(f"/proc/{pid}/status").splitlines():
-        if line.startswith(name):
-            try:
-                return int(line.removeprefix(name), base)
-            except ValueError:
-                return 0
-    return 0
+    return bool(process_tree.caught(pid) >> (signum - 1) & 1)
 
 
 def name_of(pid: int) -> str:

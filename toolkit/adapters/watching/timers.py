@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.hanging.hang_settings import TIMER_FILE
 
 #: name of the variable with the path of the pipe
-TIMER_FILE = "TORCHELASTIC_TIMER_FILE"
 #: timers that are kept, and bytes of a line
 TIMERS_MAX, LINE_MAX = 100_000, 1 << 16
 _CHUNK = 1 << 16

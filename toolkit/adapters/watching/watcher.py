@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.adapters.watching.group import WatchedGroup
 from toolkit.adapters.watching.shared import SharedNotes
+from toolkit.core.hanging.hang_settings import TIMER_FILE
 from toolkit.core.hanging.watched import Condemned, HangSettings, WatchedWorker
 from toolkit.ports import Bell, SayWhile
 
@@ -65,7 +66,7 @@ class WorkerWatcher:
             self._notes.close()
         self._notes = SharedNotes(local_world_size)
         self._timers = self._timer_pipe()
-        more = {"TORCHELASTIC_TIMER_FILE": self._timers.path} if self._timers is not None else {}
+        more = {TIMER_FILE: self._timers.path} if self._timers is not None else {}
         return [{**variables, **more} for variables in self._notes.variables()]
 
     def _timer_pipe(self) -> TimerPipe | None:

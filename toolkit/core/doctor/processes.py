@@ -88,5 +88,5 @@ def stacks(facts: ProcessFacts, asked: Asked, machine: Machine) -> Said:
 def kill_group(facts: CgroupFacts, asked: Asked, machine: Machine) -> Said:
     """Whether workers can have a control group of their own."""
     if facts.child_possible:
-        return ok("own cgroup for workers" + (", killed as one" if facts.kill_possible else ""))
+        return ok("own cgroup for workers")
     return ok("no cgroup of their own for workers" if facts.version else "no cgroups")

@@ -180,6 +180,11 @@ class RunOptions:
             return False
         return not self.rdzv_endpoint or self._endpoint_is_any_local_port()
 
+    @property
+    def backend(self) -> str:
+        """How the nodes meet, as recordings call it."""
+        return "solo" if self.solo else self.rdzv_backend
+
     def _endpoint_is_any_local_port(self) -> bool:
         address = self.endpoint_address
         return address is not None and address.is_any_local_port
