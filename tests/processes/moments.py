@@ -165,9 +165,9 @@ class Hook:
         with open(f"{path}.{os.getpid()}", "w") as file:
             json.dump([PHASES[phase], time.monotonic(), handled], file)
         os.replace(file.name, path)  # whole, whoever looks when
+        self.sent = True  # before any of them: a handler may raise, here, and this thread gets no further
         if len(self.signals) > 1:
             threading.Thread(target=self.more, name="moment", daemon=True).start()
-        self.sent = True  # before: a handler may raise
         os.kill(os.getpid(), self.signals[0])
 
     def more(self):
