@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,27 @@ ROOT = Path(__file__).parents[3]
 Open = Callable[..., HostedRun]
 
 
-def family(run: HostedRun) -> list[psutil.Process]:
+def keeper_of(run: HostedRun) -> psutil.Process:
+    """The process above all of its family."""
+    return psutil.Process(run._history.talk._keeper.pid)
+
+
+def family(keeper: psutil.Process) -> list[psutil.Process]:
     """The keeper and all below it."""
-    keeper = psutil.Process(run._history.talk._keeper.pid)
     return [keeper, *keeper.children(recursive=True)]
+
+
+def settled(keeper: psutil.Process, more_than: int) -> list[psutil.Process]:
+    """Its family once it has so many.
+
+    A branch is a grandchild that the keeper adopts as soon as its parent has ended: just after its birth, a look at all
+    processes, which takes its time, may find it below neither of them.
+    """
+    limit_s = time.monotonic() + 20
+    while len(processes := family(keeper)) <= more_than:
+        assert time.monotonic() < limit_s, processes
+        time.sleep(0.01)
+    return processes
 
 
 def wait_for_end_of(processes: list[psutil.Process]) -> None:
@@ -53,14 +71,13 @@ def test_nothing_is_left_after_the_last_is_closed() -> None:
             of_branch = branch.branch()
             run.inject(KillWorker("node1"))
             run.rewind(10.0)
-            processes = family(run)
-            assert len(processes) > 4
+            processes = settled(keeper_of(run), more_than=4)
         finally:
             run.close()
         of_branch.step()
         branch.close()
         of_branch.step()
-        assert [p for p in family(of_branch) if p.status() == psutil.STATUS_ZOMBIE] == []
+        assert [p for p in family(keeper_of(of_branch)) if p.status() == psutil.STATUS_ZOMBIE] == []
         of_branch.close()
         assert [process for process in processes if process.is_running()] == []
 
@@ -69,7 +86,7 @@ def test_what_is_forgotten_is_closed() -> None:
     with nothing_left():
         run = HostedRun(SMALL)
         run.run(until=20.0)
-        processes = family(run)
+        processes = family(keeper_of(run))
         del run
         wait_for_end_of(processes)
 
@@ -105,8 +122,7 @@ def test_all_end_with_their_owner(how: signal.Signals) -> None:
         try:
             assert owner.stdout is not None
             keeper = psutil.Process(int(owner.stdout.readline()))
-            processes = [keeper, *keeper.children(recursive=True)]
-            assert len(processes) >= 5
+            processes = settled(keeper, more_than=4)
         finally:
             owner.send_signal(how)
     wait_for_end_of(processes)
@@ -116,7 +132,7 @@ def test_one_that_hangs_is_ended_with_the_others(opened: Open) -> None:
     run = opened(SMALL)
     branch = run.branch()
     os.kill(branch.pid, signal.SIGSTOP)
-    processes = family(run)
+    processes = family(keeper_of(run))
     run.close()
     branch.close()
     wait_for_end_of(processes)
