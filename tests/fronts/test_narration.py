@@ -370,6 +370,22 @@ def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
     assert "lines left out)" in shown[0]
 
 
+def test_a_single_line_is_not_left_out() -> None:
+    text = "Traceback (most recent call last):\n" + "".join(
+        f'  File "t.py", line {n}, in f\n    g()\n' for n in range(TRACEBACK_LINES // 2)
+    )
+    whole = tuple(f"{text}ValueError".splitlines())
+    assert len(whole) == TRACEBACK_LINES + 2
+    assert tail_of(f"{text}ValueError")[0] == "(2 lines left out)"
+    shorter = whole[:1] + whole[3:] + ("a note",)
+    assert len(shorter) == TRACEBACK_LINES + 1
+    assert tail_of("\n".join(shorter)) == shorter
+
+
+def test_a_failure_without_words_is_told_without_them() -> None:
+    assert said(failed(1, message=""))[0] == "rally: rank 1 (pid 101 on gpu-a) exited with code 1"
+
+
 def test_what_workers_say_does_not_command_the_terminal() -> None:
     told = ev.FailureRecorded(
         incarnation=0,

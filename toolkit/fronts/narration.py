@@ -267,6 +267,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or (
+    return event.message in ("", f"exited with code {event.exit_code}") or (
         bool(event.signal) and not event.message.startswith(HUNG)
     )
