@@ -178,7 +178,10 @@ def test_what_asks_for_a_restart_again_and_again_spends_the_budget_at_last() -> 
     cause, free = FailureCause((75,), "exit code 75"), PastRestart(0, "exit code 75", free=True)
     assert judge(policy, past=(free,) * 4, cause=cause).free
     sixth = judge(policy, past=(free,) * 5, cause=cause)
-    assert (sixth.allowed, sixth.free, sixth.reason) == (True, False, "restart 1 of 3")
+    why = "exit code 75 has had 5 free restarts in a row; "
+    assert (sixth.allowed, sixth.free, sixth.reason) == (True, False, f"{why}restart 1 of 3")
+    none_left = judge(policy, past=(free,) * 5, cause=cause, remaining=0)
+    assert (none_left.allowed, none_left.reason) == (False, f"{why}all 3 restarts are used up")
     assert not judge(policy, past=(free,) * 5, remaining=0, cause=cause).allowed
     steady = PastRestart(0, "exit code 75", free=True, uptime_s=3600)
     preempted = FailureCause((75,), "exit code 75", uptime_s=3600)

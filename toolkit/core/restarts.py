@@ -196,13 +196,18 @@ class RestartPolicy:
         if demanded and loop <= FREE_IN_A_ROW:
             asks = f"{code_in_words(demanded[0])} asks for a restart, which is free"
             return RestartVerdict(True, f"{asks}{waits}", delay_s, free=True)
+        had = (
+            f"{code_in_words(demanded[0])} has had {FREE_IN_A_ROW} free restarts in a row; "
+            if demanded
+            else ""
+        )
         if self.never:
-            return RestartVerdict(False, "the restart policy is never")
+            return RestartVerdict(False, f"{had}the restart policy is never")
         left = self._left(past, remaining, restarts_max, now_ns)
         if left <= 0:
-            return RestartVerdict(False, self._exhausted(restarts_max))
+            return RestartVerdict(False, f"{had}{self._exhausted(restarts_max)}")
         number = f"restart {restarts_max - left + 1} of {restarts_max}{self._within()}{waits}"
-        return RestartVerdict(True, number, delay_s)
+        return RestartVerdict(True, f"{had}{number}", delay_s)
 
     def _left(self, past: tuple[PastRestart, ...], remaining: int, restarts_max: int, now_ns: int) -> int:
         if self.window_s is None:
