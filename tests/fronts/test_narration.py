@@ -370,6 +370,19 @@ def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
     assert "lines left out)" in shown[0]
 
 
+def test_of_many_that_fail_at_once_the_first_are_told_in_a_line_each() -> None:
+    lines = said(*(failed(rank) for rank in range(24)), ev.DecisionMade(action="fail", reason="it failed"))
+    assert [line.split()[2] for line in lines[:8]] == [str(rank) for rank in range(8)]
+    assert lines[8:10] == ["rally: ranks 8-23 failed as well", "rally: giving up: it failed"]
+    anew = said(
+        *(failed(rank) for rank in range(8)),
+        ev.WorkersStarting(incarnation=1, count=24),
+        failed(9),
+        failed(23),
+    )
+    assert len(anew) == 10, "of each start"
+
+
 def test_a_single_line_is_not_left_out() -> None:
     text = "Traceback (most recent call last):\n" + "".join(
         f'  File "t.py", line {n}, in f\n    g()\n' for n in range(TRACEBACK_LINES // 2)

@@ -16,6 +16,9 @@ from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import forwarded, harmless, parked, store_silent, taken_over
 
+#: failures of one start that are told in a line each; whoever fails after them is told in one line, or by the report
+_FAILURES_TOLD = 8
+
 
 class Narration:
     """Implements `toolkit.ports.EventSink`: one agent's story for people.
@@ -42,6 +45,9 @@ class Narration:
         self._reported = False
         #: of the workers that run now, or have failed last
         self._failed = FailedWorkers()
+        #: how many of its failures were told, and whose were not
+        self._failures_told = 0
+        self._untold: list[int] = []
 
     def emit(self, event: ev.Event) -> None:
         """Tell of it, if it is worth a line."""
@@ -60,12 +66,16 @@ class Narration:
             case ev.Parked():
                 self.say(parked(event.beside))
                 self._remind(f"waiting as a spare beside round {event.beside}")
-            case ev.WorkersStarting() | ev.WorkerStarted() | ev.WorkerExited():
+            case ev.WorkersStarting():
+                self._failed.take(event)
+                self._failures_told = 0
+            case ev.WorkerStarted() | ev.WorkerExited():
                 self._failed.take(event)
             case ev.FailureRecorded():
                 self._failed.take(event)
                 self._tell_failure(event)
             case ev.DecisionMade():
+                self._tell_untold()
                 self._decided(event)
             case ev.WorkersStopping():
                 self._stopping(event)
@@ -83,6 +93,7 @@ class Narration:
             case ev.LogsLost():
                 self._losses.tell(event)
             case ev.AgentFinished():
+                self._tell_untold()
                 if event.result == "FAILED":
                     self._report_failed()
                 self._losses.end()
@@ -161,12 +172,21 @@ class Narration:
 
     def _tell_failure(self, event: ev.FailureRecorded) -> None:
         """In a line; the traceback follows once it is known whether the report at the end has it."""
+        if self._failures_told >= _FAILURES_TOLD and not event.first:
+            self._untold.append(event.global_rank)
+            return
+        self._failures_told += 1
         how = ending(event.exit_code, event.signal)
         told = "" if _says_no_more(event) else f": {in_short(event.message)}"
         words = f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}"
         self.say(words)
         for line in details(words, event.what, ""):
             self._write_lines((line,))
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            self.say(f"{ranks(self._untold)} failed as well")
+            self._untold.clear()
 
     def _hung(self, event: ev.WorkersHung) -> None:
         self.say(hung(event))
