@@ -152,6 +152,11 @@ def test_without_steps_a_failure_after_hours_is_no_crash_loop() -> None:
     ).allowed
 
 
+def test_a_short_back_off_is_told_as_short_as_it_is() -> None:
+    assert judge(RestartPolicy(backoff_s=0.04)).reason == "restart 1 of 3, back-off 40 ms"
+    assert judge(RestartPolicy(backoff_s=0.1)).reason == "restart 1 of 3, back-off 0.1 s"
+
+
 def test_the_back_off_begins_anew_after_workers_that_ran_steadily() -> None:
     policy = RestartPolicy(backoff_s=1, backoff_max_s=60)
     early, late = restarted_at(uptime_s=20), restarted_at(uptime_s=700)

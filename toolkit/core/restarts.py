@@ -24,6 +24,11 @@ def code_in_words(code: int) -> str:
     return signal_name(code) or f"exit code {code}"
 
 
+def _wait_in_words(seconds: float) -> str:
+    """Such as "2.0 s", "50 ms"."""
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+
+
 @dataclass(frozen=True, slots=True)
 class PastRestart:
     """One restart that has happened.
@@ -191,7 +196,7 @@ class RestartPolicy:
                 f"crash loop: {loop} failures in a row with the same cause ({cause.key}){self._where(cause)}",
             )
         delay_s = self._delay(cause, past, draw)
-        waits = f", back-off {delay_s:.1f} s" if delay_s else ""
+        waits = f", back-off {_wait_in_words(delay_s)}" if delay_s else ""
         demanded = [code for code in cause.exit_codes if code in self.free_on]
         if demanded and loop <= FREE_IN_A_ROW:
             asks = f"{code_in_words(demanded[0])} asks for a restart, which is free"
