@@ -290,6 +290,10 @@ def test_the_shutdown_timeout_comes_from_the_option_then_from_torchs_variable() 
             "--exit-barrier-timeout has no effect with --standalone",
         ),
         ("--exit-barrier-timeout 7 t.py", "--exit-barrier-timeout has no effect on a single node"),
+        (
+            "--max-restarts 2 --restart-policy backoff,crash-loop=4 t.py",
+            "crash-loop=4 of --restart-policy has no effect with --max-restarts 2, which is used up first",
+        ),
     ],
 )
 def test_options_without_effect_are_noticed(line: str, notice: str) -> None:
