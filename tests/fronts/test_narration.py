@@ -157,6 +157,11 @@ def test_a_report_tells_causes_from_consequences() -> None:
     alone = report_in_words("", [victim(0), victim(1)])
     assert alone.first.startswith("nobody is known to have failed by itself; first to tell was rank 0")
     assert alone.others == ("likewise: rank 1 was killed by SIGABRT (abort)",)
+    missed = report_in_words("", [victim(0)], ended_well=(1, 3))
+    assert missed.others == (
+        "before that ranks 1, 3 had ended with exit code 0, perhaps too early for the others",
+    )
+    assert report_in_words("", [CULPRIT], ended_well=(1, 3)).others == ()
 
 
 def test_a_report_fits_on_a_screen() -> None:

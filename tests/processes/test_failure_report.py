@@ -235,6 +235,31 @@ def test_a_culprit_that_takes_long_is_told_when_the_agent_stops_it(rally: Rally,
     assert "because of it: rank 0 exited with code 1: connection reset by peer" in job.stderr
 
 
+def test_who_ended_too_early_is_named_where_the_others_only_miss_it(rally: Rally, script: Script) -> None:
+    worker = script(
+        PAIR
+        + """
+    other = other_pid()
+    if rank == 1:
+        sys.exit(0)
+    until_gone(other)
+    raise ConnectionResetError(104, "Connection reset by peer")
+    """
+    )
+    job = rally("--standalone", "--nproc-per-node", "2", worker)
+    assert job.wait() == 1, job.told()
+    assert "nobody is known to have failed by itself; first to tell was rank 0 (" in job.stderr
+    told = "before that rank 1 had ended with exit code 0, perhaps too early for the others"
+    assert f"rally: {told}\n" in job.stderr
+    shown = subprocess.run(
+        [*RALLY, "show", str(job.run_dir)],
+        env=clean_environment(job.run_dir),
+        capture_output=True,
+        check=True,
+    )
+    assert f"    {told}\n" in shown.stdout.decode()
+
+
 def test_what_comes_of_the_agents_signal_is_no_failure(rally: Rally, script: Script) -> None:
     """One raises in its handler, one has a traceback of an error that it had caught, one crashes."""
     worker = script("""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.hanging.watched import HUNG
+from toolkit.core.job_report import FailureRecord
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, in_short, plural, ranks, times, without_tokens
 from toolkit.fronts.lost_logs import LossNarration
@@ -235,12 +236,15 @@ class Narration:
 
     def _report(self, event: ev.JobEnded) -> None:
         self._reported = True
-        self._write_report(report_in_words(event.why, event.failures, self._failed.stopped))
+        self._write_report(self._in_words(event.why, event.failures))
 
     def _report_failed(self) -> None:
         """The report of a node that fails alone."""
         if not self._reported and self._failed.records:
-            self._write_report(report_in_words("", self._failed.records, self._failed.stopped))
+            self._write_report(self._in_words("", self._failed.records))
+
+    def _in_words(self, why: str, failures: Sequence[FailureRecord]) -> ReportWords:
+        return report_in_words(why, failures, self._failed.stopped, self._failed.ended_well)
 
     def _write_report(self, words: ReportWords) -> None:
         self.say(words.first)
