@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from toolkit.adapters.leftovers.process_tree import supervises
 from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
 
@@ -19,6 +20,8 @@ MARK = "RALLY_EXPERIMENT"
 _PROC = Path("/proc")
 #: how long processes may take to vanish after SIGKILL, in seconds
 _VANISH_S, _AGAIN_S = 10.0, 0.005
+#: and how long supervisors may take to end by themselves
+_TIDY_S = 1.0
 _READY, _GO = b"r", b"g"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -145,12 +148,17 @@ def signal_all(mark: str, signum: int, spared: Sequence[int] = ()) -> None:
 
 
 def kill_all(mark: str, spared: Sequence[int] = ()) -> list[int]:
-    """SIGKILL to each process with the mark, until none is left but those that are spared. Returns who won't vanish."""
-    deadline = time.monotonic() + _VANISH_S
+    """SIGKILL to each process with the mark, until none is left but those that are spared. Returns who won't vanish.
+
+    Supervisors have a second in which they end by themselves: they take their cgroups with them.
+    """
+    start = time.monotonic()
     while left := [pid for pid in marked(mark) if pid not in spared]:
+        waited_s = time.monotonic() - start
         for pid in left:
-            send(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
+            tidies_up = waited_s < _TIDY_S and supervises(pid)
+            send(pid, signal.SIGCONT if tidies_up else signal.SIGKILL)
+        if waited_s > _VANISH_S:
             return left
         time.sleep(_AGAIN_S)
     return []
