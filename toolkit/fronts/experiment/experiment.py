@@ -41,7 +41,7 @@ class Experiment:
     Args:
         scenario: a value, the name of one, or a TOML file with one.
         world: "sim" is the simulator, "local" real processes of this machine.
-        seed: draws what is left open; in the local world only which node "any" is.
+        seed: draws what is left open; in the local world which node "any" is, and the failures of `mtbf_s`.
         run_dir: where it is recorded; None takes a new folder where runs are recorded.
 
     Raises:
@@ -113,7 +113,7 @@ class Experiment:
         )
 
     def _on_processes(self, path: Path) -> ExperimentResult:
-        from simulator import toml_file
+        from simulator import toml_file, wear
         from toolkit.fronts.experiment.local import LocalWorld, usual_environment
         from toolkit.fronts.experiment.strikes import LocalStrikes
 
@@ -128,7 +128,9 @@ class Experiment:
         }
         directory = open_for_writing(path, run_id, said, started_wall_ns=now_ns)
         note_elsewhere(state_directory(), directory, started_wall_ns=now_ns)
-        world = LocalWorld(scenario, path, run_id, usual_environment(environment()), sys.executable)
+        planned = (*scenario.faults, *wear.drawn(scenario, self.seed))
+        surroundings = usual_environment(environment())
+        world = LocalWorld(scenario, planned, path, run_id, surroundings, sys.executable)
         strikes = LocalStrikes(world, self.seed)
         over = world.run(strikes.begin)
         known = NotedExperiment(
