@@ -395,6 +395,10 @@ def test_orders_that_can_not_be(started: list[Job], hold: Path) -> None:
         job.logs(0, stream="all")
     with pytest.raises(ConfigurationError, match="no node 'x'"):
         job.drain("x")
+    with pytest.raises(ConfigurationError, match="no event 'worker_exit'; did you mean worker_exited"):
+        job.events("worker_exit")
+    with pytest.raises(ConfigurationError, match="a job is never 'runing'; did you mean running"):
+        job.until("runing")
     with pytest.raises(ControlError, match="refuses"):
         job.signal("SIGUSR1", 0, incarnation=5)
 
@@ -467,7 +471,7 @@ def does_not_listen() -> None:
 def test_stopping_again_and_tables_without_rows() -> None:
     job = launch(does_not_listen, shutdown_timeout=1)
     assert list(job.restarts()["node"]) == [] and list(job.failures.table()["message"]) == []
-    assert list(job.events("no_such")["type"]) == []
+    assert list(job.events("lease_lost")["type"]) == []
     job.until(lambda: "on" in job.logs())
     while not job.over:
         job.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.notebook.kernels import executed
 from toolkit import Simulation, attach
-from toolkit.core.errors import ConfigurationError
+from toolkit.core.errors import ConfigurationError, RallyError
 
 pytest.importorskip("greenlet")
 from simulator import faults, scenarios, simulate
@@ -104,6 +104,27 @@ def test_branches_go_their_own_ways(sim: Simulation) -> None:
     other.close()
 
 
+def test_a_branch_knows_what_was_said_before_and_no_more_than_that(sim: Simulation) -> None:
+    sim.run(until=21.0)
+    other = sim.branch()
+    before = sim.raw_events()
+    assert other.raw_events() == before and other.now == sim.now
+    sim.run()
+    assert len(sim.raw_events()) > len(before) == len(other.raw_events())
+    other.run()
+    assert other.raw_events() == sim.raw_events() and other.now == sim.now
+    other.close()
+
+
+def test_a_closed_one_can_not_be_moved_any_more(sim: Simulation) -> None:
+    sim.run(until=21.0)
+    sim.close()
+    for move in (sim.step, sim.run, sim.branch, lambda: sim.rewind(3)):
+        with pytest.raises(RallyError, match="this simulation is closed; start another one"):
+            move()
+    assert sim.state == "running"
+
+
 def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
     sim.run()
     again = attach(sim.save(tmp_path / "saved"))
@@ -118,6 +139,10 @@ def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
         (lambda sim: Simulation("worker-cash"), "worker-crash"),
         (lambda sim: Simulation(7), "7 is no scenario"),
         (lambda sim: Simulation("worker-crash", subject="tourch"), "torch"),
+        (lambda sim: simulate("worker-cash"), "worker-crash"),
+        (lambda sim: simulate(7), "7 is no scenario"),
+        (lambda sim: sim.step("all"), "'all' events is none; give 1 or more"),
+        (lambda sim: sim.compare(3), "3 is nothing to compare with; give a simulation"),
         (lambda sim: sim.run(until=-1), "-1"),
         (lambda sim: sim.rewind(50), "rewind|to come|forward|run"),
         (lambda sim: sim.inject(faults.CrashNode("node9")), "node9"),

@@ -296,7 +296,7 @@ def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Repo
     from toolkit.adapters.recording.layout import is_recording
 
     if path.is_dir() and is_recording(path):
-        raise ConfigurationError(f"{path} holds a recording; give another --run-dir, or remove it")
+        raise ConfigurationError(f"{path} holds a recording; give another run directory, or remove it")
     said = {
         "entrypoint": scenario.name,
         "simulated": {"seed": seed, "subject": subject, "scenario": scenario.name},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
@@ -18,11 +18,11 @@ from toolkit.adapters.watch_thread import Ending, WatchThread, used_s
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError, JobFailedError
 from toolkit.core.events import AnyEvent
-from toolkit.core.history import Timeline
+from toolkit.core.history import JobState, Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.core.words import ending, failing
 from toolkit.fronts.notebook.logs import LogText, read_logs
-from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.notebook.watched import Watched, one_of
 from toolkit.fronts.watching import RunController, read_all, simulated
 from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
@@ -33,6 +33,8 @@ from toolkit.views.session import TAKEN_MAX, Session
 #: took, in CPU time, there is none after one that has seen something, and after one that has not. So it is a tenth of
 #: a core, and a hundredth for a silent job, however many ranks and views there are.
 _LOOK_S, _LOOK_MAX_S, _REST, _REST_OF_SILENT = 0.1, 1.0, 10, 100
+#: that a job may be in
+_STATES = tuple(state for state in get_args(JobState) if state != "unknown")
 #: in the launch folder of a run: what its agent wrote to its console
 AGENT_LOG = "agent.log"
 #: where the end of what an agent said to its console is shown
@@ -185,9 +187,12 @@ class Job(Watched):
             timeout: seconds.
 
         Raises:
+            ConfigurationError: a job is never in such a state.
             TimeoutError: it has not come about in time.
             JobFailedError: the job has ended before.
         """
+        if not callable(condition) and condition not in _STATES:
+            raise ConfigurationError(f"a job is never {condition!r}; {one_of(condition, _STATES)}")
         holds = condition if callable(condition) else lambda: self.state == condition
         what = "what was waited for" if callable(condition) else f"the state {condition!r}"
         for _ in range(max(int(timeout / _LOOK_S), 1)):

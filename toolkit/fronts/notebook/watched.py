@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import ConfigurationError
@@ -17,6 +18,15 @@ from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, Said
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
+
+#: what `events` may be asked for
+EVENT_TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
+
+
+def one_of(given: object, known: Sequence[str]) -> str:
+    """What somebody may have meant who gave what there is not."""
+    near = get_close_matches(str(given), known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 class Watched:
@@ -96,7 +106,12 @@ class Watched:
 
         Returns:
             A DataFrame if pandas is installed, else a list of dicts.
+
+        Raises:
+            ConfigurationError: there is no such type.
         """
+        if kind is not None and kind not in EVENT_TYPES:
+            raise ConfigurationError(f"there is no event {kind!r}; {one_of(kind, EVENT_TYPES)}")
         with self._lock:
             film = self._session.film
             rows = tables.event_rows(film.between(0, len(film)), film.started_ns)
