@@ -324,6 +324,13 @@ def test_bad_input_is_refused_before_anything_starts(
     assert not state.exists()
 
 
+@pytest.mark.parametrize("entrypoint", ["", "-m", 3, None])
+def test_what_is_no_entrypoint(entrypoint: Any, state: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"the entrypoint is {entrypoint!r}; give a function"):
+        launch(entrypoint)
+    assert not state.exists()
+
+
 def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "train.py").touch()
     with pytest.raises(ConfigurationError, match="did you mean"):
@@ -399,6 +406,8 @@ def test_orders_that_can_not_be(started: list[Job], hold: Path) -> None:
         job.events("worker_exit")
     with pytest.raises(ConfigurationError, match="a job is never 'runing'; did you mean running"):
         job.until("runing")
+    with pytest.raises(ConfigurationError, match=r"x\.svg can't be written: No such file or directory"):
+        job.timeline().save("/proc/none/x.svg")
     with pytest.raises(ControlError, match="refuses"):
         job.signal("SIGUSR1", 0, incarnation=5)
 
@@ -493,6 +502,20 @@ def test_a_code_is_told_once() -> None:
     job = launch(sys.exit, 3)
     job.wait(60)
     assert repr(job.failures).endswith("exited with code 3 in round 1, the first of its node")
+
+
+def commands() -> None:
+    raise ValueError("\x1b]0;a title\x07no")
+
+
+def test_nothing_that_a_worker_says_commands_the_console() -> None:
+    job = launch(commands)
+    job.wait(60)
+    with pytest.raises(JobFailedError) as failed:
+        job.check()
+    for words in (repr(job), repr(job.failures), str(failed.value), str(job), job.report()):
+        assert "\x1b" not in words
+    assert "ValueError: \\x1b]0;a title\\x07no" in str(failed.value)
 
 
 def draws_a_bar() -> None:

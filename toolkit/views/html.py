@@ -50,7 +50,7 @@ STYLE = (
     "background:none;white-space:nowrap;max-width:420px;overflow:hidden;text-overflow:ellipsis;color:inherit}"
     ".rally table.rally-table th{color:var(--r-dim);font-weight:400}"
     ".rally table.rally-table td.rally-number{text-align:right}"
-    ".rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
+    ".rally.rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
     "background:var(--r-soft);color:inherit;padding:6px 8px;margin:4px 0;border-radius:4px;font-size:12px;"
     "overflow-x:auto;white-space:pre-wrap}.rally summary{cursor:pointer;color:var(--r-dim)}"
     ".rally svg.rally-timeline{display:block;margin:6px 0}"

@@ -28,6 +28,7 @@ from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
 from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import TAKEN_MAX, Session
+from toolkit.views.wording import harmless_lines
 
 #: how often what is new is read, in seconds: often, and how often at the least; and how many times as long as a look
 #: took, in CPU time, there is none after one that has seen something, and after one that has not. So it is a tenth of
@@ -270,7 +271,7 @@ class Job(Watched):
         how, said = failing(first.exit_code, first.signal, first.message)
         trace = f"\n{first.traceback}" if first.traceback else ""
         words = f"{self.name} failed: rank {first.global_rank} {how}{f': {said}' if said else ''}"
-        return "\n".join((words, *details(words, first.what, first.remedy))) + trace
+        return harmless_lines("\n".join((words, *details(words, first.what, first.remedy))) + trace)
 
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""

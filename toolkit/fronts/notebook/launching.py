@@ -83,7 +83,7 @@ def launch(
     if callable(entrypoint):
         call = pack(entrypoint, args, kwargs or {}, _cell_name)
         return order.carried_out(_name_of(entrypoint), call=call)
-    if not isinstance(entrypoint, str | Path) or str(entrypoint).startswith("-"):
+    if not isinstance(entrypoint, str | Path) or not str(entrypoint) or str(entrypoint).startswith("-"):
         raise ConfigurationError(
             f"the entrypoint is {entrypoint!r}; give a function, or the path of a script"
         )

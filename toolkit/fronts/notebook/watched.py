@@ -18,6 +18,7 @@ from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, Said
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
+from toolkit.views.wording import harmless_lines
 
 #: what `events` may be asked for
 EVENT_TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
@@ -199,7 +200,8 @@ class Watched:
         with self._lock:
             words = ", ".join(html.job_facts(self._session.film.latest, self.now_ns))
         said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
-        return "\n  ".join((f"{type(self).__name__} {self.name}: {said}", *self.notes()))
+        lines = (f"{type(self).__name__} {self.name}: {said}", *self.notes())
+        return harmless_lines("\n  ".join(lines))
 
 
 class TimelinePicture:
@@ -226,8 +228,17 @@ class TimelinePicture:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a picture that stands for itself, with colours for light and dark."""
-        Path(path).write_text(html.standing_alone(self.svg), encoding="utf-8")
+        """Write a picture that stands for itself, with colours for light and dark.
+
+        Raises:
+            ConfigurationError: it can't be written there.
+        """
+        try:
+            Path(path).write_text(html.standing_alone(self.svg), encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} can't be written: {error.strerror}; give another path"
+            ) from error
 
     def __repr__(self) -> str:
         nodes = plural(len(self.value.nodes), "node")
@@ -258,7 +269,7 @@ class Failures(Sequence[Failure]):
     def __repr__(self) -> str:
         if not self._all:
             return "no failures"
-        return "\n".join(map(_in_words, self._all))
+        return harmless_lines("\n".join(map(_in_words, self._all)))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         page = html.card(html.failures_html(self._timeline) or html.facts("no failures"))
