@@ -271,7 +271,13 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
 
 
 def _policy(text: str, place: Place, key: str) -> RestartPolicy:
-    """As `--restart-policy` has it."""
+    """As `--restart-policy` has it, save for policies of one's own: those are objects, in a scenario in Python."""
+    if ":" in text:
+        raise Misfit(
+            place,
+            key,
+            f"is {text!r}, a policy of one's own; write the scenario in Python, and give the policy itself",
+        )
     try:
         return policy_of(text, "the policy")
     except ConfigurationError as error:
