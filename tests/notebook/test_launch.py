@@ -137,6 +137,7 @@ def test_kill_restart_and_stop(started: list[Job], hold: Path) -> None:
     until(lambda: job.now.restarts_used == 1, "a restart")
     until_running(job, 2)
     assert not set(first) & set(pids(job))
+    assert "asked for by" in job.failures[0].what and job.failures[0].what.endswith(": a test")
     job.restart()
     until(lambda: job.now.restarts_total == 2, "a second restart")
     until_running(job, 2)
