@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.disks import small_disk as small_disk
+
 settings.register_profile("rallypoint", deadline=None)
 settings.load_profile("rallypoint")
 

@@ -128,7 +128,7 @@ def test_the_list_has_every_check_and_checks_nothing() -> None:
         (["--only", ""], "--only is empty; `rally doctor --list` has what it takes"),
         (["--skip", ","], "--skip is empty"),
         (["--list", "--json"], "--list is for people and --json of what is found; leave one of them out"),
-        (["--nproc-per-node", "0"], "--nproc-per-node is '0'; give a number of at least 1"),
+        (["--nproc-per-node", "0"], "--nproc-per-node is 0; a node has at least 1 worker"),
         (["--nproc-per-node", "many"], "--nproc-per-node is 'many'"),
         (["--endpoint", "a b:1"], "--endpoint is 'a b:1'"),
         (["--endpoint", "host:99999"], "--endpoint is 'host:99999'; the port must be"),

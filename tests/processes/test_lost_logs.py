@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.disks import fill
 from toolkit.adapters.recording.reader import read_run
-from toolkit.core.events import LogsLost, WorkerExited
+from toolkit.core.events import AgentFinished, EventsDropped, LogsLost, WorkerExited, WorkersStarted
 
 from .conftest import Rally, Script
-from .jobs import RALLY, clean_environment
+from .jobs import RALLY, Job, clean_environment
 
 #: twice what the disk holds, in lines of 64 bytes, then wait for the word
 WORDY = """
@@ -24,22 +23,6 @@ WORDY = """
     wait_for("go on")
     print("the last line", flush=True)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 @pytest.mark.parametrize("option", ["--redirects", "--tee"])
@@ -68,9 +51,7 @@ def test_a_full_disk_costs_lines_and_not_the_job(
     )
     if option == "--tee":
         assert job.stdout.count("[default0]:") == 32_769, "the console has them all"
-    shown = subprocess.run(
-        [*RALLY, "show", str(job.run_dir)], env=clean_environment(tmp_path), capture_output=True, check=True
-    ).stdout.decode()
+    shown = _shown(job, tmp_path)
     assert f"{last.lost_lines} lines (1.0 MB) of output are lost" in shown, shown
     assert str(log) in shown
 
@@ -86,14 +67,14 @@ def test_a_restart_on_a_full_disk_goes_on(
     """)
     job = rally("--standalone", "--max-restarts", "1", "--log-dir", small_disk, "--tee", "3", worker)
     job.wait_for_lines("[default0]:up")
-    _fill(small_disk)
+    fill(small_disk)
     (tmp_path / "go on").touch()
     assert job.wait() == 0, job.told()
     job.wait_for_lines("[default0]:up", 2)
     assert [event.exit_code for event in job.events(WorkerExited)] == [3, 0]
 
 
-def test_a_recording_on_a_full_disk_ends_as_it_should_and_says_so(
+def test_a_recording_on_a_full_disk_still_tells_who_failed(
     rally: Rally, script: Script, small_disk: Path, tmp_path: Path
 ) -> None:
     worker = script("""
@@ -103,23 +84,53 @@ def test_a_recording_on_a_full_disk_ends_as_it_should_and_says_so(
     """)
     job = rally("--standalone", "--max-restarts", "3", "--redirects", "2", worker, run_dir=small_disk / "run")
     job.wait_for_lines("up")
-    _fill(small_disk)
+    fill(small_disk)
     (tmp_path / "go on").touch()
     assert job.wait() == 7, job.told()
     assert len(job.wait_for_lines("up", 4)) == 4
+    assert [event.exit_code for event in job.events(WorkerExited)] == [7] * 4
+    [finished] = job.events(AgentFinished)
+    assert finished.result == "FAILED"
+    assert job.timeline().state == "failed"
+    shown = _shown(job, tmp_path)
+    assert shown.count("exited with code 7") == 4, shown
+    assert "vanished" not in shown
+
+
+def test_a_recording_that_has_used_up_its_reserve_still_tells_the_end(
+    rally: Rally, tmp_path: Path, small_disk: Path
+) -> None:
+    worker = tmp_path / "worker.sh"
+    worker.write_text(f"""\
+#!/bin/sh
+[ "$RANK" = 0 ] || exec sleep 600
+echo up
+until [ -e "{tmp_path}/go on" ]; do sleep 0.05; done
+exit 7
+""")
+    worker.chmod(0o755)
+    job = rally(
+        *("--standalone", "--nproc-per-node", "64", "--max-restarts", "9", "--no-python", worker),
+        run_dir=small_disk / "run",
+    )
+    job.wait_for_events(WorkersStarted)
+    fill(small_disk)
+    (tmp_path / "go on").touch()
+    assert job.wait() == 7, job.told()
     assert f"cannot record in {small_disk}" in job.stderr
     assert "events could not be recorded in" in job.stderr
     assert job.stderr.count("No space left on device; the run goes on") == 1, "once, and a count at the end"
     assert read_run(small_disk / "run").counters.invalid == 0
+    [dropped] = job.events(EventsDropped)
+    assert f"{dropped.count} events could not be recorded in" in job.stderr
+    [finished] = job.events(AgentFinished)
+    assert finished.result == "FAILED"
+    assert job.timeline().state == "failed"
+    assert "vanished" not in _shown(job, tmp_path)
 
 
-def _fill(disk: Path) -> None:
-    """Until not a byte more fits."""
-    with (disk / "filler").open("wb", buffering=0) as filler:
-        for size in (4096, 1):
-            try:
-                while True:
-                    filler.write(b"x" * size)
-            except OSError:
-                pass
-    assert os.statvfs(disk).f_bavail == 0
+def _shown(job: Job, tmp_path: Path) -> str:
+    """What `rally show` says of it."""
+    return subprocess.run(
+        [*RALLY, "show", str(job.run_dir)], env=clean_environment(tmp_path), capture_output=True, check=True
+    ).stdout.decode()

@@ -176,13 +176,9 @@ def _split(words: Sequence[str], option: str) -> list[str]:
 
 
 def _nproc(text: str | None) -> int | str | None:
-    if text is None or text in ("cpu", "gpu", "auto"):
-        return text
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigurationError(
-            f"--nproc-per-node is {text!r}; give a number of at least 1, cpu, gpu or auto"
-        )
-    return int(text)
+    from toolkit.fronts.command_line.option_values import nproc
+
+    return None if text is None else nproc(text, "--nproc-per-node")
 
 
 def _endpoint(text: str | None) -> tuple[str, int] | None:

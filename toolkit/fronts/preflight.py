@@ -22,7 +22,8 @@ from toolkit.adapters.from_torch.tcp_store import foreign_service
 from toolkit.adapters.limits import processes_max
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.launch_plan import Std
-from toolkit.fronts.command_line.options import NPROC_WORDS, RunOptions
+from toolkit.fronts.command_line.option_values import NPROC_WORDS
+from toolkit.fronts.command_line.options import RunOptions
 from toolkit.fronts.command_line.rendezvous_settings import ETCD, ETCD_V2, KEYS, RALLY
 from toolkit.fronts.script_checks import check_script, mode_of
 

@@ -21,6 +21,8 @@ from toolkit.core.errors import LaunchError
 
 #: it is started anew so often, and then no more: something here kills it
 STARTS_MAX = 5
+#: how long a message waits for it, in seconds, before the next one does so no more
+PATIENCE_S = 0.25
 #: runs it
 SHELL = "/bin/sh"
 #: `+ PID`: a process that leads a session of a worker. `= PIDS`: all that there are. `.`: the agent has left nothing.
@@ -68,6 +70,9 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._pid = 0
         self._sessions: set[int] = set()
+        #: what it was told and has not taken yet
+        self._unsent = bytearray()
+        self._deaf = False
         self._starts = 0
         _held.add(self)
 
@@ -104,8 +109,8 @@ class Supervisor:
         finally:
             theirs.close()
         self._socket = ours
-        self._settle(starter)
         ours.setblocking(False)
+        self._settle(starter)
         if self._sessions:
             self._tell("=", self._sessions)
 
@@ -146,7 +151,10 @@ class Supervisor:
         except ChildProcessError:
             pass  # another part of this program reaps all children
         assert self._socket is not None, "the shell has the other end"
-        said = self._socket.recv(64) if select.select([self._socket], [], [], 0)[0] else b""
+        try:
+            said = self._socket.recv(64)
+        except BlockingIOError:
+            said = b""
         if not said.strip().isdigit():
             self._let_go()
             raise LaunchError(f"{SHELL} could not start it")
@@ -167,13 +175,34 @@ class Supervisor:
     def _tell(self, word: str, pids: set[int]) -> None:
         if self._socket is None:
             return
-        try:
-            self._socket.sendall(f"{word} {' '.join(map(str, sorted(pids)))}\n".encode())
-        except OSError:
-            pass  # it is gone, as `check` will find, or has not listened for a long time
+        if word == "=":  # says all that those before it say, but for the one of which it has a part
+            del self._unsent[self._unsent.find(b"\n") + 1 :]
+        self._unsent += f"{word} {' '.join(map(str, sorted(pids)))}\n".encode()
+        self._send()
+
+    def _send(self) -> None:
+        """Send what is to be sent. Waits for a supervisor that is busy, but for one that is stopped only once."""
+        while self._unsent and self._socket is not None:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                if self._deaf or not self._listens():
+                    self._deaf = True
+                    return
+            except OSError:
+                return  # it is gone, as `check` will find
+            else:
+                self._deaf = False
+                del self._unsent[:sent]
+
+    def _listens(self) -> bool:
+        assert self._socket is not None
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        return bool(poll.poll(PATIENCE_S * 1000))
 
     def check(self) -> bool:
-        """Whether it is still there. Never blocks."""
+        """Whether it is still there."""
         if self._socket is None:
             return False
         try:
@@ -184,10 +213,13 @@ class Supervisor:
             gone = True
         if gone:
             self._let_go()
+        self._send()
         return not gone
 
     def _let_go(self) -> None:
         ours, self._socket, self._pid = self._socket, None, 0
+        self._unsent.clear()
+        self._deaf = False
         if ours is not None:
             ours.close()
 

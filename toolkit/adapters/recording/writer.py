@@ -1,7 +1,8 @@
 """Events to a file, one JSON object a line. Never raises; holds its caller up for a bounded, short time only.
 
 A thread writes. `emit` waits until its line is with the kernel, so that an agent killed in the next moment loses
-nothing; but where the file is slow it stops waiting, and where it is full it counts what it drops.
+nothing; but where the file is slow it stops waiting, and where it is full it counts what it drops. How the agent ended
+is written even then, from a reserve.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from toolkit.adapters.recording.reserve import Reserve, kept_from
 from toolkit.core.events import Event, EventsDropped, encode
 
 #: how long one `emit` waits for its line to be written, in seconds
@@ -171,6 +173,7 @@ class _LineWriter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._reserve = Reserve(fd)
         self._loss: _Loss | None = None
         # Set after a part of a line was written: what follows must begin on a line of its own.
         self._torn = False
@@ -182,9 +185,10 @@ class _LineWriter:
 
     def write(self, line: _Line) -> int:
         """Write `line`, after what is to be told of those before it. Returns how many events are newly lost."""
-        self._tell_loss()
+        kept = kept_from(line.event)
+        self._tell_loss(kept)
         # While nothing can be told of the loss nothing else is written either: the numbering stays in order.
-        problem = self._loss.reason if self._loss is not None else self._append(line.data)
+        problem = self._loss.reason if self._loss is not None else self._append(line.data, kept)
         if not problem:
             return 0
         earlier = self._loss.count if self._loss is not None else 0
@@ -193,16 +197,19 @@ class _LineWriter:
 
     def finish(self) -> None:
         """Tell of a loss a last time, if it can be told now."""
-        self._tell_loss()
+        self._tell_loss(0)
+        self._reserve.give_back()
 
-    def _tell_loss(self) -> None:
+    def _tell_loss(self, kept: int) -> None:
         if self._loss is not None:
-            problem = self._append(self._loss.line().data)
+            problem = self._append(self._loss.line().data, kept)
             self._loss = None if not problem else _Loss(self._loss.count, self._loss.last, problem)
 
-    def _append(self, data: bytes) -> str:
-        """Write one line with one call. Returns what went wrong, or an empty string."""
+    def _append(self, data: bytes, kept: int) -> str:
+        """Write one line with one call, and leave `kept` bytes of the reserve. Returns what went wrong, or ""."""
         whole = b"\n" + data + b"\n" if self._torn else data + b"\n"
+        if problem := self._reserve.refuses(len(whole), kept):
+            return problem
         written = 0
         try:
             while written < len(whole):
@@ -210,6 +217,8 @@ class _LineWriter:
         except OSError as error:
             self._torn = self._torn or written > 0
             return error.strerror or type(error).__name__
+        finally:
+            self._reserve.written(written)
         self._torn = False
         return ""
 

@@ -10,7 +10,10 @@ from difflib import get_close_matches
 
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts.command_line.arguments import Arguments
+from toolkit.fronts.command_line.option import one_of
 
+#: what `--nproc-per-node` may say besides a number and the name of an out-of-tree device
+NPROC_WORDS = ("cpu", "gpu", "xpu", "auto")
 _SHUTDOWN_TIMEOUT_S = 30
 _SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 #: readings more often than this would cost what they measure
@@ -23,6 +26,21 @@ def at_least_0(value: int, name: str, what: str) -> int:
     if value < 0:
         raise ConfigurationError(f"{name} is {value}; give 0 or more {what}")
     return value
+
+
+def nproc(text: str, name: str) -> int | str:
+    """The number of workers of a node, or a word that `preflight.resolve_nproc` turns into one."""
+    try:
+        number = int(text)
+    except ValueError:
+        if re.fullmatch(r"[A-Za-z_]\w*", text):
+            return text
+        raise ConfigurationError(f"{name} is {text!r}; give a number or {one_of(NPROC_WORDS)}") from None
+    if number < 1:
+        raise ConfigurationError(
+            f"{name} is {text}; a node has at least 1 worker; give a number or {one_of(NPROC_WORDS)}"
+        )
+    return number
 
 
 def positive(value: float, name: str) -> float:

@@ -26,7 +26,6 @@ from toolkit.fronts.command_line import (
 from toolkit.fronts.command_line.arguments import Arguments, build_parser, parse_arguments
 from toolkit.fronts.command_line.control_options import ControlOptions, control_options
 from toolkit.fronts.command_line.notices import notices
-from toolkit.fronts.command_line.option import one_of
 from toolkit.fronts.command_line.rally_options import MASTER_PORT, RallyOptions
 from toolkit.fronts.command_line.rendezvous_settings import (
     C10D,
@@ -42,7 +41,6 @@ from toolkit.fronts.command_line.rendezvous_settings import (
 from toolkit.fronts.command_line.signal_options import forward_signals
 
 __all__ = [
-    "NPROC_WORDS",
     "RunOptions",
     "ScriptKind",
     "build_parser",
@@ -50,9 +48,6 @@ __all__ = [
     "parse_arguments",
     "run_script_path",
 ]
-
-#: what `--nproc-per-node` may say besides a number and the name of an out-of-tree device
-NPROC_WORDS = ("cpu", "gpu", "xpu", "auto")
 
 #: torch's `LaunchConfig`: how long the static store waits for the others
 _STATIC_TIMEOUT_S = 900
@@ -282,7 +277,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
         python=environ.get("PYTHON_EXEC") or None,
         min_nodes=min_nodes,
         max_nodes=max_nodes,
-        nproc=_nproc(values.nproc_per_node, arguments.name("nproc_per_node")),
+        nproc=option_values.nproc(values.nproc_per_node, arguments.name("nproc_per_node")),
         standalone=values.standalone,
         rdzv_backend=values.rdzv_backend,
         rdzv_endpoint=endpoint,
@@ -366,20 +361,6 @@ def _nodes(text: str, name: str) -> tuple[int, int]:
     if low > high:
         raise ConfigurationError(f"{name} is {text!r}, more at least than at most; write {high}:{low}")
     return low, high
-
-
-def _nproc(text: str, name: str) -> int | str:
-    try:
-        number = int(text)
-    except ValueError:
-        if re.fullmatch(r"[A-Za-z_]\w*", text):
-            return text
-        raise ConfigurationError(f"{name} is {text!r}; give a number or {one_of(NPROC_WORDS)}") from None
-    if number < 1:
-        raise ConfigurationError(
-            f"{name} is {text}; a node has at least 1 worker; give a number or {one_of(NPROC_WORDS)}"
-        )
-    return number
 
 
 def _endpoint(arguments: Arguments, several: bool, conf: Mapping[str, str]) -> str:
