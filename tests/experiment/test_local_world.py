@@ -209,4 +209,6 @@ def test_what_only_the_simulator_can_do_is_refused_before_anything_starts(tmp_pa
     ):
         with pytest.raises(ConfigurationError, match=words):
             Experiment(scenario, "local", run_dir=tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="seed is 'x'; give a whole number"):
+        Experiment("solo", seed="x")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -116,6 +116,18 @@ def test_a_branch_knows_what_was_said_before_and_no_more_than_that(sim: Simulati
     other.close()
 
 
+def test_ranks_are_killed_as_those_of_a_job_are(sim: Simulation) -> None:
+    sim.run(until=5)
+    sim.kill([2, 5])
+    assert "local rank 1 on node2 gets SIGKILL" in repr(sim)
+    sim.run(until=8)
+    assert {each.global_rank for each in sim.failures if each.signal == "SIGKILL"} == {2, 5}
+    with pytest.raises(ConfigurationError, match="there is no rank 8; there are 0 to 7"):
+        sim.kill(8)
+    with pytest.raises(ConfigurationError, match="signal is 'SIGNOPE'"):
+        sim.signal("SIGNOPE", 0)
+
+
 def test_a_closed_one_can_not_be_moved_any_more(sim: Simulation) -> None:
     sim.run(until=21.0)
     sim.close()
@@ -149,6 +161,12 @@ def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
         (lambda sim: sim.node("nodeX"), "nodeX"),
         (lambda sim: sim.timeline(by="hosts"), "give nodes, ranks or auto"),
         (lambda sim: sim.timeline(between_s=(3, 2)), "give the earlier moment first"),
+        (
+            lambda sim: sim.timeline(between_s=5),
+            r"between_s is 5; give two moments in seconds, such as \(10, 20\)",
+        ),
+        (lambda sim: sim.kill(0), "there is no rank 0; no worker runs yet"),
+        (lambda sim: sim.kill("a"), "rank is 'a'; give a global rank such as 2"),
     ],
 )
 def test_bad_input(sim: Simulation, do: Any, words: str) -> None:

@@ -56,6 +56,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.world not in WORLDS:
             raise ConfigurationError(f"there is no world {self.world!r}; take {' or '.join(WORLDS)}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigurationError(f"seed is {self.seed!r}; give a whole number")
         if isinstance(self.scenario, str | Path):
             from toolkit.fronts.sim import scenario_from
 
@@ -224,7 +226,15 @@ class ExperimentResult:
         return 1 if self.broken else 3 if self.noted.finding else 0
 
     def compare(self, other: ExperimentResult) -> Comparison:
-        """Hold this recording against another one of the same scenario."""
+        """Hold this recording against another one of the same scenario.
+
+        Raises:
+            ConfigurationError: this is no result of an experiment.
+        """
+        if not isinstance(other, ExperimentResult):
+            raise ConfigurationError(
+                f"{other!r} is nothing to compare with; give the result of an experiment"
+            )
         return compare(self.side, other.side)
 
     def __repr__(self) -> str:

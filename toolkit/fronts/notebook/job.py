@@ -22,11 +22,11 @@ from toolkit.core.history import JobState, Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.core.words import ending, failing
 from toolkit.fronts.notebook.logs import LogText, read_logs
-from toolkit.fronts.notebook.watched import Watched, one_of
+from toolkit.fronts.notebook.watched import Watched, global_ranks, one_of
 from toolkit.fronts.watching import RunController, read_all, simulated
 from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
-from toolkit.views.rows import RankRow, RowMaker
+from toolkit.views.rows import RankRow
 from toolkit.views.session import TAKEN_MAX, Session
 from toolkit.views.wording import harmless_lines
 
@@ -365,7 +365,7 @@ class Job(Watched):
             ConfigurationError: no such rank or signal.
             ControlError: the agent refuses, or can't be asked.
         """
-        wanted, name = _ranks(rank), _signal(signal)
+        wanted, name = global_ranks(rank), _signal(signal)
         by_node: dict[str, list[RankRow]] = {}
         for row in self._rows(wanted):
             by_node.setdefault(row.key[0], []).append(row)
@@ -423,18 +423,6 @@ class Job(Watched):
             raise ControlError(f"{self.name} refuses: {outcome.detail}")
         self._thread.wake()
 
-    def _rows(self, wanted: Sequence[int] | None) -> list[RankRow]:
-        with self._lock:
-            rows = RowMaker().ranks(self._session.film.latest)
-        if wanted is None:
-            return rows
-        known = {row.now.global_rank: row for row in rows}
-        missing = [rank for rank in wanted if rank not in known]
-        if missing:
-            there = f"there are 0 to {max(known)}" if known else "no worker runs yet"
-            raise ConfigurationError(f"there is no rank {missing[0]}; {there}")
-        return [known[rank] for rank in dict.fromkeys(wanted)]
-
     # -- how it shows itself --------------------------------------------------------------------------------
 
     def __str__(self) -> str:
@@ -452,20 +440,6 @@ def _number(signal: str) -> int:
 
 def _signal_name(number: int) -> str:
     return Signals(number).name if number in set(Signals) else f"signal {number}"
-
-
-def _ranks(given: Any) -> list[int]:
-    """Global ranks: one, or several.
-
-    Raises:
-        ConfigurationError: these are no ranks.
-    """
-    several = [given] if isinstance(given, int | str | None) else given
-    ranks = list(several) if isinstance(several, Iterable) else [several]
-    wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int)]
-    if wrong or not ranks:
-        raise ConfigurationError(f"rank is {given!r}; give a global rank such as 2, or a list of them")
-    return ranks
 
 
 def _signal(given: str | int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.film import Film
 from toolkit.core.history import Timeline
-from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.notebook.watched import Watched, global_ranks
 from toolkit.fronts.watching import read_all
 from toolkit.views import html
 from toolkit.views.lanes import since
@@ -159,6 +159,22 @@ class Simulation(Watched):
         """
         with self._moves():
             self._held.inject(fault)
+
+    def kill(self, rank: int | Iterable[int]) -> None:
+        """SIGKILL to workers, by global rank; see `signal`."""
+        self.signal("SIGKILL", rank)
+
+    def signal(self, signal: str, rank: int | Iterable[int]) -> None:
+        """A signal to workers, now, by global rank: the fault `KillWorker` for each.
+
+        Raises:
+            ConfigurationError: no such rank or signal, or the job is over.
+        """
+        from simulator.faults import KillWorker
+
+        rows = self._rows(global_ranks(rank))
+        for fault in [KillWorker(row.host, local_rank=row.key[1], signal=signal) for row in rows]:
+            self.inject(fault)
 
     def branch(self) -> Simulation:
         """Another one that stands at this moment and goes its own way."""

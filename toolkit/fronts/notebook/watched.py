@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +16,7 @@ from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
 from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, Said
+from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
 from toolkit.views.wording import harmless_lines
@@ -123,6 +124,18 @@ class Watched:
         with self._lock:
             return list(self._session.film.between(0, len(self._session.film)))
 
+    def _rows(self, wanted: Sequence[int] | None) -> list[RankRow]:
+        with self._lock:
+            rows = RowMaker().ranks(self._session.film.latest)
+        if wanted is None:
+            return rows
+        known = {row.now.global_rank: row for row in rows}
+        missing = [rank for rank in wanted if rank not in known]
+        if missing:
+            there = f"there are 0 to {max(known)}" if known else "no worker runs yet"
+            raise ConfigurationError(f"there is no rank {missing[0]}; {there}")
+        return [known[rank] for rank in dict.fromkeys(wanted)]
+
     def ranks(self) -> Any:
         """The ranks as they are now, one row each: a DataFrame if pandas is installed, else a list of dicts."""
         return frame(tables.rank_rows(self.now), tables.RANK_COLUMNS)
@@ -163,9 +176,7 @@ class Watched:
             timeline = film.latest if at_s is None else film.at(now_ns)
         span_ns = None
         if between_s is not None:
-            low, high = between_s
-            if not low < high:
-                raise ConfigurationError(f"between_s is {between_s}; give the earlier moment first")
+            low, high = _stretch(between_s)
             span_ns = start_ns + int(low * 1e9), start_ns + int(high * 1e9)
         return TimelinePicture(timeline, now_ns, by, lanes_max, span_ns)
 
@@ -202,6 +213,29 @@ class Watched:
         said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
         lines = (f"{type(self).__name__} {self.name}: {said}", *self.notes())
         return harmless_lines("\n  ".join(lines))
+
+
+def _stretch(between_s: Any) -> tuple[float, float]:
+    two = tuple(between_s) if isinstance(between_s, Iterable) else ()
+    if len(two) != 2 or not all(isinstance(moment, int | float) for moment in two):
+        raise ConfigurationError(f"between_s is {between_s!r}; give two moments in seconds, such as (10, 20)")
+    if not two[0] < two[1]:
+        raise ConfigurationError(f"between_s is {between_s}; give the earlier moment first")
+    return two[0], two[1]
+
+
+def global_ranks(given: Any) -> list[int]:
+    """Global ranks: one, or several.
+
+    Raises:
+        ConfigurationError: these are no ranks.
+    """
+    several = [given] if isinstance(given, int | str | None) else given
+    ranks = list(several) if isinstance(several, Iterable) else [several]
+    wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int)]
+    if wrong or not ranks:
+        raise ConfigurationError(f"rank is {given!r}; give a global rank such as 2, or a list of them")
+    return ranks
 
 
 class TimelinePicture:
