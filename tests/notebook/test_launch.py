@@ -298,8 +298,10 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
     ("arguments", "words"),
     [
         ({"nproc": 2.5}, "nproc is 2.5; give a number of workers"),
-        ({"nproc": 0}, "0"),
-        ({"max_restarts": -1}, "-1"),
+        ({"nproc": 0}, "^nproc is 0; a node has at least 1 worker; give a number"),
+        ({"max_restarts": -1}, "^max_restarts is -1; give 0 or more restarts"),
+        ({"shutdown_timeout": 0.5}, "^shutdown_timeout is '0.5'; give a whole number"),
+        ({"run_dir": __file__}, "^run_dir is .*, which is a file; give the path of a folder"),
         ({"no_such": 3}, r"no option of launch; an argument of squared goes into kwargs=\{'no_such': 3\}"),
         ({"max_restart": 3}, "max_restart is not an option; did you mean max_restarts"),
         ({"max": 3}, r"kwargs=\{'max': 3\}"),

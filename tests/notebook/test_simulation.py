@@ -155,10 +155,13 @@ def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
         (lambda sim: simulate(7), "7 is no scenario"),
         (lambda sim: sim.step("all"), "'all' events is none; give 1 or more"),
         (lambda sim: sim.compare(3), "3 is nothing to compare with; give a simulation"),
-        (lambda sim: sim.run(until=-1), "-1"),
-        (lambda sim: sim.rewind(50), "rewind|to come|forward|run"),
-        (lambda sim: sim.inject(faults.CrashNode("node9")), "node9"),
-        (lambda sim: sim.node("nodeX"), "nodeX"),
+        (lambda sim: sim.run(until=-1), "-1 is no moment; give seconds from the start of the run"),
+        (lambda sim: sim.rewind(50), r"50 s has not been yet, it is 0 s; run\(50\) goes there"),
+        (
+            lambda sim: sim.inject(faults.CrashNode("node9")),
+            "strikes node 'node9', which isn't there; did you mean node",
+        ),
+        (lambda sim: sim.node("nodeX"), "there is no node 'nodeX'; "),
         (lambda sim: sim.timeline(by="hosts"), "give nodes, ranks or auto"),
         (lambda sim: sim.timeline(between_s=(3, 2)), "give the earlier moment first"),
         (
