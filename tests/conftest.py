@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import settings
 
 from tests.disks import small_disk as small_disk
+
+# A name service that does not answer costs a test of several nodes a second each time that torch's store asks it for a
+# peer, and not ten.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 settings.register_profile("rallypoint", deadline=None)
 settings.load_profile("rallypoint")

@@ -33,6 +33,12 @@ def default_for_now(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
+def set_for_libraries(name: str, value: str) -> None:
+    """Set a variable that is not set, for the C code of this process only: neither Python nor a worker sees it."""
+    if name not in os.environ:
+        os.putenv(name, value)
+
+
 def state_directory() -> Path:
     """Where runs are recorded unless the user says otherwise (XDG base directories)."""
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")

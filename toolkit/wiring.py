@@ -114,6 +114,15 @@ def torch_rendezvous(**settings: Any) -> Any:
     return adapter.make_handler(adapter.RendezvousSettings(**settings))
 
 
+def wait_less_for_names() -> None:
+    """Have this process wait 2 s for a name service that does not answer, and not 10 s.
+
+    torch's store asks for the name of each peer that connects, in the thread that serves all of them (2.6 to 2.13). To
+    be called before the first name is looked up. What the user has set counts; the workers do not inherit it.
+    """
+    surroundings.set_for_libraries("RES_OPTIONS", "timeout:1 attempts:2")
+
+
 def load_torch_quietly() -> None:
     """Import torch for this agent, so that its C++ code keeps quiet about connections that break: we say it ourselves.
 

@@ -351,6 +351,20 @@ def test_another_rank_starts_a_new_line_below_an_unfinished_one() -> None:
     assert screen.end() == b"[1]:whole\n[0]:par\n[1]:next\n[0]:tial\n"
 
 
+def test_the_late_end_of_a_line_that_was_broken_off_is_no_line_of_its_own() -> None:
+    with pipe_screen() as (screen, console):
+        one, other = lines_of(console, 0), lines_of(console, 1)
+        one.show(b"\r100%", 0.0)
+        one.tick(0.5)
+        other.show(b"whole\n", 0.6)
+        one.show(b"\n", 0.7)
+        one.show(b"\n", 0.8)
+        one.show(b"left", 0.9)
+        one.tick(1.4)
+        one.show(b"\n", 1.5)
+    assert screen.end() == b"[0]:100%\n[1]:whole\n[0]:\n[0]:left\n", "but an empty line is one"
+
+
 def test_a_progress_bar_stays_in_its_line_behind_its_prefix() -> None:
     with pipe_screen() as (screen, console):
         bar = lines_of(console, 0)

@@ -277,6 +277,13 @@ def test_a_sigkill_that_the_kernel_knows_nothing_of_came_from_somebody() -> None
     told = diagnose(end(-9, kernel=KernelRecord(counted=True)))
     assert told.what == "SIGKILL from outside, not from this agent, nor from the kernel's OOM killer"
     assert diagnose(end(-9)).what == "SIGKILL from outside, not from this agent"
+    of_a_shell = diagnose(end(137, kernel=KernelRecord(counted=True))).what
+    assert of_a_shell == "its program was killed by SIGKILL (137 = 128 + 9), not by the kernel's OOM killer"
+
+
+def test_a_line_that_is_shown_need_not_be_asked_for() -> None:
+    assert diagnose(end(-11)).remedy == "python -X faulthandler shows the line"
+    assert diagnose(end(-11, said_in("faulthandler"))).remedy == ""
 
 
 def test_a_data_loader_that_the_oom_killer_took() -> None:

@@ -29,6 +29,7 @@ from toolkit.core.doctor.facts import (
     MemoryFacts,
     NameFacts,
     NetworkFacts,
+    PeerNameFacts,
     PlaceFacts,
     ProcessFacts,
     PythonFacts,
@@ -96,6 +97,7 @@ WELL = Machine(
     processes=ProcessFacts(kernel="6.8.0", means=["supervisor"], pyspy="/bin/py-spy", ptrace_self=True),
     name=NameFacts(hostname=HERE),
     fqdn=FqdnFacts(fqdn="gpu-a.cluster", took_s=0.003),
+    peer_name=PeerNameFacts(address="10.0.0.4", name="gpu-a.cluster", took_s=0.003),
     localhost=LocalhostFacts(localhost=Lookup(name="localhost", addresses=["127.0.0.1", "::1"])),
     network=NetworkFacts(
         interfaces=[
@@ -248,6 +250,12 @@ BAD: list[tuple[str, Level, Machine, str]] = [
         "warning",
         where(name=NameFacts(hostname=msgspec.structs.replace(HERE, took_s=4.0))),
         "took 4.0 s",
+    ),
+    (
+        "network.peer_name",
+        "warning",
+        where(peer_name=PeerNameFacts(address="10.0.0.4", took_s=9.8)),
+        "looking up the name of 10.0.0.4 took 9.8 s",
     ),
     ("network.fqdn", "warning", where(fqdn=FqdnFacts(fqdn="gpu-a", took_s=4.9)), "took 4.9 s"),
     (

@@ -125,7 +125,9 @@ def test_what_hangs_is_said_in_one_sentence() -> None:
     assert said([verdict(r, "silent", 61 + r) for r in range(3)], dict.fromkeys(range(3))) == (
         "all 3 workers of this node have used no CPU and written nothing for 61 s"
     )
-    assert said([verdict(0, "standing", 61, step=5)], {0: 5}) == "the worker stands at step 5 for 61 s"
+    assert said([verdict(0, "standing", 61, step=5)], {0: 5}) == (
+        "rank 8 (pid 100) stands at step 5 for 61 s"
+    )
     assert said([verdict(0, "timer", 0.5, timer="epoch", signum=9)], {0: None, 1: None}) == (
         "timer 'epoch' of rank 8 (pid 100) expired 0.5 s ago"
     )

@@ -152,6 +152,11 @@ def test_without_steps_a_failure_after_hours_is_no_crash_loop() -> None:
     ).allowed
 
 
+def test_a_short_back_off_is_told_as_short_as_it_is() -> None:
+    assert judge(RestartPolicy(backoff_s=0.04)).reason == "restart 1 of 3, back-off 40 ms"
+    assert judge(RestartPolicy(backoff_s=0.1)).reason == "restart 1 of 3, back-off 0.1 s"
+
+
 def test_the_back_off_begins_anew_after_workers_that_ran_steadily() -> None:
     policy = RestartPolicy(backoff_s=1, backoff_max_s=60)
     early, late = restarted_at(uptime_s=20), restarted_at(uptime_s=700)
@@ -178,7 +183,10 @@ def test_what_asks_for_a_restart_again_and_again_spends_the_budget_at_last() -> 
     cause, free = FailureCause((75,), "exit code 75"), PastRestart(0, "exit code 75", free=True)
     assert judge(policy, past=(free,) * 4, cause=cause).free
     sixth = judge(policy, past=(free,) * 5, cause=cause)
-    assert (sixth.allowed, sixth.free, sixth.reason) == (True, False, "restart 1 of 3")
+    why = "exit code 75 has had 5 free restarts in a row; "
+    assert (sixth.allowed, sixth.free, sixth.reason) == (True, False, f"{why}restart 1 of 3")
+    none_left = judge(policy, past=(free,) * 5, cause=cause, remaining=0)
+    assert (none_left.allowed, none_left.reason) == (False, f"{why}all 3 restarts are used up")
     assert not judge(policy, past=(free,) * 5, remaining=0, cause=cause).allowed
     steady = PastRestart(0, "exit code 75", free=True, uptime_s=3600)
     preempted = FailureCause((75,), "exit code 75", uptime_s=3600)

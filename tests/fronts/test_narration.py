@@ -157,6 +157,11 @@ def test_a_report_tells_causes_from_consequences() -> None:
     alone = report_in_words("", [victim(0), victim(1)])
     assert alone.first.startswith("nobody is known to have failed by itself; first to tell was rank 0")
     assert alone.others == ("likewise: rank 1 was killed by SIGABRT (abort)",)
+    missed = report_in_words("", [victim(0)], ended_well=(1, 3))
+    assert missed.others == (
+        "before that ranks 1, 3 had ended with exit code 0, perhaps too early for the others",
+    )
+    assert report_in_words("", [CULPRIT], ended_well=(1, 3)).others == ()
 
 
 def test_a_report_fits_on_a_screen() -> None:
@@ -368,6 +373,35 @@ def test_of_a_long_traceback_the_programs_own_frames_are_shown() -> None:
     assert own.splitlines()[0] in shown
     assert shown[-2:] == ("ValueError: bad", "note")
     assert "lines left out)" in shown[0]
+
+
+def test_of_many_that_fail_at_once_the_first_are_told_in_a_line_each() -> None:
+    lines = said(*(failed(rank) for rank in range(24)), ev.DecisionMade(action="fail", reason="it failed"))
+    assert [line.split()[2] for line in lines[:8]] == [str(rank) for rank in range(8)]
+    assert lines[8:10] == ["rally: ranks 8-23 failed as well", "rally: giving up: it failed"]
+    anew = said(
+        *(failed(rank) for rank in range(8)),
+        ev.WorkersStarting(incarnation=1, count=24),
+        failed(9),
+        failed(23),
+    )
+    assert len(anew) == 10, "of each start"
+
+
+def test_a_single_line_is_not_left_out() -> None:
+    text = "Traceback (most recent call last):\n" + "".join(
+        f'  File "t.py", line {n}, in f\n    g()\n' for n in range(TRACEBACK_LINES // 2)
+    )
+    whole = tuple(f"{text}ValueError".splitlines())
+    assert len(whole) == TRACEBACK_LINES + 2
+    assert tail_of(f"{text}ValueError")[0] == "(2 lines left out)"
+    shorter = whole[:1] + whole[3:] + ("a note",)
+    assert len(shorter) == TRACEBACK_LINES + 1
+    assert tail_of("\n".join(shorter)) == shorter
+
+
+def test_a_failure_without_words_is_told_without_them() -> None:
+    assert said(failed(1, message=""))[0] == "rally: rank 1 (pid 101 on gpu-a) exited with code 1"
 
 
 def test_what_workers_say_does_not_command_the_terminal() -> None:

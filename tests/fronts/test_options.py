@@ -280,6 +280,20 @@ def test_the_shutdown_timeout_comes_from_the_option_then_from_torchs_variable() 
         ),
         ("t.py --nproc_per_node=2", "--nproc_per_node stands behind the script"),
         ("--log-max-size 2GB t.py", "--log-max-size has no effect: no output goes to files"),
+        (
+            "--duplicate-stdout-filters loss --redirects 3 --tee 0:2 t.py",
+            "--duplicate-stdout-filters has no effect: it is for lines of stdout that are teed; see --tee",
+        ),
+        ("--duplicate-stderr-filters loss --tee 1 t.py", "lines of stderr that are teed"),
+        (
+            "--standalone --exit-barrier-timeout 7 t.py",
+            "--exit-barrier-timeout has no effect with --standalone",
+        ),
+        ("--exit-barrier-timeout 7 t.py", "--exit-barrier-timeout has no effect on a single node"),
+        (
+            "--max-restarts 2 --restart-policy backoff,crash-loop=4 t.py",
+            "crash-loop=4 of --restart-policy has no effect with --max-restarts 2, which is used up first",
+        ),
     ],
 )
 def test_options_without_effect_are_noticed(line: str, notice: str) -> None:
@@ -346,6 +360,12 @@ def test_options_without_effect_are_noticed(line: str, notice: str) -> None:
             "names SIGKILL, which no process can handle; leave it out",
         ),
         ("--signals-to-handle SIGSTOP t.py", "names SIGSTOP, which no process can handle"),
+        (
+            "--signals-to-handle SIGTERM,SIGCHLD t.py",
+            "--signals-to-handle names SIGCHLD, by which the agent learns that its workers end; leave it out",
+        ),
+        ("--signals-to-handle SIGSEGV t.py", "names SIGSEGV, which tells of an error in the agent itself"),
+        ("--signals-to-handle SIGPIPE t.py", "names SIGPIPE, which tells the agent of a closed pipe"),
         (
             "--nnodes 2 --rdzv-endpoint a:99999 t.py",
             "--rdzv-endpoint is 'a:99999'; the port must be a number",

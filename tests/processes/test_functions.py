@@ -119,6 +119,39 @@ def test_leaving_by_os_exit_0_spends_a_restart(python: Python, script: Script) -
     assert job.timeline().restarts_used == 1
 
 
+def test_what_an_earlier_run_left_in_the_same_folder_is_nobodys_error(python: Python, script: Script) -> None:
+    """Neither its error file, of who fails or is stopped, nor the end of its stderr; and both stay."""
+    job = driven(
+        python,
+        script,
+        """
+        def work(how):
+            if how == "silently":
+                os._exit(7) if os.environ["RANK"] == "1" else signal.pause()
+            if os.environ["RANK"] == "1":
+                raise ValueError(how)
+            signal.pause()
+
+        def run(how):
+            logs = LogLayout(str(Path(os.environ["RUN_DIR"]) / "logs"), redirects=3)
+            spec = WorkerSpec("trainer", 2, SoloRendezvous("driven"), entrypoint=work, args=(how,))
+            failures = LocalElasticAgent(spec, logs, "fork").run().failures
+            said = [failure.message for failure in failures.values()]
+            say(*failures, *(one["message"] if isinstance(one, dict) else one for one in said))
+
+        if __name__ == "__main__":
+            for how in ("once", "twice", "silently"):
+                run(how)
+        """,
+    )
+    assert job.lines == ["1 ValueError: once", "1 ValueError: twice", "1 exited with code 7"]
+    folder = job.run_dir / "logs/attempt_0/1"
+    assert [path.name for path in sorted(folder.glob("error.json*"))] == ["error.json.1", "error.json.2"]
+    assert "ValueError: once" in (folder / "error.json.1").read_text()
+    said = (folder / "stderr.log").read_text()
+    assert said.count("ValueError: once\n") == said.count("ValueError: twice\n") == 1
+
+
 def test_sys_exit_counts_as_for_a_script(python: Python, script: Script) -> None:
     job = driven(
         python,

@@ -124,7 +124,7 @@ def test_since_tail_and_grep(logs: Logs) -> None:
         (["--rank", "one"], "--rank is 'one'; give ranks such as 3 or 0,4-7"),
         (["--rank", "3-1"], "--rank has '3-1'; give the lower rank first"),
         (["--node", "nobody"], "no node of this run begins with 'nobody'; there are "),
-        (["--incarnation", "7"], "has no incarnation 7; there are 0, 1"),
+        (["--incarnation", "7"], "have no incarnation 7; there are 0, 1"),
         (["--grep", "a("], "--grep is 'a(': missing ), unterminated subpattern at position 1"),
         (["--since", "soon"], "--since is 'soon'; give an age such as"),
         (["--tail", "-1"], "--tail is -1; give 0 or more lines"),

@@ -73,6 +73,17 @@ def test_what_those_had_started_is_gone_as_well(failure: str, tmp_path: Path) ->
         console.close()
 
 
+def test_that_limit_is_also_named_where_it_keeps_a_port_from_being_had(rally: Rally) -> None:
+    def fewest_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (11, 11))
+
+    job = rally("--standalone", "--no-python", "/bin/true", before_exec=fewest_descriptors)
+    assert job.wait() == 1, job.told()
+    assert "raise the limit of open files (ulimit -n)" in job.stderr
+    assert "Traceback" not in job.stderr
+    assert "ip_local_port_range" not in job.stderr
+
+
 def test_the_limit_of_open_files_is_named(rally: Rally) -> None:
     """Forty workers with two pipes each under a limit of sixty-four descriptors: some start, one can't."""
 

@@ -30,7 +30,7 @@ def test_a_problem_is_told_with_reason_remedy_and_a_whole_command() -> None:
     text = "\n".join(shown(facts_of("memory", shm_there=False)))
     assert "memory       ✘ there is no /dev/shm  memory.shm" in text
     assert "               → have it mounted:\n                 sudo mount -t tmpfs tmpfs /dev/shm" in text
-    assert text.endswith("\n\n✘ 1 problem, no warnings · 48 checks in 1.8 s")
+    assert text.endswith("\n\n✘ 1 problem, no warnings · 49 checks in 1.8 s")
 
 
 @pytest.mark.parametrize("width", [28, 40, 63, 64, 80, 100, 200])

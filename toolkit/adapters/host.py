@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -41,9 +42,9 @@ def _bound_socket() -> socket.socket:
     try:
         return _bind(socket.AF_INET, "")
     except OSError as error:
-        raise ConfigurationError(
-            f"no free TCP port: {error.strerror}; see net.ipv4.ip_local_port_range"
-        ) from error
+        full = error.errno in (errno.EMFILE, errno.ENFILE)
+        remedy = "raise the limit of open files (ulimit -n)" if full else "see net.ipv4.ip_local_port_range"
+        raise ConfigurationError(f"no free TCP port: {error.strerror}; {remedy}") from error
 
 
 def _bind(family: socket.AddressFamily, address: str) -> socket.socket:

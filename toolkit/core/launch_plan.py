@@ -61,8 +61,8 @@ def parse_std(text: str, option: str = "--redirects") -> Std | dict[int, Std]:
 
 
 def std_of(setting: Std | Mapping[int, Std], local_rank: int) -> Std:
-    """The setting for one local rank; ranks that a map doesn't name have none."""
-    return setting if isinstance(setting, Std) else setting.get(local_rank, Std.NONE)
+    """The setting for one local rank; ranks that a map doesn't name have none. torch's `Std` is as good as ours."""
+    return Std(setting) if isinstance(setting, int) else setting.get(local_rank, Std.NONE)
 
 
 @dataclass
@@ -96,7 +96,8 @@ class IncarnationLogs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogLayout:
-    """Where logs go: one folder per incarnation, never reused.
+    """Where logs go: one folder per incarnation. No run loses what an earlier one has left in the same root: logs are
+    appended to, and its error files get a number.
 
     Args:
         root: the folder; logs are at `<root>/<folder>_<incarnation>/<local_rank>/stdout.log`.

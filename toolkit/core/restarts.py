@@ -24,6 +24,11 @@ def code_in_words(code: int) -> str:
     return signal_name(code) or f"exit code {code}"
 
 
+def _wait_in_words(seconds: float) -> str:
+    """Such as "2.0 s", "50 ms"."""
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+
+
 @dataclass(frozen=True, slots=True)
 class PastRestart:
     """One restart that has happened.
@@ -191,18 +196,23 @@ class RestartPolicy:
                 f"crash loop: {loop} failures in a row with the same cause ({cause.key}){self._where(cause)}",
             )
         delay_s = self._delay(cause, past, draw)
-        waits = f", back-off {delay_s:.1f} s" if delay_s else ""
+        waits = f", back-off {_wait_in_words(delay_s)}" if delay_s else ""
         demanded = [code for code in cause.exit_codes if code in self.free_on]
         if demanded and loop <= FREE_IN_A_ROW:
             asks = f"{code_in_words(demanded[0])} asks for a restart, which is free"
             return RestartVerdict(True, f"{asks}{waits}", delay_s, free=True)
+        had = (
+            f"{code_in_words(demanded[0])} has had {FREE_IN_A_ROW} free restarts in a row; "
+            if demanded
+            else ""
+        )
         if self.never:
-            return RestartVerdict(False, "the restart policy is never")
+            return RestartVerdict(False, f"{had}the restart policy is never")
         left = self._left(past, remaining, restarts_max, now_ns)
         if left <= 0:
-            return RestartVerdict(False, self._exhausted(restarts_max))
+            return RestartVerdict(False, f"{had}{self._exhausted(restarts_max)}")
         number = f"restart {restarts_max - left + 1} of {restarts_max}{self._within()}{waits}"
-        return RestartVerdict(True, number, delay_s)
+        return RestartVerdict(True, f"{had}{number}", delay_s)
 
     def _left(self, past: tuple[PastRestart, ...], remaining: int, restarts_max: int, now_ns: int) -> int:
         if self.window_s is None:

@@ -268,6 +268,7 @@ def _of_this_machine(
         "processes": processes.processes,
         "name": lambda _: names.name(),
         "fqdn": lambda _: names.fqdn(),
+        "peer_name": lambda _: names.peer_name(network.towards_world()),
         "localhost": lambda _: names.localhost(),
         "network": lambda _: network.network(rally_conf.DEFAULT_PORT, MASTER_PORT),
         "gpus": gpus.gpus,

@@ -8,7 +8,13 @@ from toolkit.core.actions import was_asked_for
 from toolkit.fronts.failure_summary import FailureSummary
 from toolkit.fronts.page import Page
 from toolkit.fronts.summary import GOING_ON, RestartSummary, RunSummary
-from toolkit.views.failure_report import consequences_in_words, details, stopped_in_words, tail_of
+from toolkit.views.failure_report import (
+    consequences_in_words,
+    details,
+    gone_in_words,
+    stopped_in_words,
+    tail_of,
+)
 from toolkit.views.wording import duration_in_words
 
 #: how much of each kind is shown; --json has it all
@@ -25,6 +31,8 @@ def print_incidents(page: Page, said: RunSummary) -> None:
     for failures, restarts in groups[:INCIDENTS_MAX]:
         print_failures(page, failures, hint=said.simulated is None)
         if failures and failures[-1].round == latest and not restarts:
+            if all(failure.hand == "second" for failure in failures):
+                print_gone(page, said)
             print_stopped(page, said)
         _print_restart(page, restarts, over=said.state not in GOING_ON)
     _print_refusals(page, said)
@@ -72,6 +80,12 @@ def print_stopped(page: Page, said: RunSummary) -> None:
     """Whom the agents stopped at the end of a run that failed, with what they had said of another's death."""
     stopped = {rank.global_rank: rank.consequence for rank in said.ranks if rank.state == "stopped"}
     for line in stopped_in_words(stopped):
+        page.line((line, "dim"), indent=4)
+
+
+def print_gone(page: Page, said: RunSummary) -> None:
+    """Who had ended well in a run of which all that failed only miss somebody."""
+    for line in gone_in_words([rank.global_rank for rank in said.ranks if rank.state == "succeeded"]):
         page.line((line, "dim"), indent=4)
 
 

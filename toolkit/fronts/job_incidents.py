@@ -16,6 +16,7 @@ from toolkit.fronts.incidents import (
     CONSEQUENCES_MAX,
     back_in_words,
     print_failures,
+    print_gone,
     print_lines,
     print_stderr,
     print_stopped,
@@ -57,6 +58,8 @@ def _print_report(page: Page, said: RunSummary, job: JobSummary) -> None:
             print_stderr(page, failure)
     for line in words.others:
         page.line(line, indent=4)
+    if job.failures and job.failures[0].hand == "second":
+        print_gone(page, said)
     print_stopped(page, said)
     if words.why:
         page.line((f"{page.arrow} not restarted: ", "red"), words.why, indent=4)

@@ -144,12 +144,13 @@ def _check_known(timeline: Timeline, starts: dict[int, list[_Start]], choice: Ch
 def _check_starts(starts: dict[int, list[_Start]], choice: Choice) -> None:
     if any(_wanted(rank, of, choice) is not None for rank, of in starts.items()):
         return
-    which = ranks_in_words(sorted(starts))
+    which = f"{ranks_in_words(sorted(starts))} {'has' if len(starts) == 1 else 'have'}"
     if choice.previous:
-        raise ConfigurationError(f"{which} has been started only once; leave --previous out")
+        raise ConfigurationError(f"{which} been started only once; leave --previous out")
     numbers = sorted({start.it.number for of in starts.values() for start in of})
     raise ConfigurationError(
-        f"{which} has no incarnation {choice.incarnation}; there are {', '.join(map(str, numbers))}"
+        f"{which} no incarnation {choice.incarnation}; there {'is' if len(numbers) == 1 else 'are'} "
+        f"{', '.join(map(str, numbers))}"
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from toolkit.adapters.reminder import Reminder
 from toolkit.core import events as ev
 from toolkit.core.actions import asked
 from toolkit.core.hanging.watched import HUNG
+from toolkit.core.job_report import FailureRecord
 from toolkit.core.job_story import LEFT
 from toolkit.core.words import ending, in_short, plural, ranks, times, without_tokens
 from toolkit.fronts.lost_logs import LossNarration
@@ -15,6 +16,9 @@ from toolkit.views.failed_workers import FailedWorkers
 from toolkit.views.failure_report import ReportWords, details, report_in_words
 from toolkit.views.hanging import hung, recovered, stack_lines
 from toolkit.views.wording import forwarded, harmless, parked, store_silent, taken_over
+
+#: failures of one start that are told in a line each; whoever fails after them is told in one line, or by the report
+_FAILURES_TOLD = 8
 
 
 class Narration:
@@ -42,6 +46,9 @@ class Narration:
         self._reported = False
         #: of the workers that run now, or have failed last
         self._failed = FailedWorkers()
+        #: how many of its failures were told, and whose were not
+        self._failures_told = 0
+        self._untold: list[int] = []
 
     def emit(self, event: ev.Event) -> None:
         """Tell of it, if it is worth a line."""
@@ -60,12 +67,16 @@ class Narration:
             case ev.Parked():
                 self.say(parked(event.beside))
                 self._remind(f"waiting as a spare beside round {event.beside}")
-            case ev.WorkersStarting() | ev.WorkerStarted() | ev.WorkerExited():
+            case ev.WorkersStarting():
+                self._failed.take(event)
+                self._failures_told = 0
+            case ev.WorkerStarted() | ev.WorkerExited():
                 self._failed.take(event)
             case ev.FailureRecorded():
                 self._failed.take(event)
                 self._tell_failure(event)
             case ev.DecisionMade():
+                self._tell_untold()
                 self._decided(event)
             case ev.WorkersStopping():
                 self._stopping(event)
@@ -83,6 +94,7 @@ class Narration:
             case ev.LogsLost():
                 self._losses.tell(event)
             case ev.AgentFinished():
+                self._tell_untold()
                 if event.result == "FAILED":
                     self._report_failed()
                 self._losses.end()
@@ -161,12 +173,21 @@ class Narration:
 
     def _tell_failure(self, event: ev.FailureRecorded) -> None:
         """In a line; the traceback follows once it is known whether the report at the end has it."""
+        if self._failures_told >= _FAILURES_TOLD and not event.first:
+            self._untold.append(event.global_rank)
+            return
+        self._failures_told += 1
         how = ending(event.exit_code, event.signal)
         told = "" if _says_no_more(event) else f": {in_short(event.message)}"
         words = f"rank {event.global_rank} (pid {event.pid} on {event.hostname}) {how}{told}"
         self.say(words)
         for line in details(words, event.what, ""):
             self._write_lines((line,))
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            self.say(f"{ranks(self._untold)} failed as well")
+            self._untold.clear()
 
     def _hung(self, event: ev.WorkersHung) -> None:
         self.say(hung(event))
@@ -215,12 +236,15 @@ class Narration:
 
     def _report(self, event: ev.JobEnded) -> None:
         self._reported = True
-        self._write_report(report_in_words(event.why, event.failures, self._failed.stopped))
+        self._write_report(self._in_words(event.why, event.failures))
 
     def _report_failed(self) -> None:
         """The report of a node that fails alone."""
         if not self._reported and self._failed.records:
-            self._write_report(report_in_words("", self._failed.records, self._failed.stopped))
+            self._write_report(self._in_words("", self._failed.records))
+
+    def _in_words(self, why: str, failures: Sequence[FailureRecord]) -> ReportWords:
+        return report_in_words(why, failures, self._failed.stopped, self._failed.ended_well)
 
     def _write_report(self, words: ReportWords) -> None:
         self.say(words.first)
@@ -267,6 +291,6 @@ class Narration:
 
 def _says_no_more(event: ev.FailureRecorded) -> bool:
     """Whether the message only repeats the exit code or the signal."""
-    return event.message == f"exited with code {event.exit_code}" or (
+    return event.message in ("", f"exited with code {event.exit_code}") or (
         bool(event.signal) and not event.message.startswith(HUNG)
     )

@@ -164,6 +164,8 @@ def _checked(
         interrupts.choose(options.signals_to_handle, options.forward_signals)
         for notice in () if options.quiet else options.notices:
             say(f"rally: note: {notice}")
+        if not options.solo:
+            wiring.wait_less_for_names()
         patience = _Patience(say if not options.quiet else _nothing)
         policy = restart_options.judge_of(options.restart_policy, cwd)
         return options, preflight.check(options, environ, cwd, executable, patience.on_wait), policy

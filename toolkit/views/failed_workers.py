@@ -15,6 +15,9 @@ class FailedWorkers:
         self._stderrs: dict[int, str] = {}
         #: by global rank, what those had said of another's death whom the agent stopped, or an empty string
         self.stopped: dict[int, str] = {}
+        #: global ranks that ended with exit code 0 before another one failed
+        self.ended_well: list[int] = []
+        self._some_failed = False
 
     def take(self, event: ev.Event) -> None:
         """What happened next."""
@@ -23,10 +26,16 @@ class FailedWorkers:
                 self._records.clear()
                 self._stderrs.clear()
                 self.stopped.clear()
+                self.ended_well.clear()
+                self._some_failed = False
             case ev.WorkerStarted(stderr=path) if path and path != "/dev/null":
                 self._stderrs[event.global_rank] = path
             case ev.WorkerExited(stopped_by_agent=True):
                 self.stopped[event.global_rank] = event.consequence
+            case ev.WorkerExited(exit_code=0) if not self._some_failed:
+                self.ended_well.append(event.global_rank)
+            case ev.WorkerExited():
+                self._some_failed = True
             case ev.FailureRecorded():
                 # The first one is told first, unless the culprit ended only after its victims had been told of.
                 at = 0 if event.first else len(self._records)

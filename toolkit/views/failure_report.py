@@ -40,7 +40,10 @@ class ReportWords:
 
 
 def report_in_words(
-    why: str, failures: Sequence[FailureRecord], stopped: Mapping[int, str] | None = None
+    why: str,
+    failures: Sequence[FailureRecord],
+    stopped: Mapping[int, str] | None = None,
+    ended_well: Sequence[int] = (),
 ) -> ReportWords:
     """The report in words.
 
@@ -48,6 +51,7 @@ def report_in_words(
         why: of the job.
         failures: who failed first at the top.
         stopped: by global rank, whom the agent stopped, with what they had said of another's death before.
+        ended_well: global ranks that had ended with exit code 0 before anybody failed.
     """
     why, first = without_tokens(why), culprit(failures)
     if first is None:
@@ -63,6 +67,7 @@ def report_in_words(
         details=tuple(details(words, first.what, first.remedy)),
         traceback=tail_of(first.traceback),
         others=(
+            *(gone_in_words(ended_well) if first.hand == "second" else ()),
             *_others(failures[1:], first.hand),
             *stopped_in_words(stopped or {}),
         ),
@@ -144,6 +149,15 @@ def consequences_in_words(failures: Iterable[tuple[int, int | None, str, str]]) 
         for rank, code, signal, what in failures
     ]
     return _others(records, "first")
+
+
+def gone_in_words(ended_well: Sequence[int]) -> list[str]:
+    """Who may be the cause where all that failed only miss somebody: whoever ended well before them."""
+    if not ended_well:
+        return []
+    return [
+        f"before that {ranks(list(ended_well))} had ended with exit code 0, perhaps too early for the others"
+    ]
 
 
 def stopped_in_words(stopped: Mapping[int, str]) -> list[str]:

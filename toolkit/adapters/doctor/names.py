@@ -7,7 +7,7 @@ import time
 
 from toolkit.adapters.endpoint import resolve
 from toolkit.adapters.host import hostname
-from toolkit.core.doctor.facts import FqdnFacts, LocalhostFacts, Lookup, NameFacts
+from toolkit.core.doctor.facts import FqdnFacts, LocalhostFacts, Lookup, NameFacts, PeerNameFacts
 
 
 def look_up(name: str, port: int = 0) -> Lookup:
@@ -40,3 +40,19 @@ def fqdn() -> FqdnFacts:
     start = time.monotonic()
     full = socket.getfqdn(hostname())
     return FqdnFacts(fqdn=full, took_s=round(time.monotonic() - start, 4))
+
+
+def peer_name(address: str) -> PeerNameFacts:
+    """The name of an address of this machine, asked for as torch's store does.
+
+    It asks for an IPv4 address in its IPv6 form, so that a line of /etc/hosts does not answer.
+    """
+    address = address or "127.0.0.1"
+    asked = address if ":" in address else f"::ffff:{address}"
+    start = time.monotonic()
+    try:
+        found, _ = socket.getnameinfo((asked, 0, 0, 0), socket.NI_NUMERICSERV)
+    except OSError:
+        found = address
+    took_s = time.monotonic() - start
+    return PeerNameFacts(address=address, name=found.removeprefix("::ffff:"), took_s=round(took_s, 4))

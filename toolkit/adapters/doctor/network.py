@@ -32,7 +32,7 @@ def network(rendezvous_port: int, master_port: int) -> NetworkFacts:
     first, last = _ephemeral()
     return NetworkFacts(
         interfaces=_interfaces(),
-        towards_world=_towards_world(),
+        towards_world=towards_world(),
         ephemeral_first=first,
         ephemeral_last=last,
         ports_used=len([port for port in _ports_in_use() if first and last and first <= port <= last]),
@@ -67,7 +67,8 @@ def _interfaces() -> list[Interface]:
     return found
 
 
-def _towards_world() -> str:
+def towards_world() -> str:
+    """The address of this machine that others see; empty if it has no route to anybody."""
     for family, address in _NOWHERE:
         try:
             with closing(socket.socket(family, socket.SOCK_DGRAM)) as sock:

@@ -40,6 +40,8 @@ class ConsoleLines:
         self._prefix = prefix
         self._verbatim = verbatim
         self._held = b""
+        #: whether the last that was shown is a line without its end
+        self._open = False
         self._bar_shown_at: float | None = None
         #: where the stream moves its cursor: what it shows
         self._rows: Rows | None = None
@@ -56,6 +58,8 @@ class ConsoleLines:
         if not self._verbatim and (self._rows is not None or (b"\x1b" in data and MOVES.search(data))):
             self._show_rows(data, now)
             return
+        if self._open and not self._held and data.startswith(b"\n") and self._was_broken_off():
+            data, self._open = data[1:], False  # whose output stands below has ended that line already
         end = data.rfind(b"\n") + 1
         if end:
             self._write(self._held + data[:end])
@@ -86,6 +90,9 @@ class ConsoleLines:
     def forget(self) -> None:
         """What is held will not be shown: it is in the file, as what comes after it."""
         self._held, self._rows, self.due = b"", None, None
+
+    def _was_broken_off(self) -> bool:
+        return not self._verbatim and not self._console.owns(self.stream, self)
 
     def _show_rows(self, data: bytes, now: float) -> None:
         if self._rows is None:
@@ -133,6 +140,7 @@ class ConsoleLines:
 
     def _write(self, text: bytes) -> None:
         """Write lines, or one unfinished line; `text` is not empty."""
+        self._open = not text.endswith(b"\n")
         if self._verbatim:
             self._console.write(self.stream, text, owner=self)
             return

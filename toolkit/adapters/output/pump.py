@@ -168,6 +168,11 @@ class OutputPump:
             drained.wait(ON_ITS_WAY_S)
         return source.words.text(), source.words.at_ns
 
+    def carries_stderr(self, local_rank: int) -> bool:
+        """Whether what a worker says on stderr goes through the agent, so that `last_words` has all of its end."""
+        source = self._stderrs.get(local_rank)
+        return source is not None and source.words is not None
+
     def started(self, local_rank: int) -> None:
         """The worker has its ends of the streams; close the agent's copies. May be called again."""
         for fd in self._child_ends.pop(local_rank, []):

@@ -44,6 +44,19 @@ def read(path: str) -> dict[str, Any] | None:
     return data
 
 
+def put_aside(path: str) -> None:
+    """Give the file of an earlier run in the same folder another name, "error.json.1" and so on: it says nothing of
+    the worker that is about to start, which also would not replace it.
+    """
+    number = 1
+    while os.path.lexists(f"{path}.{number}"):
+        number += 1
+    try:
+        os.rename(path, f"{path}.{number}")  # noqa: PTH104 - as short as the rest
+    except OSError:
+        return  # there is none
+
+
 class Unusable(dict[str, Any]):
     """Stands for an error file that can't be used; its message says why."""
 

@@ -18,7 +18,7 @@ def evidence_of(
     """The fields of a `WorkerExit` that say why it failed. Never raises for what a dying process has left."""
     data = error_file.read(plan.error_file) if plan.error_file else None
     words, said_at_ns = pump.last_words(plan.local_rank)
-    if not words and plan.stderr:
+    if plan.stderr and not pump.carries_stderr(plan.local_rank):
         words, said_at_ns = end_of_file(plan.stderr)
     return {
         "error_data": data,

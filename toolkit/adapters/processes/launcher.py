@@ -24,6 +24,7 @@ from toolkit.adapters.leftovers.orphans import Orphans
 from toolkit.adapters.leftovers.process_tree import MARK, Seen
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.adapters.output.pump import OutputPump, WorkerStreams
+from toolkit.adapters.processes import error_file
 from toolkit.adapters.processes.child import Process
 from toolkit.adapters.processes.deaths import Deaths
 from toolkit.adapters.processes.evidence import evidence_of
@@ -362,7 +363,9 @@ class ProcessLauncher:
         self, plan: LaunchPlan, worker: WorkerPlan, workers: ProcessWorkers, pump: OutputPump
     ) -> None:
         try:
-            _make_folder_of(worker.error_file)
+            if worker.error_file:
+                _make_folder_of(worker.error_file)
+                error_file.put_aside(worker.error_file)
             process = self._process(plan, worker, pump.open(worker), workers.mark)
         finally:
             pump.started(worker.local_rank)
@@ -379,8 +382,6 @@ class ProcessLauncher:
 
 
 def _make_folder_of(path: str) -> None:
-    if not path:
-        return
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from toolkit.core.errors import ConfigurationError
@@ -15,6 +16,8 @@ from toolkit.core.hanging.hang_settings import HEALTH_PORT
 
 #: how long one who asks may take, in seconds
 _ASK_S = 2.0
+#: after an error of the listening socket itself
+_AGAIN_S = 0.5
 
 
 class HealthCheck:
@@ -49,6 +52,7 @@ class HealthCheck:
             except OSError:
                 if self._socket.fileno() < 0:
                     return
+                time.sleep(_AGAIN_S)  # too many open files, say: the next try would fail as well
                 continue
             with client:
                 try:

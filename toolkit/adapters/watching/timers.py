@@ -21,7 +21,6 @@ import msgspec
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.hanging.hang_settings import TIMER_FILE
 
-#: name of the variable with the path of the pipe
 #: timers that are kept, and bytes of a line
 TIMERS_MAX, LINE_MAX = 100_000, 1 << 16
 _CHUNK = 1 << 16

@@ -141,7 +141,9 @@ def _of_stderr(lines: Sequence[str], found: Found | None, end: WorkerExit) -> Di
         # What was raised in the end counts most, then what it came of; an abort may have other words below.
         is_it = first_known(reversed(found.messages))
         if is_it is None and message.startswith("Fatal Python error"):
-            is_it = first_known(line for line in reversed(lines) if is_crash_line(line)) or by_code
+            is_it = first_known(line for line in reversed(lines) if is_crash_line(line))
+            if is_it is None and by_code is not None:
+                is_it = dataclasses.replace(by_code, remedy="")  # faulthandler has shown the line already
         if is_it is not None:
             return _diagnosis(is_it, message, found.text)
         hand: Hand = "second" if _of_closed_pipe(found) else "unclear" if found.aside else "first"
@@ -243,7 +245,8 @@ def _with_kernel(told: Diagnosis, end: WorkerExit) -> Diagnosis:
     if record.fault and end.exit_code == -signal.SIGSEGV:
         return msgspec.structs.replace(told, what=f"{told.what} {record.fault}")
     if killed and told.kind == "stopped" and record.counted:
-        return msgspec.structs.replace(told, what=f"{told.what}, nor from the kernel's OOM killer")
+        by = "nor from" if end.exit_code < 0 else "not by"
+        return msgspec.structs.replace(told, what=f"{told.what}, {by} the kernel's OOM killer")
     return told
 
 

@@ -269,7 +269,7 @@ def own_frames(lines: Iterable[str], most: int) -> list[str]:
         return told
     frames = _frames(told)
     if len(frames) < 2:
-        return [f"({len(told) - most} lines left out)", *told[-most:]]
+        return told if len(told) == most + 1 else [f"({len(told) - most} lines left out)", *told[-most:]]
     tail = frames.pop()  # the exception, and what follows it
     tail = tail if len(tail) < most else [*tail[: most - 1], f"({len(tail) - most + 1} more lines)"]
     kept: list[tuple[int, list[str]]] = []
@@ -281,7 +281,9 @@ def own_frames(lines: Iterable[str], most: int) -> list[str]:
             room -= len(frames[number])
     chosen = [line for _, frame in sorted(kept) for line in frame]
     left_out = sum(map(len, frames)) - len(chosen)
-    return [*([f"({left_out} lines left out)"] if left_out else []), *chosen, *tail]
+    if left_out <= 1:  # a single one takes no more room itself
+        return [*(line for frame in frames for line in frame), *tail]
+    return [f"({left_out} lines left out)", *chosen, *tail]
 
 
 def _frames(told: Sequence[str]) -> list[list[str]]:

@@ -83,6 +83,9 @@ class Check:
 
 
 _CONTAINER = ("place",)
+_SLOW_PEERS = (
+    "torch's store asks for the name of each peer that connects, and serves nobody until it is answered"
+)
 _SLOW_DNS = "each process that looks it up waits as long, at every start and restart"
 
 CHECKS: tuple[Check, ...] = (
@@ -106,6 +109,7 @@ CHECKS: tuple[Check, ...] = (
     Check("processes.stacks", "stacks of hanging workers", "processes", processes.stacks, _CONTAINER),
     Check("network.hostname", "this machine's name", "name", network.hostname, ("network",), _SLOW_DNS),
     Check("network.fqdn", "this machine's full name", "fqdn", network.fqdn, (), _SLOW_DNS),
+    Check("network.peer_name", "names of addresses", "peer_name", network.peer_name, (), _SLOW_PEERS),
     Check("network.localhost", "the name localhost", "localhost", network.localhost, (), _SLOW_DNS),
     Check("network.addresses", "addresses that peers could use", "network", network.addresses),
     Check("network.socket_ifname", "interfaces that variables name", "network", network.socket_ifname),

@@ -175,6 +175,20 @@ class FqdnFacts(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float = 0.0
 
 
+class PeerNameFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The name that belongs to an address, as torch's store asks for that of each peer.
+
+    Args:
+        address: of this machine, as others see it.
+        name: as the name service has it; the address itself if it has none.
+        took_s: how long that took.
+    """
+
+    address: str = ""
+    name: str = ""
+    took_s: float = 0.0
+
+
 class LocalhostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What `localhost` is."""
 
@@ -467,6 +481,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     processes: ProcessFacts | None = None
     name: NameFacts | None = None
     fqdn: FqdnFacts | None = None
+    peer_name: PeerNameFacts | None = None
     localhost: LocalhostFacts | None = None
     network: NetworkFacts | None = None
     endpoint: EndpointFacts | None = None

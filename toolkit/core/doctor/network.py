@@ -12,6 +12,7 @@ from toolkit.core.doctor.facts import (
     Machine,
     NameFacts,
     NetworkFacts,
+    PeerNameFacts,
 )
 from toolkit.core.doctor.findings import Asked, Said, note, ok, problem, warning
 from toolkit.core.words import host_and_port, some
@@ -71,6 +72,18 @@ def fqdn(facts: FqdnFacts, asked: Asked, machine: Machine) -> Said:
             "getent hosts $(hostname)",
         )
     return ok(f"full name found in {seconds(facts.took_s)}")
+
+
+def peer_name(facts: PeerNameFacts, asked: Asked, machine: Machine) -> Said:
+    """How long the name of an address takes."""
+    if facts.took_s > _SLOW_S:
+        return warning(
+            f"looking up the name of {facts.address} took {seconds(facts.took_s)}",
+            "torch's store asks for the name of each peer that connects, in the one thread that serves all of them",
+            f"have the nodes' addresses in the name service, or correct /etc/resolv.conf; {_IN_HOSTS} does not help",
+            "export RES_OPTIONS='timeout:1 attempts:1'",
+        )
+    return ok(f"the name of {facts.address} found in {seconds(facts.took_s)}")
 
 
 def localhost(facts: LocalhostFacts, asked: Asked, machine: Machine) -> Said:

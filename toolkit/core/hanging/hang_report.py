@@ -164,7 +164,9 @@ def headline(workers: Sequence[HungWorker], steps: Mapping[int, int | None], run
 
 def _all_alike(workers: Sequence[HungWorker], running: int) -> str:
     for_s = min(worker.for_s for worker in workers)
-    who = "the worker" if running == 1 else f"all {running} workers of this node"
+    # One that runs alone need not be the only one that there was.
+    alone = f"rank {workers[0].global_rank} (pid {workers[0].pid})"
+    who = alone if running == 1 else f"all {running} workers of this node"
     if all(worker.kind == "standing" for worker in workers):
         steps = {worker.step for worker in workers}
         where = f" at step {steps.pop()}" if len(steps) == 1 else ""

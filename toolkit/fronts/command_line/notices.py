@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from toolkit.core.launch_plan import Std, parse_std
 from toolkit.fronts.command_line import rally_options, restart_options
 from toolkit.fronts.command_line.arguments import Arguments
 from toolkit.fronts.command_line.option_table import OPTIONS
@@ -13,7 +14,10 @@ from toolkit.fronts.command_line.rendezvous_settings import DEFAULT_PORTS, RALLY
 _OFTEN_MISPLACED = ("nproc-per-node", "nnodes", "standalone", "rdzv-backend", "rdzv-endpoint", "max-restarts")
 
 #: options of a rendezvous, which one node alone does without
-_OF_NODES = ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank", "spares", "topology")
+_OF_NODES = (
+    *("rdzv_backend", "rdzv_endpoint", "rdzv_id", "node_rank", "spares", "topology"),
+    "exit_barrier_timeout",
+)
 
 #: options by which what workers write is kept
 _KEEPS_LOGS = {"redirects", "tee", "duplicate_stdout_filters", "duplicate_stderr_filters", "logs_specs"}
@@ -48,11 +52,31 @@ def notices(
         unread = unread_keys(conf, backend)
         found += [f"{given['rdzv_conf']}: the backend {backend} does not read {key}" for key in unread]
     found += restart_options.notices(values, given)
+    if "logs_specs" not in given:
+        found += _filters_without_lines(arguments)
     if "log_max_size" in given and not _KEEPS_LOGS & given.keys():
         found.append(
             f"{given['log_max_size']} has no effect: no output goes to files; see --redirects and --tee"
         )
     return found + _misplaced(values.training_script_args)
+
+
+def _filters_without_lines(arguments: Arguments) -> list[str]:
+    """Filters take lines of what is teed, as torch's do."""
+    return [
+        f"{arguments.sources[dest]} has no effect: it is for lines of {stream} that are teed; see --tee"
+        for dest, stream, bit in (
+            ("duplicate_stdout_filters", "stdout", Std.OUT),
+            ("duplicate_stderr_filters", "stderr", Std.ERR),
+        )
+        if dest in arguments.sources and not _may_be_teed(arguments, bit)
+    ]
+
+
+def _may_be_teed(arguments: Arguments, bit: Std) -> bool:
+    """Whether that stream of some worker is."""
+    tee = parse_std(arguments.values.tee, arguments.name("tee"))
+    return any(bit & each for each in ([tee] if isinstance(tee, Std) else tee.values()))
 
 
 def _misplaced(script_args: Sequence[str]) -> list[str]:

@@ -146,7 +146,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "duplicate-stdout-filters",
-        "Words; lines of stdout with one of them also go to one file for all ranks. Two commas make one.",
+        "Words; teed lines of stdout with one of them also go to one file for all ranks. Two commas make one.",
         "WORD,...",
         kind=comma_separated,
         default=[],

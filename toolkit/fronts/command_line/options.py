@@ -38,7 +38,7 @@ from toolkit.fronts.command_line.rendezvous_settings import (
     parse_endpoint,
     says_yes,
 )
-from toolkit.fronts.command_line.signal_options import forward_signals
+from toolkit.fronts.command_line.signal_options import forward_signals, signals_to_handle
 
 __all__ = [
     "RunOptions",
@@ -265,7 +265,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> RunOptions:
     min_nodes, max_nodes = _nodes(values.nnodes, arguments.name("nnodes"))
     conf = parse_conf(values.rdzv_conf, values.rdzv_backend, arguments.name("rdzv_conf"))
     max_restarts = option_values.at_least_0(values.max_restarts, arguments.name("max_restarts"), "restarts")
-    death_signals = option_values.signals(values.signals_to_handle, arguments.name("signals_to_handle"))
+    death_signals = signals_to_handle(values.signals_to_handle, arguments.name("signals_to_handle"))
     rally = None
     if values.rdzv_backend == RALLY:
         rally = rally_options.rally_options(arguments, min_nodes, max_nodes, conf, environ)

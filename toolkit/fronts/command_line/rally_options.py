@@ -99,7 +99,11 @@ def notices(arguments: Arguments, min_nodes: int, max_nodes: int, endpoint: str)
     values, given = arguments.values, arguments.sources
     spares = values.spares or 0
     if max_nodes == 1 and not spares and not values.rdzv_endpoint:
-        return [f"{given['topology']} has no effect on a single node"] if "topology" in given else []
+        return [
+            f"{given[dest]} has no effect on a single node"
+            for dest in ("topology", "exit_barrier_timeout")
+            if dest in given
+        ]
     found = []
     if values.rdzv_endpoint:
         unused = [dest for dest in ("master_addr", "master_port") if dest in given]

@@ -68,14 +68,25 @@ def judge_of(spec: str | None, cwd: Path, name: str = "--restart-policy") -> Res
 
 
 def notices(values: Any, sources: Mapping[str, str]) -> list[str]:
-    """What has no effect without restarts."""
+    """What has no effect with so few restarts."""
     spec: str | None = values.restart_policy
-    if not spec or values.max_restarts:
+    if not spec:
         return []
     from toolkit.core import restart_spec
 
     if restart_spec.is_own(spec) or "free-on=" in spec or spec.strip() in ("budget", "never"):
         return []
+    name = sources["restart_policy"]
+    if not values.max_restarts:
+        return [f"{name} {spec} has no effect with --max-restarts 0; give a number of restarts"]
+    policy = restart_spec.policy_of(spec, name)
+    if (
+        policy.crash_loop is None
+        or policy.window_s is not None
+        or policy.crash_loop <= values.max_restarts + 1
+    ):
+        return []
     return [
-        f"{sources['restart_policy']} {spec} has no effect with --max-restarts 0; give a number of restarts"
+        f"crash-loop={policy.crash_loop} of {name} has no effect with --max-restarts {values.max_restarts}, "
+        f"which is used up first; give at least {policy.crash_loop} restarts"
     ]

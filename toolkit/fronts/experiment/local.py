@@ -304,6 +304,8 @@ class LocalWorld:
         self, node: LocalNode, argv: list[str], name: str, when_ready: Callable[[], None]
     ) -> HeldProcess:
         environ = {
+            # What is slow is said by the scenario, and not by the name service that torch's store asks.
+            "RES_OPTIONS": "timeout:1 attempts:1",
             **self._environ,
             MARK: node.mark,
             # What only lists this run is not wanted once for each agent.
