@@ -16,6 +16,7 @@
 # it with `simulator.planning`, and then asks the simulator whether the formulas are right.
 
 # %%
+import statistics
 from dataclasses import replace
 
 import pandas
@@ -189,7 +190,11 @@ pandas.Series(budgets).unstack().rename_axis("GPUs")
 
 # %%
 node_mtbf_s = planning.mtbf_of_node_s(llama.per_node_day)
-job = {"interval_s": interval_s, "checkpoint_s": 30, "restart_s": 207}
+job = {
+    "interval_s": interval_s,
+    "checkpoint_s": 30,
+    "restart_s": restarts["a lease finds it"].total_s,
+}
 worth = planning.worth_of_spares(2048, 10, node_mtbf_s, 2 * HOUR, duration_s, **job)
 none = planning.ettr_with_spares(2048, 0, node_mtbf_s, 2 * HOUR, **job)
 print(f"ETTR without a spare: {none:.3f}")
@@ -257,12 +262,14 @@ means
 # The formula needs to know how long a restart takes, and the simulator measured it: `mttr_s`, with a spare at hand.
 
 # %%
+with_spare = [means.at(mtbf_s=mtbf_s, spares=1).estimates["mttr_s"].mean for mtbf_s in mtbfs_s]
+measured_s = statistics.median(with_spare)
 rows = []
 for mtbf_s in mtbfs_s:
     for spares in (0, 1):
         ettr = means.at(mtbf_s=mtbf_s, spares=spares).estimates["ettr"]
         foretold = planning.ettr_with_spares(
-            4, spares, mtbf_s, 300, interval_s=180, checkpoint_s=5, restart_s=55
+            4, spares, mtbf_s, 300, interval_s=180, checkpoint_s=5, restart_s=measured_s
         )
         rows.append((mtbf_s, spares, foretold, ettr.mean, ettr.low, ettr.high))
 both = pandas.DataFrame(

@@ -19,7 +19,7 @@ from simulator.faults import Fault, kind_named
 from simulator.scenario import NodePlan, Scenario
 from simulator.workloads import Fail, Workload
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.restart_spec import policy_of
+from toolkit.core.restart_spec import name_of, policy_of
 from toolkit.core.restarts import RestartPolicy
 
 #: how fields that hold values of their own are called in plain data
@@ -271,9 +271,15 @@ def _convert(raw: Any, hint: Any, place: Place, key: str) -> Any:
 
 
 def _policy(text: str, place: Place, key: str) -> RestartPolicy:
-    """As `--restart-policy` has it."""
+    """As `--restart-policy` has it, save for policies of one's own: those are objects, in a scenario in Python."""
+    if ":" in text:
+        raise Misfit(
+            place,
+            key,
+            f"is {text!r}, a policy of one's own; write the scenario in Python, and give the policy itself",
+        )
     try:
-        return policy_of(text, "it")
+        return policy_of(text, "the policy")
     except ConfigurationError as error:
         raise Misfit(place, key, str(error)) from error
 
@@ -377,6 +383,8 @@ def _plain(value: Any) -> Any:
             return sorted(value)
         case Checker():
             return value.promise
+        case _ if hasattr(value, "judge") and type(value) is not RestartPolicy:
+            return name_of(value)  # of somebody's own, as a checker: by its name
         case Mapping():
             return {key: _plain(entry) for key, entry in value.items()}
         case _ if is_dataclass(value):

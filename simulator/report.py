@@ -23,6 +23,7 @@ from simulator.excuses import Excused, excused
 from simulator.progress import Training
 from simulator.scenario import Scenario
 from simulator.trace import GAP, Mark, Row, cell_lines, clipped, lane_width, rows_of, wrapped
+from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import DecisionMade, Event
 from toolkit.core.timeline import Timeline, fold_all
 from toolkit.core.words import plural
@@ -189,7 +190,7 @@ def _as_json(broken: Broken) -> dict[str, Any]:
 
 
 def simulate(
-    scenario: Scenario,
+    scenario: Scenario | str,
     subject: str | Subject = "rally",
     seed: int = 0,
     recorded: Sequence[Choice] = (),
@@ -201,7 +202,7 @@ def simulate(
     """Run a scenario to its end and judge it.
 
     Args:
-        scenario: what to run.
+        scenario: what to run; of one that comes with the simulator its name does.
         subject: "rally" (our agent), "torch" (torch's), or a subject of one's own.
         seed: fills the choice tape.
         recorded: a tape to repeat instead.
@@ -214,12 +215,17 @@ def simulate(
         The report, also when the run was broken off by Ctrl-C: of what was reached.
 
     Raises:
-        ConfigurationError: no such subject or checker, or the subject can't run here.
+        ConfigurationError: no such scenario, subject or checker, or the subject can't run here.
         TapeMismatch: the tape was recorded with another scenario or version.
     """
     # Late: importing this module needs neither greenlet nor the agent.
+    from simulator import scenarios
     from simulator.simulation import ScenarioRun
 
+    if isinstance(scenario, str):
+        scenario = scenarios.named(scenario)
+    if not isinstance(scenario, Scenario):
+        raise ConfigurationError(f"{scenario!r} is no scenario; give a Scenario, or the name of one")
     checkers_named(scenario.checkers)
     chosen = _subject(subject)
     began_s = stopwatch() if stopwatch is not None else 0.0

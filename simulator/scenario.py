@@ -13,7 +13,7 @@ from simulator.faults import Fault, check
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.restart_spec import policy_of
-from toolkit.core.restarts import RestartPolicy
+from toolkit.core.restarts import PLAIN_BUDGET, RestartPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,15 @@ class Scenario:
         low = self.nodes if self.min_nodes is None else self.min_nodes
         high = self.nodes if self.max_nodes is None else self.max_nodes
         return low, high
+
+    @property
+    def policy(self) -> RestartPolicy | None:
+        """What its agents get: `restart_policy`, or a plain budget that waits `backoff_s`; None is a plain one."""
+        if not self.backoff_s:
+            assert not isinstance(self.restart_policy, str), "a scenario makes a policy of its text"
+            return self.restart_policy
+        longest_s = max(self.backoff_s, PLAIN_BUDGET.backoff_max_s)
+        return RestartPolicy(backoff_s=self.backoff_s, backoff_max_s=longest_s)
 
     @property
     def step_s(self) -> float:

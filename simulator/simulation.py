@@ -41,7 +41,6 @@ from toolkit.core.events import Event
 from toolkit.core.failures import exit_code_of
 from toolkit.core.launch_plan import LogLayout
 from toolkit.core.model import WorkerSpec
-from toolkit.core.restarts import PLAIN_BUDGET, RestartPolicy
 from toolkit.core.rounds import Settings
 from toolkit.ports import Ports
 
@@ -157,7 +156,7 @@ class RallySubject:
             rdzv_handler=handler,
             entrypoint="train",
             max_restarts=scenario.max_restarts,
-            restart_policy=_restart_policy(scenario),
+            restart_policy=scenario.policy,
         )
         return LaunchedAgent(
             spec,
@@ -166,14 +165,6 @@ class RallySubject:
             shutdown_timeout=scenario.shutdown_timeout_s,
             ports=ports,
         )
-
-
-def _restart_policy(scenario: Scenario) -> RestartPolicy | None:
-    if not scenario.backoff_s:
-        assert not isinstance(scenario.restart_policy, str), "a scenario makes a policy of its text"
-        return scenario.restart_policy
-    longest_s = max(scenario.backoff_s, PLAIN_BUDGET.backoff_max_s)
-    return RestartPolicy(backoff_s=scenario.backoff_s, backoff_max_s=longest_s)
 
 
 def _own_rendezvous(process: Process, scenario: Scenario, ports: Ports) -> RallyRendezvous:

@@ -137,7 +137,11 @@ def _callable_name(make: Callable[..., Scenario]) -> str:
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    numbers: list[int] = []
+    if isinstance(seeds, int):
+        numbers = list(range(seeds))
+    elif isinstance(seeds, Iterable):
+        numbers = list(seeds)
     if not numbers:
         raise ConfigurationError(f"seeds is {seeds!r}; give how many, at least 1, or a list of them")
     wrong = [seed for seed in numbers if isinstance(seed, bool) or not isinstance(seed, int)]
@@ -164,6 +168,10 @@ def _jobs(jobs: int | None, runs: int) -> int:
 def _points(
     scenario: Scenario | str | Callable[..., Scenario], grid: Mapping[str, Any], subject: str | Subject
 ) -> list[_Point]:
+    if not isinstance(grid, Mapping):
+        raise ConfigurationError(
+            f"the grid is {grid!r}; give a dict of values by parameter, such as {{'lease': [2, 4]}}"
+        )
     values = [_values(name, given) for name, given in grid.items()]
     count = math.prod(map(len, values))
     if count > RUNS_MAX:
@@ -257,7 +265,7 @@ def _path(name: str) -> str:
 
 
 def _check_names(given: Sequence[str], takes: frozenset[str]) -> None:
-    known = (*takes, *_names(), _INTERVAL, _SUBJECT)
+    known = list(dict.fromkeys((*sorted(takes), *_names(), _INTERVAL, _SUBJECT)))
     for name in given:
         if "." not in name and name not in known:
             near = get_close_matches(name, known, n=3)

@@ -72,7 +72,10 @@ def loads(text: str, source: str = "scenario", name: str = "unnamed") -> Scenari
 
 
 def dumps(scenario: Scenario) -> str:
-    """The scenario as TOML; what is as by default is left out. `loads` gives the same scenario."""
+    """The scenario as TOML; what is as by default is left out. `loads` gives the same scenario.
+
+    Faults, checkers and policies of somebody's own are there by their names.
+    """
     return "\n".join(_lines(table_of(scenario), "")) + "\n"
 
 

@@ -34,6 +34,7 @@ from simulator.tripwire import RealWorldTouched
 from toolkit.core.errors import ConfigurationError, RallyError
 from toolkit.core.events import AnyEvent
 
+CLOSED = "this simulation is closed; start another one"
 _KINDS: dict[str, type[RallyError]] = {
     kind.__name__: kind
     for kind in (ConfigurationError, LimitReached, LineError, RealWorldTouched, TapeMismatch)
@@ -86,6 +87,11 @@ class Conversation:
             raise _error_of(answer.result)
         return answer
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._close.alive
+
     def _answer_to(self, request: Request, descriptors: tuple[int, ...]) -> Answer:
         try:
             self._line.send(pickle.dumps(request), descriptors)
@@ -94,8 +100,8 @@ class Conversation:
                 if answer.number == request.number:
                     return answer
         except (EOFError, OSError) as error:
-            if not self._close.alive:
-                raise HostLost("this simulation is closed; start another one") from error
+            if not self.is_open:
+                raise HostLost(CLOSED) from error
             raise HostLost(
                 f"the process that holds this simulation ({self.state.pid or self._keeper.pid}) has ended, "
                 "perhaps for want of memory; rewind it, or start another one"

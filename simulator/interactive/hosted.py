@@ -19,7 +19,7 @@ from simulator.checkers import Record, record_of
 from simulator.faults import Fault, check
 from simulator.interactive.checkpoints import Checkpoint, Checkpoints
 from simulator.interactive.comparison import Comparison, compare
-from simulator.interactive.conversation import Conversation, HostLost, begun
+from simulator.interactive.conversation import CLOSED, Conversation, HostLost, begun
 from simulator.interactive.messages import (
     ENDLESS,
     Advance,
@@ -274,8 +274,8 @@ class HostedRun:
         Raises:
             ConfigurationError: `count` is below 1.
         """
-        if count < 1:
-            raise ConfigurationError(f"a step of {count} events is none; give 1 or more")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigurationError(f"a step of {count!r} events is none; give 1 or more")
         with self._going() as history:
             before = len(history.talk.events)
             history.advance(events=before + count)
@@ -393,9 +393,12 @@ class HostedRun:
 
         Raises:
             ConfigurationError: it has not been yet, or is none.
+            HostLost: it is closed.
         """
         to_ns = _ns(to_s)
         with self._going() as history:
+            if not history.talk.is_open:
+                raise HostLost(CLOSED)
             now_ns = history.talk.state.moment.now_ns
             if to_ns > now_ns:
                 there = "give less: the job is over" if self.over else f"run({to_s:g}) goes there"
@@ -459,8 +462,12 @@ class HostedRun:
                 theirs = other.record()
             case Report():
                 theirs = other.record
-            case _:
+            case Sequence():
                 theirs = record_of(list(other))
+            case _:
+                raise ConfigurationError(
+                    f"{other!r} is nothing to compare with; give a simulation, the report of one, or events"
+                )
         return compare(self.record(), theirs)
 
     def _collected(self, choices: bool = False) -> Collected:

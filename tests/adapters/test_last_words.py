@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
+from subprocess import PIPE
 
+import pytest
+
+from toolkit.adapters.output import pump as pumps
 from toolkit.adapters.output.last_words import BYTES_MAX, LastWords
 from toolkit.adapters.output.pump import OutputPump
 
-from .test_output import pipe_screen, plan, start, tty_screen
+from .test_output import eventually, pipe_screen, plan, start, tty_screen
 
 
 def dead(process: subprocess.Popen[bytes]) -> None:
@@ -31,6 +36,46 @@ def test_a_console_that_is_no_terminal_gets_all_and_the_end_is_kept() -> None:
             worker.wait()
         pump.close()
     assert screen.end().count(b"no end\nthe last") == 20
+
+
+def test_who_asks_in_the_very_moment_of_the_end_does_not_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stream that ends wakes the thread once; a second worker says nothing that would wake it again."""
+    monkeypatch.setattr(pumps, "ON_ITS_WAY_S", 60.0)
+    with pipe_screen() as (screen, console):
+        pump = OutputPump(console, keep_words=True)
+        silent = start(pump, plan(), "import time; time.sleep(300)")
+        worker = start(pump, plan(1), "import sys; input(); sys.stderr.write('the last')", stdin=PIPE)
+        held, go_on, push = threading.Event(), threading.Event(), console.push
+
+        def slow() -> object:
+            held.set()
+            assert go_on.wait(60)
+            return push()
+
+        try:
+            monkeypatch.setattr(console, "push", slow)
+            os.eventfd_write(pump._wake_fd, 1)
+            assert held.wait(60), "the thread is about to look"
+            assert worker.stdin is not None, "it is a pipe"
+            worker.stdin.write(b"go\n")
+            worker.stdin.close()
+            dead(worker)
+            told: list[str] = []
+            asking = threading.Thread(target=lambda: told.append(pump.last_words(1)[0]))
+            asking.start()
+            eventually(lambda: pump._waiting.is_wanted)
+            go_on.set()
+            asking.join(20)
+            assert told == ["the last"]
+        finally:
+            go_on.set()
+            silent.kill()
+            silent.wait()
+            worker.wait()
+            pump.close()
+    screen.end()
 
 
 def test_the_words_of_a_teed_stream_are_kept_as_its_file_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.agent.world import FakeOrder, Script, World, crashes
+from toolkit.agent.blame import Blame
 from toolkit.core import events as ev
 from toolkit.core.actions import Action
 from toolkit.core.errors import SignalException
@@ -52,7 +53,17 @@ def test_a_signal_reaches_the_workers_that_are_named_and_is_told() -> None:
     )
     (failure,) = world.recorded.of(ev.FailureRecorded)
     assert failure.signal == "SIGKILL"
+    assert failure.what == "SIGKILL to local rank 1 asked for by ada", (
+        "it was this agent's, and it knows whose wish"
+    )
     assert action.seq < failure.seq
+
+
+def test_of_a_death_by_another_signal_nobody_is_told_to_have_asked() -> None:
+    end = WorkerExit(local_rank=1, pid=7, exit_code=-signal.SIGKILL, at_ns=0, wall_s=0)
+    blame = Blame(World([LONG]).ports)
+    blame.asked_for(kill(1, name="SIGUSR1"))
+    assert blame.diagnosis(end).what == "SIGKILL from outside, not from this agent"
 
 
 def test_a_signal_for_workers_of_before_is_refused() -> None:

@@ -262,15 +262,17 @@ def small() -> Mapping[str, float]:
 
 
 def thousand() -> Mapping[str, float]:
-    """1,000 nodes that train since half a minute: a branch, and ways back."""
+    """1,000 nodes that train since half a minute: a branch as a cell has it, with all that it knows; and ways back."""
     from simulator import Scenario, Workload, faults
-    from simulator.interactive.hosted import HostedRun
+    from toolkit import Simulation
 
-    with HostedRun(Scenario("thousand", nodes=1000, workload=Workload(steps=60, step_s=10.0))) as run:
-        run.run(until=60.0)
-        branches: list[HostedRun] = []
-        branches_s = _each(lambda: branches.append(run.branch()), _TIMES)
+    sim = Simulation(Scenario("thousand", nodes=1000, workload=Workload(steps=60, step_s=10.0)))
+    with sim._held as run:
+        sim.run(until=60.0)
+        branches: list[Simulation] = []
+        branches_s = _each(lambda: branches.append(sim.branch()), _TIMES)
         for branch in branches:
+            assert len(branch.ranks()) == 1000
             branch.close()
         back_s = []
         for _ in range(3):

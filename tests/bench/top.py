@@ -90,6 +90,7 @@ class Cluster:
                     local_rank=rank,
                     cpu_percent=int(1000 * number()) / 10,
                     rss_bytes=int(number() * 2**21) << 12,
+                    step=100_000 + self._seqs[node],
                 )
                 for rank in range(_PER_NODE)
             ]

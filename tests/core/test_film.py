@@ -75,6 +75,20 @@ def test_events_are_found_by_their_places() -> None:
         assert list(film.between(start, end)) == events[start:end]
 
 
+def test_a_copy_goes_its_own_way() -> None:
+    film, events = Film(), changes(23)
+    film.add(events)
+    copy = film.copy()
+    film.add(changes(9, start=23))
+    copy.add(changes(40, start=30))
+    assert list(film.between(0, 99)) == [*events, *changes(9, start=23)]
+    theirs = [*events, *changes(40, start=30)]
+    assert list(copy.between(0, 99)) == theirs
+    for count in range(len(theirs) + 1):
+        assert copy.after(count) == fold_all(theirs[:count])
+        assert film.after(min(count, 32)) == fold_all([*events, *changes(9, start=23)][: min(count, 32)])
+
+
 def test_there_are_few_timelines_however_many_events() -> None:
     film = Film()
     for start in range(0, 400, 7):

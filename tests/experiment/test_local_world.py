@@ -6,14 +6,17 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simulator import Scenario, Workload, faults
+from toolkit import Experiment, RestartVerdict
 from toolkit.adapters.recording.experiment_file import read_experiment
 from toolkit.adapters.recording.reader import read_run
-from toolkit.core.errors import RecordingError
+from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.events import AgentStarted, WorkerStarted
 
 from .conftest import Command, Try
@@ -147,3 +150,65 @@ def test_what_is_recorded(on_processes: Try) -> None:
     assert sorted(event.hostname for event in started) == ["left", "right"]
     assert all(event.node == f"{event.hostname}_{event.pid}" for event in started)
     assert result.compare(result).agree
+
+
+def alone(**fields: object) -> Scenario:
+    """One node without a rendezvous, whose worker is killed."""
+    struck = (faults.KillWorker("node0", at_s=3.0),)
+    workload = Workload(steps=30, step_s=0.2, start_s=0.1, checkpoint_every=1)
+    return Scenario(**{"name": "alone", "solo": True, "faults": struck, "workload": workload, **fields})  # type: ignore[arg-type]
+
+
+class Unforgiving:
+    """A restart policy of one's own."""
+
+    def judge(self, cause: object, past: object, **given: object) -> RestartVerdict:
+        return RestartVerdict(allowed=False, reason="once is enough")
+
+
+@pytest.mark.parametrize("policy", ["never", Unforgiving()], ids=["text", "object"])
+def test_restart_policies_of_a_scenario_are_those_of_its_agents(
+    policy: object, simulated: Try, on_processes: Try
+) -> None:
+    scenario = alone(restart_policy=policy)
+    for result in (simulated(scenario), on_processes(scenario)):
+        assert (result.timeline.state, result.timeline.restarts_total) == ("failed", 0)
+
+
+def test_a_backoff_is_waited_out_in_both_worlds(simulated: Try, on_processes: Try) -> None:
+    for result in (simulated(alone(backoff_s=1.5)), on_processes(alone(backoff_s=1.5))):
+        [restart] = result.timeline.restarts
+        assert restart.total_s is not None and restart.total_s >= 1.5
+
+
+def test_failures_that_a_seed_draws_are_the_same_in_both_worlds(simulated: Try, on_processes: Try) -> None:
+    scenario = alone(faults=(), mtbf_s=1.5, mtbf_hits="worker", max_restarts=100)
+    ours, real = simulated(scenario, 5), on_processes(scenario, 5)
+    assert (
+        [strike.words for strike in ours.noted.strikes]
+        == [strike.words for strike in real.noted.strikes]
+        != []
+    )
+    assert ours.timeline.restarts_used == real.timeline.restarts_used == 1
+    assert not any("had ended" in words for words in real.noted.words), "of what was drawn nobody knew"
+
+
+@dataclass(frozen=True)
+class Flood(faults.Fault):
+    """A fault of one's own."""
+
+    def strike(self, place: Any) -> None:
+        place.let(faults.PauseNode(self.target, for_s=1))
+
+
+def test_what_only_the_simulator_can_do_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    for scenario, words in (
+        (alone(faults=(Flood("node0", 1.0),)), "Flood is a fault of your own"),
+        (alone(faults=(faults.ClockStep("node0", 1.0, step_s=5),)), "all nodes share this machine's clocks"),
+        (alone(restart_policy=3), "restart_policy is 3"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            Experiment(scenario, "local", run_dir=tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="seed is 'x'; give a whole number"):
+        Experiment("solo", seed="x")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

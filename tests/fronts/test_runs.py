@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import time
+from datetime import datetime
 from pathlib import Path
+
+import pytest
 
 from toolkit.adapters.recording.directory import RunDirectory, fresh_run_directory
 from toolkit.core import events as ev
 from toolkit.fronts import runs
+from toolkit.fronts.pruning import prune_command
 from toolkit.fronts.runs import runs_command
+from toolkit.fronts.sim import sim_command
 
 ROOT = Path(__file__).parents[2]
 STARTED_NS = 1_790_000_000 * 10**9
@@ -86,6 +93,23 @@ def test_runs_as_json(tmp_path: Path) -> None:
         "restarts": 1,
         "problem": "",
     }
+
+
+def test_a_simulated_run_is_as_old_as_its_recording(tmp_path: Path) -> None:
+    """By the clock of its world it would be removed with those of last winter."""
+    pytest.importorskip("greenlet")
+    sim = ["solo", "--run-dir", str(tmp_path / "one")]
+    out, err = io.StringIO(), io.StringIO()
+    assert sim_command(sim, environ={}, executable=sys.executable, stdout=out, stderr=err) == 0
+    listed = io.StringIO()
+    runs_command(as_json=True, state_dir=tmp_path, limit=5, stdout=listed, stderr=err)
+    [row] = json.loads(listed.getvalue())
+    assert row["entrypoint"] == "SIM solo" and row["duration_s"] > 0
+    age_s = time.time() - datetime.fromisoformat(row["started"]).timestamp()
+    assert -1 < age_s < 600
+    given = {"to_bytes": None, "older_s": 86_400.0, "really": True, "stdout": out, "stderr": err}
+    assert prune_command(state_dir=tmp_path, **given) == 0
+    assert (tmp_path / "one").is_dir()
 
 
 def test_no_more_than_asked_for(tmp_path: Path) -> None:

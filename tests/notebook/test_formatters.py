@@ -1,7 +1,8 @@
-"""How a scenario and the report of a run show themselves as HTML."""
+"""How values show themselves: as HTML, and as text where there is no page."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ pytest.importorskip("greenlet")
 
 from simulator import Fail, Scenario, Workload, scenarios, simulate
 from simulator.checkers import Broken, Checker, Record
-from toolkit.fronts.notebook.formatters import report_html, scenario_html
+from toolkit import SoloRendezvous, WorkerGroup, WorkerSpec
+from toolkit.fronts.notebook.formatters import register, report_html, scenario_html
+from toolkit.fronts.page import Page
 
 
 def test_a_scenario_says_who_comes_later_and_what_strikes_in_the_order_of_time() -> None:
@@ -46,3 +49,34 @@ def test_what_is_excused_is_told_and_who_never_ended_has_no_time() -> None:
     card = report_html(simulate(scenarios.store_host_loss, seed=1))
     assert "no-needless-end is excused: the store&#x27;s host node-a is lost" in card
     assert "0.0 s</td>" not in card.replace("120.0 s</td>", "")
+
+
+def text_of(value: object) -> str:
+    """What a console shows of it."""
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    register(shell)
+    return str(shell.display_formatter.format(value)[0]["text/plain"])
+
+
+def test_where_there_is_no_page_they_say_it_in_lines() -> None:
+    report = simulate(scenarios.worker_crash, seed=3)
+    assert text_of(report.timeline).startswith(
+        "Timeline of sim: succeeded, 4 nodes, 8 ranks, round 2, restarts 1 of 3"
+    )
+    assert text_of(report) == str(report)
+    assert text_of(scenarios.worker_crash).splitlines()[2:] == [
+        "  4 nodes, 8 workers, 4 in a round, 3 restarts allowed",
+        "  each worker trains 40 steps of 0.05 s, a checkpoint every 10",
+        "  each of node1 trains 40 steps of 1 s, a checkpoint every 10",
+        "       20 s  local rank 1 on node1 gets SIGKILL",
+    ]
+    assert "restart policy never" in text_of(Scenario(restart_policy="never"))
+    group = WorkerGroup(WorkerSpec("trainer", 2, SoloRendezvous("x"), entrypoint="t.py", max_restarts=3))
+    assert text_of(group).startswith("init trainer on this node: 2 workers, 3 restarts allowed\nrank ")
+
+
+def test_text_that_is_kept_is_plain_and_whole_in_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    kept = io.StringIO()
+    Page(kept).line(("long " * 60, "bold red"), indent=2)
+    assert kept.getvalue() == f"  {'long ' * 60}\n"

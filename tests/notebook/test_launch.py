@@ -137,6 +137,7 @@ def test_kill_restart_and_stop(started: list[Job], hold: Path) -> None:
     until(lambda: job.now.restarts_used == 1, "a restart")
     until_running(job, 2)
     assert not set(first) & set(pids(job))
+    assert "asked for by" in job.failures[0].what and job.failures[0].what.endswith(": a test")
     job.restart()
     until(lambda: job.now.restarts_total == 2, "a second restart")
     until_running(job, 2)
@@ -297,8 +298,10 @@ def test_what_can_not_be_packed_is_named(state: Path) -> None:
     ("arguments", "words"),
     [
         ({"nproc": 2.5}, "nproc is 2.5; give a number of workers"),
-        ({"nproc": 0}, "0"),
-        ({"max_restarts": -1}, "-1"),
+        ({"nproc": 0}, "^nproc is 0; a node has at least 1 worker; give a number"),
+        ({"max_restarts": -1}, "^max_restarts is -1; give 0 or more restarts"),
+        ({"shutdown_timeout": 0.5}, "^shutdown_timeout is '0.5'; give a whole number"),
+        ({"run_dir": __file__}, "^run_dir is .*, which is a file; give the path of a folder"),
         ({"no_such": 3}, r"no option of launch; an argument of squared goes into kwargs=\{'no_such': 3\}"),
         ({"max_restart": 3}, "max_restart is not an option; did you mean max_restarts"),
         ({"max": 3}, r"kwargs=\{'max': 3\}"),
@@ -321,6 +324,13 @@ def test_bad_input_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(ConfigurationError, match=words):
         launch(squared, 2, **arguments)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("entrypoint", ["", "-m", 3, None])
+def test_what_is_no_entrypoint(entrypoint: Any, state: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"the entrypoint is {entrypoint!r}; give a function"):
+        launch(entrypoint)
     assert not state.exists()
 
 
@@ -395,6 +405,12 @@ def test_orders_that_can_not_be(started: list[Job], hold: Path) -> None:
         job.logs(0, stream="all")
     with pytest.raises(ConfigurationError, match="no node 'x'"):
         job.drain("x")
+    with pytest.raises(ConfigurationError, match="no event 'worker_exit'; did you mean worker_exited"):
+        job.events("worker_exit")
+    with pytest.raises(ConfigurationError, match="a job is never 'runing'; did you mean running"):
+        job.until("runing")
+    with pytest.raises(ConfigurationError, match=r"x\.svg can't be written: No such file or directory"):
+        job.timeline().save("/proc/none/x.svg")
     with pytest.raises(ControlError, match="refuses"):
         job.signal("SIGUSR1", 0, incarnation=5)
 
@@ -467,7 +483,7 @@ def does_not_listen() -> None:
 def test_stopping_again_and_tables_without_rows() -> None:
     job = launch(does_not_listen, shutdown_timeout=1)
     assert list(job.restarts()["node"]) == [] and list(job.failures.table()["message"]) == []
-    assert list(job.events("no_such")["type"]) == []
+    assert list(job.events("lease_lost")["type"]) == []
     job.until(lambda: "on" in job.logs())
     while not job.over:
         job.stop()
@@ -489,6 +505,20 @@ def test_a_code_is_told_once() -> None:
     job = launch(sys.exit, 3)
     job.wait(60)
     assert repr(job.failures).endswith("exited with code 3 in round 1, the first of its node")
+
+
+def commands() -> None:
+    raise ValueError("\x1b]0;a title\x07no")
+
+
+def test_nothing_that_a_worker_says_commands_the_console() -> None:
+    job = launch(commands)
+    job.wait(60)
+    with pytest.raises(JobFailedError) as failed:
+        job.check()
+    for words in (repr(job), repr(job.failures), str(failed.value), str(job), job.report()):
+        assert "\x1b" not in words
+    assert "ValueError: \\x1b]0;a title\\x07no" in str(failed.value)
 
 
 def draws_a_bar() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.notebook.kernels import executed
 from toolkit import Simulation, attach
-from toolkit.core.errors import ConfigurationError
+from toolkit.core.errors import ConfigurationError, RallyError
 
 pytest.importorskip("greenlet")
 from simulator import faults, scenarios, simulate
@@ -104,6 +104,39 @@ def test_branches_go_their_own_ways(sim: Simulation) -> None:
     other.close()
 
 
+def test_a_branch_knows_what_was_said_before_and_no_more_than_that(sim: Simulation) -> None:
+    sim.run(until=21.0)
+    other = sim.branch()
+    before = sim.raw_events()
+    assert other.raw_events() == before and other.now == sim.now
+    sim.run()
+    assert len(sim.raw_events()) > len(before) == len(other.raw_events())
+    other.run()
+    assert other.raw_events() == sim.raw_events() and other.now == sim.now
+    other.close()
+
+
+def test_ranks_are_killed_as_those_of_a_job_are(sim: Simulation) -> None:
+    sim.run(until=5)
+    sim.kill([2, 5])
+    assert "local rank 1 on node2 gets SIGKILL" in repr(sim)
+    sim.run(until=8)
+    assert {each.global_rank for each in sim.failures if each.signal == "SIGKILL"} == {2, 5}
+    with pytest.raises(ConfigurationError, match="there is no rank 8; there are 0 to 7"):
+        sim.kill(8)
+    with pytest.raises(ConfigurationError, match="signal is 'SIGNOPE'"):
+        sim.signal("SIGNOPE", 0)
+
+
+def test_a_closed_one_can_not_be_moved_any_more(sim: Simulation) -> None:
+    sim.run(until=21.0)
+    sim.close()
+    for move in (sim.step, sim.run, sim.branch, lambda: sim.rewind(3)):
+        with pytest.raises(RallyError, match="this simulation is closed; start another one"):
+            move()
+    assert sim.state == "running"
+
+
 def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
     sim.run()
     again = attach(sim.save(tmp_path / "saved"))
@@ -118,12 +151,25 @@ def test_it_is_saved_as_any_recording(sim: Simulation, tmp_path: Path) -> None:
         (lambda sim: Simulation("worker-cash"), "worker-crash"),
         (lambda sim: Simulation(7), "7 is no scenario"),
         (lambda sim: Simulation("worker-crash", subject="tourch"), "torch"),
-        (lambda sim: sim.run(until=-1), "-1"),
-        (lambda sim: sim.rewind(50), "rewind|to come|forward|run"),
-        (lambda sim: sim.inject(faults.CrashNode("node9")), "node9"),
-        (lambda sim: sim.node("nodeX"), "nodeX"),
+        (lambda sim: simulate("worker-cash"), "worker-crash"),
+        (lambda sim: simulate(7), "7 is no scenario"),
+        (lambda sim: sim.step("all"), "'all' events is none; give 1 or more"),
+        (lambda sim: sim.compare(3), "3 is nothing to compare with; give a simulation"),
+        (lambda sim: sim.run(until=-1), "-1 is no moment; give seconds from the start of the run"),
+        (lambda sim: sim.rewind(50), r"50 s has not been yet, it is 0 s; run\(50\) goes there"),
+        (
+            lambda sim: sim.inject(faults.CrashNode("node9")),
+            "strikes node 'node9', which isn't there; did you mean node",
+        ),
+        (lambda sim: sim.node("nodeX"), "there is no node 'nodeX'; "),
         (lambda sim: sim.timeline(by="hosts"), "give nodes, ranks or auto"),
         (lambda sim: sim.timeline(between_s=(3, 2)), "give the earlier moment first"),
+        (
+            lambda sim: sim.timeline(between_s=5),
+            r"between_s is 5; give two moments in seconds, such as \(10, 20\)",
+        ),
+        (lambda sim: sim.kill(0), "there is no rank 0; no worker runs yet"),
+        (lambda sim: sim.kill("a"), "rank is 'a'; give a global rank such as 2"),
     ],
 )
 def test_bad_input(sim: Simulation, do: Any, words: str) -> None:

@@ -178,5 +178,9 @@ def test_a_text_that_is_no_policy_is_refused_with_its_place() -> None:
         ConfigurationError, match=r"restart_policy: .*'bakoff' is not known; did you mean backoff"
     ):
         toml_file.loads('name = "mine"\nrestart_policy = "bakoff"\n')
+    with pytest.raises(
+        ConfigurationError, match="is 'mine:Policy', a policy of one's own; write the scenario in Python"
+    ):
+        toml_file.loads('restart_policy = "mine:Policy"\n')
     with pytest.raises(ConfigurationError, match="did you mean backoff"):
         Scenario(restart_policy="bakoff")

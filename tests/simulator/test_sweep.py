@@ -249,6 +249,11 @@ def test_bad_grids_are_told_before_anything_runs(grid: dict[str, Any], words: st
     ("more", "words"),
     [
         ({"seeds": 0}, "seeds is 0; give how many"),
+        ({"seeds": 1.5}, "seeds is 1.5; give how many"),
+        (
+            {"grid": "lease"},
+            r"the grid is 'lease'; give a dict of values by parameter, such as \{'lease': \[2, 4\]\}",
+        ),
         ({"seeds": [1, 1]}, "a seed stands twice"),
         ({"seeds": ["a"]}, "seed 'a' is no whole number"),
         ({"seeds": 10**7}, "give at most 1,000,000"),
@@ -258,7 +263,7 @@ def test_bad_grids_are_told_before_anything_runs(grid: dict[str, Any], words: st
 )
 def test_bad_arguments_are_told(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        sweep(SMALL, {"nodes": [2]}, **{"progress": False, "seeds": 1, "jobs": 1, **more})
+        sweep(SMALL, **{"grid": {"nodes": [2]}, "progress": False, "seeds": 1, "jobs": 1, **more})
 
 
 def test_no_scenario_is_told() -> None:

@@ -21,6 +21,7 @@ from toolkit.core.timeline import Timeline, fold, fold_all
 from toolkit.fronts.notebook.deltas import Deltas
 from toolkit.views.html import job_html, standing_alone
 from toolkit.views.svg import LANES_MAX, timeline_svg
+from toolkit.views.tables import rank_rows
 
 Runs = Callable[..., Path]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -153,7 +154,7 @@ def test_what_workers_say_is_told_and_how_they_ended_outlasts_it(runs: Runs) -> 
     deltas = Deltas("job", acts=True)
     deltas.all(timeline, 2, "LIVE")
     message = deltas.changes(timeline, 3, "LIVE", (), {("a", 1): "epoch 3 " + "x" * 500})
-    assert message is not None and message["rows"] == [[[7], [1, ("epoch 3 " + "x" * 500)[:80]]]]
+    assert message is not None and message["rows"] == [[[8], [1, ("epoch 3 " + "x" * 500)[:80]]]]
     assert deltas.changes(timeline, 4, "LIVE", (), {("a", 1): "epoch 3 " + "x" * 500}) is None
     timeline = fold(timeline, _exit(1))
     message = deltas.changes(timeline, 5, "LIVE", (), {("a", 1): "epoch 4"})
@@ -173,6 +174,45 @@ def test_a_hundred_ranks_that_change_are_three_kilobytes() -> None:
     ((columns, values),) = message["rows"]
     assert len(values) == 100 * (1 + len(columns))
     assert len(json.dumps(message)) <= 3_000
+
+
+def test_steps_of_a_hundred_ranks_are_three_kilobytes_too() -> None:
+    timeline, deltas = fold_all(_started(1000)), Deltas("job", acts=True)
+    deltas.all(timeline, 2, "LIVE")
+    workers = [
+        ev.WorkerReading(local_rank=rank, cpu_percent=100.0, rss_bytes=rank << 29, step=123_456 + rank)
+        for rank in range(900, 1000)
+    ]
+    timeline = fold(timeline, _said(ev.ReadingsTaken, 2001, incarnation=0, workers=workers, gpus=[]))
+    message = deltas.changes(timeline, 3, "LIVE")
+    assert message is not None
+    ((columns, values),) = message["rows"]
+    assert columns == [5, 6, 7] and values[:4] == [900, 124_356, 100, "450G"]
+    assert len(json.dumps(message)) <= 3_000
+
+
+def test_steps_that_ranks_tell_stand_in_the_table_while_they_run() -> None:
+    timeline = fold_all(_started(2))
+    assert ">step<" not in job_html(timeline, 2, name="job", mode="LIVE")
+    workers = [ev.WorkerReading(local_rank=rank, cpu_percent=1.0, rss_bytes=1, step=rank) for rank in (0, 1)]
+    timeline = fold(timeline, _said(ev.ReadingsTaken, 2001, incarnation=0, workers=workers, gpus=[]))
+    page = job_html(timeline, 3, name="job", mode="LIVE")
+    assert ">step<" in page and '<td class="rally-number">1</td><td>1 %</td>' in page
+    assert [row["step"] for row in rank_rows(timeline)] == [0, 1]
+    # What a worker came to after its last reading nobody knows.
+    timeline = fold(timeline, _exit(1, seq=2002))
+    assert [row["step"] for row in rank_rows(timeline)] == [0, None]
+
+
+def test_a_failure_is_told_once() -> None:
+    """An agent makes up for want of an error file what the signal says."""
+    said = {"global_rank": 2, "exit_code": None, "signal": "SIGKILL", "first": True, "what": "", "remedy": ""}
+    for message, shown in (
+        ("Signal 9 (SIGKILL) received by PID 7", "rank 2 was killed by SIGKILL</span> <span"),
+        ("no memory\nleft", "rank 2 was killed by SIGKILL</span>: no memory <span"),
+    ):
+        timeline = fold_all([*_started(3), _said(ev.FailureRecorded, 9, message=message, **said)])
+        assert shown in job_html(timeline, 3, name="job", mode="LIVE")
 
 
 def test_readings_make_no_lane_anew(monkeypatch: pytest.MonkeyPatch) -> None:

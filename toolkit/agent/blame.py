@@ -10,6 +10,9 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
+from toolkit.core.actions import Action
 from toolkit.core.diagnosing.diagnosis import Diagnosis, diagnose
 from toolkit.core.failures import culprit_first
 from toolkit.core.launch_plan import WorkerExit
@@ -36,12 +39,24 @@ class Blame:
         self._stop_signal = 0
         #: local ranks that got SIGKILL from the agent
         self._killed: frozenset[int] = frozenset()
+        #: signals that somebody had the agent send, by local rank and number: whose wish that was
+        self._asked: dict[tuple[int, int], str] = {}
 
     def diagnosis(self, end: WorkerExit) -> Diagnosis:
         """What a worker that failed has died of."""
         if end.local_rank not in self._told:
-            self._told[end.local_rank] = diagnose(end)
+            self._told[end.local_rank] = self._as_asked(end, diagnose(end))
         return self._told[end.local_rank]
+
+    def asked_for(self, action: Action) -> None:
+        """The agent is about to send a signal because somebody wants it to."""
+        self._asked.update({(rank, action.signum): action.in_words() for rank in action.local_ranks})
+
+    def _as_asked(self, end: WorkerExit, told: Diagnosis) -> Diagnosis:
+        asked = self._asked.get((end.local_rank, -end.exit_code))
+        if asked is None or told.kind == "memory":
+            return told
+        return msgspec.structs.replace(told, what=asked, kind="stopped", hand="first", remedy="")
 
     def in_order(self, ends: Iterable[WorkerExit]) -> list[tuple[WorkerExit, Diagnosis]]:
         """Those of `ends` that failed, who failed first at the top."""

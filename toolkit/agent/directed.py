@@ -6,7 +6,7 @@ two looks at the workers and in the waits of its rendezvous; each is told of, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from toolkit.agent.restarting import Restarting
 from toolkit.core import events
@@ -46,8 +46,8 @@ class Directed(Restarting):
     def _say_over(self, over: Over) -> None:
         raise NotImplementedError
 
-    def _signal_workers(self, signum: int, local_ranks: Sequence[int]) -> str:
-        """Send a signal to some workers. Returns why it can't be done, or an empty string."""
+    def _signal_workers(self, action: Action) -> str:
+        """Send some workers the signal that is asked for. Returns why it can't be done, or an empty string."""
         return "this agent does not start its workers itself and can't signal them"
 
     # -- when -----------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Directed(Restarting):
 
     def _send_signal(self, order: Order) -> Decision:
         action = order.action
-        problem = self._signal_workers(action.signum, action.local_ranks)
+        problem = self._signal_workers(action)
         return self._refuse(order, problem) if problem else self._done(order)
 
     def _restart_as_told(self, order: Order) -> Decision:

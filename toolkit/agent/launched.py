@@ -18,6 +18,7 @@ from toolkit.agent.hung import EndsHangs, LeftBehind
 from toolkit.agent.reporting import profiled
 from toolkit.agent.stopping import stop, stop_signal_name
 from toolkit.core import events
+from toolkit.core.actions import Action
 from toolkit.core.diagnosing.diagnosis import Diagnosis, consequence
 from toolkit.core.errors import LaunchError
 from toolkit.core.failures import failure_of, failures_of, in_utf8, result_of
@@ -158,13 +159,14 @@ class LaunchedAgent(EndsHangs, SimpleElasticAgent):
         )
         return plan_launch(worker_group, settings, self._logs_specs, self._ports.host.environment())
 
-    def _signal_workers(self, signum: int, local_ranks: Sequence[int]) -> str:
+    def _signal_workers(self, action: Action) -> str:
         running = [] if self._workers is None else self._workers.running()
-        missing = [rank for rank in local_ranks if rank not in running]
+        missing = [rank for rank in action.local_ranks if rank not in running]
         if self._workers is None or missing:
             run = "does not run" if len(missing) == 1 else "do not run"
             return f"local {ranks(missing)} {run} now; nobody got the signal"
-        self._workers.signal(signum, local_ranks)
+        self._blame.asked_for(action)
+        self._workers.signal(action.signum, action.local_ranks)
         return ""
 
     @profiled("LocalElasticAgent._monitor_workers")

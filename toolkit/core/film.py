@@ -79,6 +79,14 @@ class Film:
             if len(self) % self._spacing == 0:
                 self._keep_checkpoint()
 
+    def copy(self) -> Film:
+        """The same events, on which others may follow. What can't change any more is shared."""
+        other = Film()
+        other._blocks, other._open, other._times = self._blocks[:], self._open[:], self._times[:]
+        other._latest, other._offsets = self._latest, dict(self._offsets)
+        other._checkpoints, other._spacing = dict(self._checkpoints), self._spacing
+        return other
+
     def _time_of(self, event: AnyEvent) -> int:
         if event.node not in self._offsets or isinstance(event, events.AgentStarted):
             self._offsets[event.node] = event.wall_ns - event.mono_ns

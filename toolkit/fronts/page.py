@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import StringIO
 from typing import TYPE_CHECKING, TextIO
 
 from toolkit.views.wording import look_of, shows_unicode, visible
@@ -20,8 +21,15 @@ class Page:
 
         self.stdout = stdout
         self.unicode = shows_unicode(stdout)
+        # Text that somebody keeps is plain, though the kernels of notebooks set FORCE_COLOR.
+        kept = isinstance(stdout, StringIO) and not stdout.isatty()
         self._console: Console = Console(
-            force_jupyter=False, file=stdout, highlight=False, markup=False, emoji=False
+            force_jupyter=False,
+            force_terminal=False if kept else None,
+            file=stdout,
+            highlight=False,
+            markup=False,
+            emoji=False,
         )
 
     def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -34,7 +35,9 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         name: of its directory; `rally show` takes it.
         state: as in `rally show --json`, or "unreadable".
+        started: of a simulated run, when it was recorded.
         duration_s: what is recorded of it, if it still runs.
+        entrypoint: of a simulated run, SIM and the scenario.
         restarts: those that spent the budget.
         problem: why it can't be read, or empty.
     """
@@ -85,6 +88,7 @@ def _row(entry: RunSummaryEntry, is_alive: IsAlive) -> RunRow:
     timeline = entry.timeline
     nodes = timeline.nodes.values()
     started_ns = entry.run.get("started_wall_ns")
+    simulated = _simulated(entry.run)
     known = moment_of_day(started_ns) if isinstance(started_ns, int) else None
     return RunRow(
         name=entry.path.name,
@@ -92,13 +96,19 @@ def _row(entry: RunSummaryEntry, is_alive: IsAlive) -> RunRow:
         path=str(entry.path.absolute()),
         state="unreadable" if entry.problem else state_with(timeline, is_alive),
         result=timeline.result,
-        started=moment_text(timeline.started) or (rfc3339(known) if known else ""),
+        started=("" if simulated else moment_text(timeline.started)) or (rfc3339(known) if known else ""),
         duration_s=duration_s(timeline),
-        entrypoint=next((node.entrypoint for node in nodes if node.entrypoint), ""),
+        entrypoint=simulated or next((node.entrypoint for node in nodes if node.entrypoint), ""),
         nodes=len(nodes),
         restarts=timeline.restarts_used,
         problem=entry.problem,
     )
+
+
+def _simulated(run: Mapping[str, Any]) -> str:
+    """What a simulated run is called, whose clock says nothing of when it was made; empty of a real one."""
+    simulated = run.get("simulated")
+    return f"SIM {simulated.get('scenario', '')}".rstrip() if isinstance(simulated, Mapping) else ""
 
 
 def _print_rows(rows: list[RunRow], stdout: TextIO, now_ns: int) -> None:

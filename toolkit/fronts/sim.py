@@ -291,17 +291,18 @@ def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Repo
         ConfigurationError: it can't be written, or holds a recording.
     """
     from simulator.subject import RUN_ID
-    from simulator.world import WALL_START_NS
+    from toolkit import wiring
     from toolkit.adapters.recording.directory import open_for_writing
     from toolkit.adapters.recording.layout import is_recording
 
     if path.is_dir() and is_recording(path):
-        raise ConfigurationError(f"{path} holds a recording; give another --run-dir, or remove it")
+        raise ConfigurationError(f"{path} holds a recording; give another run directory, or remove it")
     said = {
         "entrypoint": scenario.name,
         "simulated": {"seed": seed, "subject": subject, "scenario": scenario.name},
     }
-    directory = open_for_writing(path, RUN_ID, said, started_wall_ns=WALL_START_NS)
+    # Of the recording: by the clock of its world it would be an old one, and be removed as such.
+    directory = open_for_writing(path, RUN_ID, said, started_wall_ns=wiring.wall_ns())
     by_node: dict[str, list[Any]] = {}
     for event in report.events:
         by_node.setdefault(event.node, []).append(event)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from toolkit.core.history import Failure, Timeline
-from toolkit.core.words import ending, plural
+from toolkit.core.words import failing, plural
 from toolkit.views.failure_report import details, tail_of
 from toolkit.views.rows import RANK_STATES, RankKey, RankRow, RowMaker, lost_nodes, size_in_words
 from toolkit.views.svg import timeline_svg
@@ -50,7 +50,7 @@ STYLE = (
     "background:none;white-space:nowrap;max-width:420px;overflow:hidden;text-overflow:ellipsis;color:inherit}"
     ".rally table.rally-table th{color:var(--r-dim);font-weight:400}"
     ".rally table.rally-table td.rally-number{text-align:right}"
-    ".rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
+    ".rally.rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
     "background:var(--r-soft);color:inherit;padding:6px 8px;margin:4px 0;border-radius:4px;font-size:12px;"
     "overflow-x:auto;white-space:pre-wrap}.rally summary{cursor:pointer;color:var(--r-dim)}"
     ".rally svg.rally-timeline{display:block;margin:6px 0}"
@@ -232,12 +232,10 @@ def failures_html(timeline: Timeline, most: int = _FAILURES_MAX) -> str:
 
 
 def _failure(failure: Failure) -> str:
-    how = ending(failure.exit_code, failure.signal)
+    how, said = failing(failure.exit_code, failure.signal, failure.message)
     words = f"rank {failure.global_rank} {how}"
-    said = failure.message if failure.message and failure.message != words else ""
     shown = f'<div><span class="rally-bad">✗ {text(words)}</span>'
-    if len(said.splitlines()) == 1:
-        shown += f" {text(said)}"
+    shown += f": {text(said)}" if said else ""
     shown += f' <span class="rally-note">round {failure.round}, {text(failure.hostname or failure.node)}</span></div>'
     for detail in details(said or words, failure.what, failure.remedy):
         shown += f"<div>{text(detail)}</div>"
@@ -256,7 +254,7 @@ def text_block(words: str) -> str:
 
 
 def last_of(row: RankRow, said: Said) -> str:
-    """How a rank ended, or else what it has said last: the nearest to progress that any worker tells."""
+    """How a rank ended, or else what it has said last: for many the nearest to progress that they tell."""
     return row.last or said.get(row.key, "")[:SAID_MAX]
 
 
@@ -268,9 +266,14 @@ def ranks_html(timeline: Timeline, most: int = ROWS_MAX, said: Said = NOTHING_SA
     shown = rows if len(rows) <= most else sorted(rows, key=_oddest)[:most]
     told = any(last_of(row, said) for row in shown)
     used = any(row.usage.cpu_percent is not None for row in shown)
-    columns = ["rank", "host", "state", "incarnation", "pid", *(["CPU", "memory"] if used else [])]
-    columns += ["last"] if told else []
-    body = table(columns, [_rank(row, used, [last_of(row, said)] if told else []) for row in shown])
+    steps = any(row.step is not None for row in shown)
+    columns = ["rank", "host", "state", "incarnation", "pid"]
+    columns += [
+        *(["step"] if steps else []),
+        *(["CPU", "memory"] if used else []),
+        *(["last"] if told else []),
+    ]
+    body = table(columns, [_rank(row, steps, used, [last_of(row, said)] if told else []) for row in shown])
     if len(rows) > len(shown):
         counts = Counter(row.state for row in rows)
         all_of_them = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -282,11 +285,11 @@ def _oddest(row: RankRow) -> tuple[int, int]:
     return RANK_STATES.index(row.state), row.now.global_rank
 
 
-def _rank(row: RankRow, used: bool, last: list[str]) -> list[Any]:
-    usage: list[Any] = []
+def _rank(row: RankRow, steps: bool, used: bool, last: list[str]) -> list[Any]:
+    usage: list[Any] = [row.step] if steps else []
     if used:
         cpu = row.usage.cpu_percent
-        usage = ["" if cpu is None else f"{cpu:.0f} %", size_in_words(row.usage.rss_bytes)]
+        usage += ["" if cpu is None else f"{cpu:.0f} %", size_in_words(row.usage.rss_bytes)]
     now = row.now
     return [
         now.global_rank,

@@ -18,8 +18,8 @@ RankKey = tuple[str, int]
 RANK_STATES = ("failed", "lost", "unkillable", "stopped", "running", "succeeded")
 NODE_FIELDS = ("node", "host", "state", "group", "round", "workers", "failed", "restarts", "role", "reason")
 RANK_FIELDS = (
-    "rank", "node", "host", "local", "state", "incarnation", "pid", "cpu", "memory", "util", "gpumem", "temp", "role",
-    "last",
+    "rank", "node", "host", "local", "state", "incarnation", "pid", "step", "cpu", "memory", "util", "gpumem", "temp",
+    "role", "last",
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ class Usage:
         cpu_percent: of one core.
         util_percent: of its GPU, the busiest if there are several.
         gpu_memory_bytes: in use on its GPUs, by anybody.
+        step: that it told last by `toolkit.progress`; None if it never did.
     """
 
     cpu_percent: float | None = None
@@ -38,6 +39,7 @@ class Usage:
     util_percent: float | None = None
     gpu_memory_bytes: int | None = None
     temperature_c: float | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class RankRow:
         return "lost" if self.lost and self.now.state == "running" else self.now.state
 
     @property
+    def step(self) -> int | None:
+        """At which it is, if it says so. Not of one that has ended: what it came to after the reading nobody knows."""
+        return self.usage.step if self.now.state == "running" else None
+
+    @property
     def fields(self) -> Fields:
         """What a filter sees."""
         now, usage = self.now, self.usage
@@ -76,6 +83,7 @@ class RankRow:
             "state": self.state,
             "incarnation": now.number,
             "pid": now.pid,
+            "step": self.step,
             "cpu": usage.cpu_percent,
             "memory": usage.rss_bytes,
             "util": usage.util_percent,
@@ -254,7 +262,7 @@ def usage_by_local_rank(node: Node) -> dict[int, Usage]:
     reading = node.readings.latest
     usages: dict[int, Usage] = {}
     if not reading.gpus:
-        return {w.local_rank: Usage(w.cpu_percent, w.rss_bytes) for w in reading.workers}
+        return {w.local_rank: Usage(w.cpu_percent, w.rss_bytes, step=w.step) for w in reading.workers}
     for worker in reading.workers:
         mine = [gpu for gpu in reading.gpus if worker.local_rank in gpu.local_ranks]
         usages[worker.local_rank] = Usage(
@@ -263,6 +271,7 @@ def usage_by_local_rank(node: Node) -> dict[int, Usage]:
             max((gpu.util_percent for gpu in mine if gpu.util_percent is not None), default=None),
             sum(gpu.memory_used_bytes or 0 for gpu in mine) if mine else None,
             max((gpu.temperature_c for gpu in mine if gpu.temperature_c is not None), default=None),
+            worker.step,
         )
     return usages
 

@@ -52,10 +52,13 @@ class Session:
         source: of its events.
         simulated: what it is a simulation of, such as "moved-rank-0 seed 1"; empty for real runs.
         wall_ns: the wall clock, for ages in live runs.
+        film: with what the source has said before, of which nothing is listed as news; None is an empty one.
     """
 
-    def __init__(self, source: Source, simulated: str, wall_ns: Callable[[], int]) -> None:
-        self.film = Film()
+    def __init__(
+        self, source: Source, simulated: str, wall_ns: Callable[[], int], film: Film | None = None
+    ) -> None:
+        self.film = Film() if film is None else film
         self.simulated = simulated
         self._source = source
         self._wall_ns = wall_ns

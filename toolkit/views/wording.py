@@ -49,6 +49,11 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
 
 
+def harmless_lines(text: str) -> str:
+    """The same of several lines, which stay lines."""
+    return "\n".join(map(harmless, text.split("\n")))
+
+
 def visible(text: str, stream: TextIO) -> str:
     """`text` of a recording, safe to print on `stream`: nothing in it can command the terminal."""
     shown = harmless(text)

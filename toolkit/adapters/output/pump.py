@@ -371,7 +371,8 @@ class OutputPump:
         return ready
 
     def _timeout_s(self, sources: Sequence[Source], now: float) -> float | None:
-        if any(source.can_catch_up() for source in sources):
+        # Who waits for the end of a stream that was read just now is told by the next look, and no other may come.
+        if self._waiting.is_wanted or any(source.can_catch_up() for source in sources):
             return 0.0
         displays = [source.display for source in sources if source.display and source.may_be_idle()]
         dues = [display.due for display in displays if display.due is not None]

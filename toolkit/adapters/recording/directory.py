@@ -105,7 +105,7 @@ def _end_torn_line(fd: int, path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path} can't be written: {error.strerror}; give another place with --run-dir"
+    return f"{path} can't be written: {error.strerror}; give another run directory"
 
 
 def fresh_run_directory(

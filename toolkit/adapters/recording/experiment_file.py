@@ -28,7 +28,7 @@ def note_experiment(run_dir: Path, noted: NotedExperiment) -> None:
         part.replace(path)
     except OSError as error:
         raise ConfigurationError(
-            f"{path} can't be written: {error.strerror}; give another --run-dir"
+            f"{path} can't be written: {error.strerror}; give another run directory"
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -20,9 +20,6 @@ from toolkit.fronts.show import json_text
 from toolkit.views.comparison import Comparison
 from toolkit.views.comparison_lines import Line
 from toolkit.views.wording import visible
-
-if TYPE_CHECKING:
-    pass
 
 BAD_INPUT, DIFFER, BROKEN_OFF = 2, 1, 3
 SEED = 0

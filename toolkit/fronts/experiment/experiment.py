@@ -41,7 +41,7 @@ class Experiment:
     Args:
         scenario: a value, the name of one, or a TOML file with one.
         world: "sim" is the simulator, "local" real processes of this machine.
-        seed: draws what is left open; in the local world only which node "any" is.
+        seed: draws what is left open; in the local world which node "any" is, and the failures of `mtbf_s`.
         run_dir: where it is recorded; None takes a new folder where runs are recorded.
 
     Raises:
@@ -56,6 +56,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.world not in WORLDS:
             raise ConfigurationError(f"there is no world {self.world!r}; take {' or '.join(WORLDS)}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigurationError(f"seed is {self.seed!r}; give a whole number")
         if isinstance(self.scenario, str | Path):
             from toolkit.fronts.sim import scenario_from
 
@@ -113,7 +115,7 @@ class Experiment:
         )
 
     def _on_processes(self, path: Path) -> ExperimentResult:
-        from simulator import toml_file
+        from simulator import toml_file, wear
         from toolkit.fronts.experiment.local import LocalWorld, usual_environment
         from toolkit.fronts.experiment.strikes import LocalStrikes
 
@@ -128,7 +130,9 @@ class Experiment:
         }
         directory = open_for_writing(path, run_id, said, started_wall_ns=now_ns)
         note_elsewhere(state_directory(), directory, started_wall_ns=now_ns)
-        world = LocalWorld(scenario, path, run_id, usual_environment(environment()), sys.executable)
+        planned = (*scenario.faults, *wear.drawn(scenario, self.seed))
+        surroundings = usual_environment(environment())
+        world = LocalWorld(scenario, planned, path, run_id, surroundings, sys.executable)
         strikes = LocalStrikes(world, self.seed)
         over = world.run(strikes.begin)
         known = NotedExperiment(
@@ -222,7 +226,15 @@ class ExperimentResult:
         return 1 if self.broken else 3 if self.noted.finding else 0
 
     def compare(self, other: ExperimentResult) -> Comparison:
-        """Hold this recording against another one of the same scenario."""
+        """Hold this recording against another one of the same scenario.
+
+        Raises:
+            ConfigurationError: this is no result of an experiment.
+        """
+        if not isinstance(other, ExperimentResult):
+            raise ConfigurationError(
+                f"{other!r} is nothing to compare with; give the result of an experiment"
+            )
         return compare(self.side, other.side)
 
     def __repr__(self) -> str:

@@ -37,8 +37,10 @@ from toolkit.core.errors import LaunchError, RecordingError
 from toolkit.core.events import AgentFinished, AgentStarted, Event
 from toolkit.core.experiment import NodeEnd
 from toolkit.fronts.experiment.supported import HOST, check_local, store_is_a_process
+from toolkit.fronts.notebook.restart_policy import as_options
 
 if TYPE_CHECKING:
+    from simulator.faults import Fault
     from simulator.scenario import Scenario
 
 #: the folder in a run directory with what only the experiment needs
@@ -102,6 +104,7 @@ class LocalWorld:
 
     Args:
         scenario: what to run.
+        planned: all faults that will strike: those of the scenario, and those that its seed has drawn.
         run_dir: where the agents record; made if missing.
         run_id: the job.
         environ: what the agents inherit.
@@ -112,10 +115,16 @@ class LocalWorld:
     """
 
     def __init__(
-        self, scenario: Scenario, run_dir: Path, run_id: str, environ: Mapping[str, str], executable: str
+        self,
+        scenario: Scenario,
+        planned: tuple[Fault, ...],
+        run_dir: Path,
+        run_id: str,
+        environ: Mapping[str, str],
+        executable: str,
     ) -> None:
         check_local(scenario)
-        self.scenario = scenario
+        self.scenario, self.planned = scenario, planned
         self.run_dir = run_dir.absolute()
         self.folder = self.run_dir / FOLDER
         self.agenda = Agenda()
@@ -136,6 +145,7 @@ class LocalWorld:
             for at, name in enumerate(names)
         }
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._policy = self._written_policy()
         self.links = Links(
             {node.name: node.address for node in self.nodes.values()},
             (self.store_node, "127.0.0.1", self._port),
@@ -172,7 +182,7 @@ class LocalWorld:
             if not self._hosted:
                 self._serve(self.nodes[self.store_node])
             begin()
-            limit_s = min(scenario.limit_s, quiet_at_s(scenario.faults) + scenario.quiet_by_s)
+            limit_s = min(scenario.limit_s, quiet_at_s(self.planned) + scenario.quiet_by_s)
             over = self.agenda.run(lambda: self._unended <= 0, limit_s)
             self.ends = self._endings()
             return over
@@ -322,7 +332,7 @@ class LocalWorld:
         scenario, plan = self.scenario, self.scenario.plan(node.name)
         words: list[Any] = ["run", "--run-dir", self.run_dir, "--quiet", "--readings-interval", 0]
         words += ["--nproc-per-node", scenario.workers_of(node.name), "--role", plan.role]
-        words += ["--max-restarts", scenario.max_restarts]
+        words += ["--max-restarts", scenario.max_restarts, *self._policy]
         words += ["--shutdown-timeout", ceil(scenario.shutdown_timeout_s), "--rdzv-id", self._run_id]
         if scenario.solo:
             words += ["--exit-barrier-timeout", scenario.exit_barrier_timeout_s]
@@ -339,6 +349,14 @@ class LocalWorld:
             words += ["--topology", plan.topology] if plan.topology else []
             words += [] if plan.node_rank is None else ["--node-rank", plan.node_rank]
         return [str(word) for word in (*words, worker.__file__, self.folder, node.name)]
+
+    def _written_policy(self) -> list[str]:
+        """The options for the scenario's restart policy; one that is an object is written to a file."""
+        options, files = as_options({"restart_policy": self.scenario.policy}, self.folder)
+        for name, data in files.items():
+            (self.folder / name).write_bytes(data)
+        text = options["restart_policy"]
+        return [] if text is None else ["--restart-policy", text]
 
     # -- what faults do -----------------------------------------------------------------------------------------
 

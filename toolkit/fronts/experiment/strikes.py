@@ -59,7 +59,7 @@ class LocalStrikes:
 
     def begin(self) -> None:
         """Put all faults on the agenda; those of second 0 come before any agent starts."""
-        for number, fault in enumerate(self._world.scenario.faults):
+        for number, fault in enumerate(self._world.planned):
             if fault.at_s == 0:
                 self._strike(number, fault)
             else:

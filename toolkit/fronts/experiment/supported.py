@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
+from toolkit.fronts.notebook.restart_policy import as_options
 
 if TYPE_CHECKING:
     from simulator.faults import Fault
@@ -41,6 +43,9 @@ def check_local(scenario: Scenario) -> None:
     if problem:
         raise ConfigurationError(f"scenario {scenario.name!r} can't run on real processes: {problem}")
     low, high = scenario.bounds
+    as_options(
+        {"restart_policy": scenario.policy}, Path()
+    )  # a policy that is an object has to reach the agents
     conf = {key: text for key, text in scenario.rdzv_conf.items() if key in rally_conf.KEYS}
     name = f"rdzv_conf of scenario {scenario.name!r}"
     rally_conf.job_settings(conf, min_nodes=low, max_nodes=high, spares=scenario.spares, name=name)
@@ -56,7 +61,14 @@ def check_local(scenario: Scenario) -> None:
 
 
 def _wrong_fault(fault: Fault) -> str:
+    from simulator.faults import is_own
+
     name = type(fault).__name__
+    if is_own(fault):
+        return (
+            f"{name} is a fault of your own, and what it does it does to simulated nodes; take --world sim, or name "
+            "the faults of simulator.faults that it is made of"
+        )
     if name in _ONLY_SIMULATED:
         return f"{name} is for the simulator only, {_ONLY_SIMULATED[name]}; take --world sim, or leave it out"
     if fault.target == "busy":

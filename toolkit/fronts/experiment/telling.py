@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from toolkit.core.words import plural
 from toolkit.fronts.experiment.experiment import NAMES, ExperimentResult, restarts_in_words
 from toolkit.views.comparison import Comparison
 from toolkit.views.comparison_lines import Line, headline, lines
 from toolkit.views.wording import duration_in_words, look_of
-
-if TYPE_CHECKING:
-    pass
 
 #: what of a long run is shown; --json has all
 _FINDINGS_MAX = 3

@@ -191,7 +191,7 @@ _PLACES = {state: place for place, state in enumerate(RANK_STATES)}
 
 def _values(row: RankRow, said: Said) -> list[Any]:
     now, usage = row.now, row.usage
-    cpu = "" if usage.cpu_percent is None else f"{usage.cpu_percent:.0f} %"
+    cpu = None if usage.cpu_percent is None else round(usage.cpu_percent)
     memory = size_in_words(usage.rss_bytes)
     return [
         now.global_rank,
@@ -199,6 +199,7 @@ def _values(row: RankRow, said: Said) -> list[Any]:
         _PLACES[row.state],
         now.number,
         str(now.pid or ""),
+        row.step,
         cpu,
         memory,
         html.last_of(row, said),

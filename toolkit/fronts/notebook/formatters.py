@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit.core.history import Timeline
+from toolkit.core.restart_spec import name_of
 from toolkit.core.words import plural
 from toolkit.views import html
 from toolkit.views.svg import timeline_svg
+from toolkit.views.table import text_table
 
 _Bundle = dict[str, str]
 #: characters of one value that are shown, and of all of a value as text
@@ -27,11 +29,10 @@ def register(shell: Any) -> None:
 
 
 def _bundle_of(made: Callable[[Any], str]) -> Callable[[Any], _Bundle]:
+    words = _WORDS.get(made, repr)
+
     def bundle(value: Any) -> _Bundle:
-        return {
-            "text/plain": _cut(str(value) if type(value).__name__ == "Report" else repr(value), _TEXT_MAX),
-            "text/html": made(value),
-        }
+        return {"text/plain": _cut(words(value), _TEXT_MAX), "text/html": made(value)}
 
     return bundle
 
@@ -47,8 +48,18 @@ def _last_ns(timeline: Timeline) -> int:
 
 def timeline_html(timeline: Timeline) -> str:
     """A folded timeline."""
-    now_ns = timeline.ended.wall_ns if timeline.ended is not None else _last_ns(timeline)
-    return html.job_html(timeline, now_ns, name=timeline.run_id or "no run", mode="")
+    return html.job_html(timeline, _end_ns(timeline), name=timeline.run_id or "no run", mode="")
+
+
+def timeline_words(timeline: Timeline) -> str:
+    """The same in a line."""
+    return f"Timeline of {timeline.run_id or 'no run'}: " + ", ".join(
+        (timeline.state, *html.job_facts(timeline, _end_ns(timeline)))
+    )
+
+
+def _end_ns(timeline: Timeline) -> int:
+    return timeline.ended.wall_ns if timeline.ended is not None else _last_ns(timeline)
 
 
 def result_html(result: Any) -> str:
@@ -74,65 +85,91 @@ def result_html(result: Any) -> str:
     )
 
 
+_OF_WORKERS = ("rank", "local rank", "role rank", "world size", "id")
+
+
 def group_html(group: Any) -> str:
     """A WorkerGroup."""
-    spec = group.spec
-    rows = [
+    return html.card(
+        html.head(group.state.value.lower(), f"{group.spec.role} on this node"),
+        html.facts(*_group_facts(group)),
+        html.table(_OF_WORKERS, _workers(group)),
+    )
+
+
+def group_words(group: Any) -> str:
+    """The same as lines."""
+    head = f"{group.state.value.lower()} {group.spec.role} on this node: {', '.join(_group_facts(group))}"
+    return f"{head}\n{text_table(_OF_WORKERS, _workers(group))}"
+
+
+def _workers(group: Any) -> list[tuple[Any, ...]]:
+    return [
         (worker.global_rank, worker.local_rank, worker.role_rank, worker.world_size, str(worker.id or ""))
         for worker in group.workers
     ]
-    return html.card(
-        html.head(group.state.value.lower(), f"{spec.role} on this node"),
-        html.facts(
-            plural(len(rows), "worker"),
-            f"group rank {group.group_rank} of {group.group_world_size}"
-            if group.group_rank is not None
-            else "",
-            f"workers meet at {group.master_addr}:{group.master_port}" if group.master_addr else "",
-            plural(spec.max_restarts, "restart") + " allowed",
-        ),
-        html.table(("rank", "local rank", "role rank", "world size", "id"), rows),
-    )
+
+
+def _group_facts(group: Any) -> list[str]:
+    facts = [plural(len(group.workers), "worker")]
+    if group.group_rank is not None:
+        facts.append(f"group rank {group.group_rank} of {group.group_world_size}")
+    if group.master_addr:
+        facts.append(f"workers meet at {group.master_addr}:{group.master_port}")
+    return [*facts, plural(group.spec.max_restarts, "restart") + " allowed"]
 
 
 #: nodes with a workload of their own that are told of
 _PLANS_MAX = 4
 
 
-def _trains(who: str, work: Any) -> str:
-    return html.facts(
-        f"{who} trains {work.steps} steps of {work.step_s:g} s",
-        f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints",
-    )
+def _trains(who: str, work: Any) -> list[str]:
+    often = f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints"
+    return [f"{who} trains {work.steps} steps of {work.step_s:g} s", often]
 
 
 def scenario_html(scenario: Any) -> str:
     """A Scenario: the cluster, the job, and what goes wrong."""
-    low, high = scenario.bounds
-    workers = sum(scenario.workers_of(name) for name in scenario.node_names)
-    size = f"{low}" if low == high else f"{low} to {high}"
-    work = scenario.workload
+    rows, more = _what_happens(scenario)
+    happens = html.table(("at", "what happens"), rows) if rows else html.facts("nothing goes wrong")
     return html.card(
         f'<div class="rally-head"><span class="rally-name">{html.text(scenario.name)}</span></div>',
         html.facts(scenario.about) if scenario.about else "",
-        html.facts(
-            plural(scenario.nodes, "node"),
-            plural(workers, "worker"),
-            f"{size} in a round",
-            f"{plural(scenario.max_restarts, 'restart')} allowed",
-        ),
-        _trains("each worker", work),
-        "".join(
-            _trains(f"each of {name}", plan.workload)
-            for name, plan in list(scenario.plans.items())[:_PLANS_MAX]
-            if plan.workload is not None and plan.workload != work
-        ),
-        _what_happens(scenario),
+        *(html.facts(*facts) for facts in _scenario_facts(scenario)),
+        happens,
+        html.facts(f"and {more:,} more") if more else "",
     )
 
 
-def _what_happens(scenario: Any) -> str:
-    """Who comes later, what strikes, and which workers fail, in the order of time."""
+def scenario_words(scenario: Any) -> str:
+    """The same as lines."""
+    rows, more = _what_happens(scenario)
+    lines = [scenario.name, *([scenario.about] if scenario.about else [])]
+    lines += [", ".join(facts) for facts in _scenario_facts(scenario)]
+    lines += [f"{at:>9}  {words}" for at, words in rows] or ["nothing goes wrong"]
+    return "\n  ".join([*lines, *([f"and {more:,} more"] if more else [])])
+
+
+def _scenario_facts(scenario: Any) -> list[list[str]]:
+    low, high = scenario.bounds
+    workers = sum(scenario.workers_of(name) for name in scenario.node_names)
+    sizes = [
+        plural(scenario.nodes, "node"),
+        plural(workers, "worker"),
+        f"{low} in a round" if low == high else f"{low} to {high} in a round",
+        f"{plural(scenario.max_restarts, 'restart')} allowed",
+        *([] if scenario.policy is None else [f"restart policy {name_of(scenario.policy)}"]),
+    ]
+    others = [
+        _trains(f"each of {name}", plan.workload)
+        for name, plan in list(scenario.plans.items())[:_PLANS_MAX]
+        if plan.workload is not None and plan.workload != scenario.workload
+    ]
+    return [sizes, _trains("each worker", scenario.workload), *others]
+
+
+def _what_happens(scenario: Any) -> tuple[list[tuple[str, str]], int]:
+    """Who comes later, what strikes, and which workers fail, in the order of time; and how many more there are."""
     late = [(plan.start_s, f"{name} starts") for name, plan in scenario.plans.items() if plan.start_s]
     struck = [(fault.at_s, fault.what()) for fault in scenario.faults]
     rows = [(f"{at_s:g} s", words) for at_s, words in sorted((*late, *struck), key=lambda row: row[0])]
@@ -142,9 +179,7 @@ def _what_happens(scenario: Any) -> str:
     if scenario.mtbf_s is not None:
         what = "node fails" if scenario.mtbf_hits == "node" else "node's worker is killed"
         rows.append(("any time", f"each {what} every {scenario.mtbf_s:,g} s in the mean"))
-    shown = html.table(("at", "what happens"), rows[: html.ROWS_MAX]) if rows else ""
-    more = len(rows) - html.ROWS_MAX
-    return shown + (html.facts(f"and {more:,} more") if more > 0 else "") or html.facts("nothing goes wrong")
+    return rows[: html.ROWS_MAX], max(len(rows) - html.ROWS_MAX, 0)
 
 
 def _when(failure: Any) -> str:
@@ -237,5 +272,13 @@ _SHOWN: dict[tuple[str, str], Callable[[Any], str]] = {
     ("simulator.interactive.node_view", "NodeView"): words_html,
     ("simulator.interactive.node_view", "WaitingStacks"): words_html,
 }
-#: those whose `str` is a screen of text
-_SAY_MORE = (report_html, words_html, experiment_html)
+#: their text; of others their repr
+_WORDS: dict[Callable[[Any], str], Callable[[Any], str]] = {
+    timeline_html: timeline_words,
+    group_html: group_words,
+    scenario_html: scenario_words,
+    # What is a screen of text says more by that than by its fields.
+    report_html: str,
+    words_html: str,
+    experiment_html: str,
+}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, returned
@@ -18,21 +18,24 @@ from toolkit.adapters.watch_thread import Ending, WatchThread, used_s
 from toolkit.core.actions import Action, Outcome
 from toolkit.core.errors import AgentGoneError, ConfigurationError, ControlError, JobFailedError
 from toolkit.core.events import AnyEvent
-from toolkit.core.history import Timeline
+from toolkit.core.history import JobState, Timeline
 from toolkit.core.model import ProcessFailure, RunResult, WorkerState
 from toolkit.core.words import ending, failing
 from toolkit.fronts.notebook.logs import LogText, read_logs
-from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.notebook.watched import Watched, global_ranks, one_of
 from toolkit.fronts.watching import RunController, read_all, simulated
 from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, ROWS_MAX, Said
-from toolkit.views.rows import RankRow, RowMaker
+from toolkit.views.rows import RankRow
 from toolkit.views.session import TAKEN_MAX, Session
+from toolkit.views.wording import harmless_lines
 
 #: how often what is new is read, in seconds: often, and how often at the least; and how many times as long as a look
 #: took, in CPU time, there is none after one that has seen something, and after one that has not. So it is a tenth of
 #: a core, and a hundredth for a silent job, however many ranks and views there are.
 _LOOK_S, _LOOK_MAX_S, _REST, _REST_OF_SILENT = 0.1, 1.0, 10, 100
+#: that a job may be in
+_STATES = tuple(state for state in get_args(JobState) if state != "unknown")
 #: in the launch folder of a run: what its agent wrote to its console
 AGENT_LOG = "agent.log"
 #: where the end of what an agent said to its console is shown
@@ -185,9 +188,12 @@ class Job(Watched):
             timeout: seconds.
 
         Raises:
+            ConfigurationError: a job is never in such a state.
             TimeoutError: it has not come about in time.
             JobFailedError: the job has ended before.
         """
+        if not callable(condition) and condition not in _STATES:
+            raise ConfigurationError(f"a job is never {condition!r}; {one_of(condition, _STATES)}")
         holds = condition if callable(condition) else lambda: self.state == condition
         what = "what was waited for" if callable(condition) else f"the state {condition!r}"
         for _ in range(max(int(timeout / _LOOK_S), 1)):
@@ -265,7 +271,7 @@ class Job(Watched):
         how, said = failing(first.exit_code, first.signal, first.message)
         trace = f"\n{first.traceback}" if first.traceback else ""
         words = f"{self.name} failed: rank {first.global_rank} {how}{f': {said}' if said else ''}"
-        return "\n".join((words, *details(words, first.what, first.remedy))) + trace
+        return harmless_lines("\n".join((words, *details(words, first.what, first.remedy))) + trace)
 
     def notes(self) -> Sequence[str]:
         """What stands below the head of its picture."""
@@ -359,7 +365,7 @@ class Job(Watched):
             ConfigurationError: no such rank or signal.
             ControlError: the agent refuses, or can't be asked.
         """
-        wanted, name = _ranks(rank), _signal(signal)
+        wanted, name = global_ranks(rank), _signal(signal)
         by_node: dict[str, list[RankRow]] = {}
         for row in self._rows(wanted):
             by_node.setdefault(row.key[0], []).append(row)
@@ -417,18 +423,6 @@ class Job(Watched):
             raise ControlError(f"{self.name} refuses: {outcome.detail}")
         self._thread.wake()
 
-    def _rows(self, wanted: Sequence[int] | None) -> list[RankRow]:
-        with self._lock:
-            rows = RowMaker().ranks(self._session.film.latest)
-        if wanted is None:
-            return rows
-        known = {row.now.global_rank: row for row in rows}
-        missing = [rank for rank in wanted if rank not in known]
-        if missing:
-            there = f"there are 0 to {max(known)}" if known else "no worker runs yet"
-            raise ConfigurationError(f"there is no rank {missing[0]}; {there}")
-        return [known[rank] for rank in dict.fromkeys(wanted)]
-
     # -- how it shows itself --------------------------------------------------------------------------------
 
     def __str__(self) -> str:
@@ -446,20 +440,6 @@ def _number(signal: str) -> int:
 
 def _signal_name(number: int) -> str:
     return Signals(number).name if number in set(Signals) else f"signal {number}"
-
-
-def _ranks(given: Any) -> list[int]:
-    """Global ranks: one, or several.
-
-    Raises:
-        ConfigurationError: these are no ranks.
-    """
-    several = [given] if isinstance(given, int | str | None) else given
-    ranks = list(several) if isinstance(several, Iterable) else [several]
-    wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int)]
-    if wrong or not ranks:
-        raise ConfigurationError(f"rank is {given!r}; give a global rank such as 2, or a list of them")
-    return ranks
 
 
 def _signal(given: str | int) -> str:

@@ -83,7 +83,7 @@ def launch(
     if callable(entrypoint):
         call = pack(entrypoint, args, kwargs or {}, _cell_name)
         return order.carried_out(_name_of(entrypoint), call=call)
-    if not isinstance(entrypoint, str | Path) or str(entrypoint).startswith("-"):
+    if not isinstance(entrypoint, str | Path) or not str(entrypoint) or str(entrypoint).startswith("-"):
         raise ConfigurationError(
             f"the entrypoint is {entrypoint!r}; give a function, or the path of a script"
         )
@@ -209,6 +209,20 @@ class _Order:
         return [*argv, *self._more, *words]
 
     def _check(self, argv: Sequence[str]) -> None:
+        try:
+            self._check_options(argv)
+        except ConfigurationError as error:
+            raise ConfigurationError(self._as_called_here(str(error))) from None
+
+    def _as_called_here(self, words: str) -> str:
+        """What is said of an option, said of the argument by which it was given."""
+        for name in ("nproc_per_node", "run_dir", "rdzv_id", *self._options):
+            option = f"--{name.replace('_', '-')}"
+            if words.startswith(f"{option} ") and not any(word.startswith(option) for word in self._more):
+                return _CALLED_OTHERWISE.get(name, name) + words[len(option) :]
+        return words
+
+    def _check_options(self, argv: Sequence[str]) -> None:
         options: RunOptions = parse(argv, self._environ)
         if options.solo:
             preflight.check(options, self._environ, Path.cwd(), sys.executable, lambda waited_s, why: None)

@@ -4,9 +4,9 @@
 const WIDTH = 860, LABEL = 104, RIGHT = 12, TOP = 22, AXIS = 20;
 const ORDER = ["done", "waits", "moves", "runs", "succeeds", "fails"];
 const SIGNS = { failure: "✗", bell: "◆", lost: "☠", signal: "!", from_above: "↓", from_below: "↑" };
-const COLUMNS = ["rank", "host", "state", "incarnation", "pid", "CPU", "memory", "last"];
+const COLUMNS = ["rank", "host", "state", "incarnation", "pid", "step", "CPU", "memory", "last"];
 const STEPS = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800];
-const RANK = 0, STATE = 2, INCARNATION = 3, LAST = 7;
+const RANK = 0, STATE = 2, INCARNATION = 3, CPU = 6, LAST = 8;
 const BUSY = "asked; the kernel is busy with a cell, and will hear of it after that. `await job` lets it listen meanwhile.";
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -192,8 +192,8 @@ function render({ model, el }) {
       if (cell.told === value) return;
       cell.told = value;
       if (column === STATE) cell.replaceChildren(badge(all.states[value]));
-      else cell.textContent = value ?? "";
-      cell.className = typeof value === "number" && column !== STATE ? "rally-number" : "";
+      else cell.textContent = column === CPU && value !== null ? `${value} %` : value ?? "";
+      cell.className = typeof value === "number" && column !== STATE && column !== CPU ? "rally-number" : "";
     });
     kill.hidden = !all.acts || all.states[row[STATE]][0] !== "running";
     return line;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.watch_thread import WatchThread
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
+from toolkit.core.film import Film
 from toolkit.core.history import Timeline
-from toolkit.fronts.notebook.watched import Watched
+from toolkit.fronts.notebook.watched import Watched, global_ranks
 from toolkit.fronts.watching import read_all
 from toolkit.views import html
 from toolkit.views.lanes import since
@@ -36,9 +37,9 @@ class _Said:
 
     problem = ""
 
-    def __init__(self, held: HostedRun) -> None:
+    def __init__(self, held: HostedRun, count: int = 0) -> None:
         self._held = held
-        self._count = 0
+        self._count = count
 
     def read_new(self, events_max: int) -> list[AnyEvent]:
         new = self._held.events_since(self._count)[:events_max]
@@ -73,16 +74,18 @@ class Simulation(Watched):
 
         self._begin(HostedRun(_scenario(scenario), seed, subject))
 
-    def _begin(self, held: HostedRun) -> None:
+    def _begin(self, held: HostedRun, known: Film | None = None) -> None:
         self._held = held
         self._thread: WatchThread | None = None
-        super().__init__(self._new_session(), held.scenario.name)
+        super().__init__(self._new_session(known), held.scenario.name)
         read_all(self._session)
 
-    def _new_session(self) -> Session:
+    def _new_session(self, known: Film | None = None) -> Session:
         held = self._held
         with_whom = "" if held.subject == "rally" else f" with {held.subject}"
-        return Session(_Said(held), f"seed {held.seed}{with_whom}", lambda: 0)
+        if known is None or not _begins_with(held.events, known):
+            known = Film()
+        return Session(_Said(held, len(known)), f"seed {held.seed}{with_whom}", lambda: 0, known)
 
     # -- where it stands ------------------------------------------------------------------------------------
 
@@ -157,10 +160,29 @@ class Simulation(Watched):
         with self._moves():
             self._held.inject(fault)
 
+    def kill(self, rank: int | Iterable[int]) -> None:
+        """SIGKILL to workers, by global rank; see `signal`."""
+        self.signal("SIGKILL", rank)
+
+    def signal(self, signal: str, rank: int | Iterable[int]) -> None:
+        """A signal to workers, now, by global rank: the fault `KillWorker` for each.
+
+        Raises:
+            ConfigurationError: no such rank or signal, or the job is over.
+        """
+        from simulator.faults import KillWorker
+
+        rows = self._rows(global_ranks(rank))
+        for fault in [KillWorker(row.host, local_rank=row.key[1], signal=signal) for row in rows]:
+            self.inject(fault)
+
     def branch(self) -> Simulation:
         """Another one that stands at this moment and goes its own way."""
         other = Simulation.__new__(Simulation)
-        other._begin(self._held.branch())
+        # Of 1,000 nodes it takes ten times as long to fold again what was said as to fork the cluster.
+        with self._lock:
+            known = self._session.film.copy()
+        other._begin(self._held.branch(), known)
         return other
 
     def rewind(self, to_s: float) -> None:
@@ -267,6 +289,12 @@ class Happened(Sequence[AnyEvent]):
         ]
         page = html.card(html.table(("", "", ""), rows) if rows else html.facts("nothing is said"))
         return {"text/plain": repr(self), "text/html": page}
+
+
+def _begins_with(events: Sequence[AnyEvent], film: Film) -> bool:
+    """Whether these are the events of the film, and more. They are not if another thread has just rewound the run."""
+    count = len(film)
+    return count <= len(events) and list(film.between(count - 1, count)) == list(events[:count][-1:])
 
 
 def _scenario(given: Scenario | str | Path) -> Scenario:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import ConfigurationError
@@ -15,8 +16,19 @@ from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
 from toolkit.views.failure_report import details
 from toolkit.views.html import NOTHING_SAID, Said
+from toolkit.views.rows import RankRow, RowMaker
 from toolkit.views.session import Session
 from toolkit.views.svg import LANES_MAX, timeline_svg
+from toolkit.views.wording import harmless_lines
+
+#: what `events` may be asked for
+EVENT_TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
+
+
+def one_of(given: object, known: Sequence[str]) -> str:
+    """What somebody may have meant who gave what there is not."""
+    near = get_close_matches(str(given), known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 class Watched:
@@ -96,7 +108,12 @@ class Watched:
 
         Returns:
             A DataFrame if pandas is installed, else a list of dicts.
+
+        Raises:
+            ConfigurationError: there is no such type.
         """
+        if kind is not None and kind not in EVENT_TYPES:
+            raise ConfigurationError(f"there is no event {kind!r}; {one_of(kind, EVENT_TYPES)}")
         with self._lock:
             film = self._session.film
             rows = tables.event_rows(film.between(0, len(film)), film.started_ns)
@@ -106,6 +123,18 @@ class Watched:
         """Everything that was said, as typed events."""
         with self._lock:
             return list(self._session.film.between(0, len(self._session.film)))
+
+    def _rows(self, wanted: Sequence[int] | None) -> list[RankRow]:
+        with self._lock:
+            rows = RowMaker().ranks(self._session.film.latest)
+        if wanted is None:
+            return rows
+        known = {row.now.global_rank: row for row in rows}
+        missing = [rank for rank in wanted if rank not in known]
+        if missing:
+            there = f"there are 0 to {max(known)}" if known else "no worker runs yet"
+            raise ConfigurationError(f"there is no rank {missing[0]}; {there}")
+        return [known[rank] for rank in dict.fromkeys(wanted)]
 
     def ranks(self) -> Any:
         """The ranks as they are now, one row each: a DataFrame if pandas is installed, else a list of dicts."""
@@ -147,9 +176,7 @@ class Watched:
             timeline = film.latest if at_s is None else film.at(now_ns)
         span_ns = None
         if between_s is not None:
-            low, high = between_s
-            if not low < high:
-                raise ConfigurationError(f"between_s is {between_s}; give the earlier moment first")
+            low, high = _stretch(between_s)
             span_ns = start_ns + int(low * 1e9), start_ns + int(high * 1e9)
         return TimelinePicture(timeline, now_ns, by, lanes_max, span_ns)
 
@@ -184,7 +211,31 @@ class Watched:
         with self._lock:
             words = ", ".join(html.job_facts(self._session.film.latest, self.now_ns))
         said = f"{self.state}{', ' if words else ''}{words}{f' ({self.mode})' if self.mode else ''}"
-        return "\n  ".join((f"{type(self).__name__} {self.name}: {said}", *self.notes()))
+        lines = (f"{type(self).__name__} {self.name}: {said}", *self.notes())
+        return harmless_lines("\n  ".join(lines))
+
+
+def _stretch(between_s: Any) -> tuple[float, float]:
+    two = tuple(between_s) if isinstance(between_s, Iterable) else ()
+    if len(two) != 2 or not all(isinstance(moment, int | float) for moment in two):
+        raise ConfigurationError(f"between_s is {between_s!r}; give two moments in seconds, such as (10, 20)")
+    if not two[0] < two[1]:
+        raise ConfigurationError(f"between_s is {between_s}; give the earlier moment first")
+    return two[0], two[1]
+
+
+def global_ranks(given: Any) -> list[int]:
+    """Global ranks: one, or several.
+
+    Raises:
+        ConfigurationError: these are no ranks.
+    """
+    several = [given] if isinstance(given, int | str | None) else given
+    ranks = list(several) if isinstance(several, Iterable) else [several]
+    wrong = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, int)]
+    if wrong or not ranks:
+        raise ConfigurationError(f"rank is {given!r}; give a global rank such as 2, or a list of them")
+    return ranks
 
 
 class TimelinePicture:
@@ -211,8 +262,17 @@ class TimelinePicture:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a picture that stands for itself, with colours for light and dark."""
-        Path(path).write_text(html.standing_alone(self.svg), encoding="utf-8")
+        """Write a picture that stands for itself, with colours for light and dark.
+
+        Raises:
+            ConfigurationError: it can't be written there.
+        """
+        try:
+            Path(path).write_text(html.standing_alone(self.svg), encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} can't be written: {error.strerror}; give another path"
+            ) from error
 
     def __repr__(self) -> str:
         nodes = plural(len(self.value.nodes), "node")
@@ -243,7 +303,7 @@ class Failures(Sequence[Failure]):
     def __repr__(self) -> str:
         if not self._all:
             return "no failures"
-        return "\n".join(map(_in_words, self._all))
+        return harmless_lines("\n".join(map(_in_words, self._all)))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         page = html.card(html.failures_html(self._timeline) or html.facts("no failures"))
