@@ -1,33 +1,17 @@
-"""prctl(2), where the kernel has it.
-
-Looked up at import, before any fork: the child of a fork must not load libraries.
-"""
+"""prctl(2), where the kernel has it."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
-from collections.abc import Callable
+
+from toolkit.adapters.libc import linux_function
 
 SET_PDEATHSIG = 1
 SET_CHILD_SUBREAPER = 36
 GET_CHILD_SUBREAPER = 37
 
-
-def _looked_up() -> Callable[..., int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        function = ctypes.CDLL(None, use_errno=True).prctl
-    except (OSError, AttributeError):
-        return None
-    function.restype = ctypes.c_int
-    function.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-    return function
-
-
 #: prctl itself, with five numbers; None where there is none
-call = _looked_up()
+call = linux_function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def is_subreaper() -> bool | None:

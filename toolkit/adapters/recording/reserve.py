@@ -10,10 +10,10 @@ import ctypes
 import errno
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable
 
+from toolkit.adapters.libc import linux_function
 from toolkit.core.events import AgentFinished, Event, ReadingsTaken
 
 #: bytes beyond the end: some 150 events, a few restarts
@@ -92,16 +92,4 @@ def kept_from(event: Event) -> int:
     return RESERVE if isinstance(event, ReadingsTaken) else RESERVE_OF_LAST
 
 
-def _looked_up() -> Callable[[int, int, int, int], int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        function = ctypes.CDLL(None, use_errno=True).fallocate
-    except (OSError, AttributeError):
-        return None
-    function.restype = ctypes.c_int
-    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    return function
-
-
-_fallocate = _looked_up()
+_fallocate = linux_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
