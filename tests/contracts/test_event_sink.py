@@ -189,7 +189,8 @@ def test_a_signal_handler_may_emit_while_the_same_thread_does(opened: Opened) ->
         signal.signal(signal.SIGALRM, before)
     seqs = _seqs(taken())
     assert [seq for seq in seqs if seq < 10_000] == list(range(500))
-    assert [seq for seq in seqs if seq >= 10_000] == list(range(10_000, next(from_handler)))
+    # A handler may be interrupted by the next one when it has taken its number, but not emitted yet.
+    assert sorted(seq for seq in seqs if seq >= 10_000) == list(range(10_000, next(from_handler)))
 
 
 def test_emitting_after_the_end_does_not_raise(opened: Opened) -> None:
