@@ -46,7 +46,7 @@ check: $(INSTALLED)
 
 test: check
 	@echo "==> tests (pytest)"
-	@$(RUN)/python -m pytest -n 2 --dist worksteal
+	@$(RUN)/python -m pytest -n 3 --dist worksteal
 
 bench: $(INSTALLED)
 	@$(RUN)/python -m tests.bench

@@ -38,8 +38,9 @@ def test_a_console_that_is_no_terminal_gets_all_and_the_end_is_kept() -> None:
     assert screen.end().count(b"no end\nthe last") == 20
 
 
+@pytest.mark.parametrize("call", [1, 2], ids=["after a look", "before a look"])
 def test_who_asks_in_the_very_moment_of_the_end_does_not_wait_for_others(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     """The stream that ends wakes the thread once; a second worker says nothing that would wake it again."""
     monkeypatch.setattr(pumps, "ON_ITS_WAY_S", 60.0)
@@ -48,16 +49,18 @@ def test_who_asks_in_the_very_moment_of_the_end_does_not_wait_for_others(
         silent = start(pump, plan(), "import time; time.sleep(300)")
         worker = start(pump, plan(1), "import sys; input(); sys.stderr.write('the last')", stdin=PIPE)
         held, go_on, push = threading.Event(), threading.Event(), console.push
+        calls = iter(range(1, 1_000_000))
 
         def slow() -> object:
-            held.set()
-            assert go_on.wait(60)
+            if next(calls) == call:
+                held.set()
+                assert go_on.wait(60)
             return push()
 
         try:
             monkeypatch.setattr(console, "push", slow)
             os.eventfd_write(pump._wake_fd, 1)
-            assert held.wait(60), "the thread is about to look"
+            assert held.wait(60), "the thread has looked, or is about to"
             assert worker.stdin is not None, "it is a pipe"
             worker.stdin.write(b"go\n")
             worker.stdin.close()

@@ -138,7 +138,9 @@ def test_a_run_directory_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_an_unusable_run_directory_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/run")):
-        with pytest.raises(ConfigurationError, match=f"{path}.*can't be written: .*; give another run directory"):
+        with pytest.raises(
+            ConfigurationError, match=f"{path}.*can't be written: .*; give another run directory"
+        ):
             open_for_writing(path, "job", {}, started_wall_ns=1)
 
 

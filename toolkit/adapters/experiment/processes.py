@@ -21,7 +21,7 @@ _PROC = Path("/proc")
 #: how long processes may take to vanish after SIGKILL, in seconds
 _VANISH_S, _AGAIN_S = 10.0, 0.005
 #: and how long supervisors may take to end by themselves
-_TIDY_S = 1.0
+_TIDY_S = 5.0
 _READY, _GO = b"r", b"g"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -150,7 +150,7 @@ def signal_all(mark: str, signum: int, spared: Sequence[int] = ()) -> None:
 def kill_all(mark: str, spared: Sequence[int] = ()) -> list[int]:
     """SIGKILL to each process with the mark, until none is left but those that are spared. Returns who won't vanish.
 
-    Supervisors have a second in which they end by themselves: they take their cgroups with them.
+    Supervisors have some seconds in which they end by themselves: they take their cgroups with them.
     """
     start = time.monotonic()
     while left := [pid for pid in marked(mark) if pid not in spared]:

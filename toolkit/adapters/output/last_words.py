@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 
 #: so many bytes are kept of each stream
 BYTES_MAX = 64 * 1024
@@ -49,7 +50,17 @@ class Drained:
         """Whether anybody waits."""
         return bool(self._wanted)
 
-    def note(self, readable: set[int]) -> None:
-        """A round is over, at whose begin these had something to read."""
-        for fd in [fd for fd in tuple(self._wanted) if fd not in readable]:
-            self._wanted.pop(fd).set()
+    def wanted(self) -> tuple[int, ...]:
+        """The descriptors that somebody waits for now."""
+        return tuple(self._wanted)
+
+    def note(self, looked_at: Iterable[int], readable: set[int]) -> None:
+        """A look is over.
+
+        Args:
+            looked_at: what was `wanted` before it. Who came later has to wait for the next one.
+            readable: what had something to read.
+        """
+        for fd in looked_at:
+            if fd not in readable:
+                self._wanted.pop(fd).set()

@@ -325,6 +325,7 @@ class OutputPump:
     def _round(self, now: float) -> int:
         sources = self._live()
         blocked = self._console.push()
+        wanted = self._waiting.wanted()
         readable = self._wait(sources, blocked, self._timeout_s(sources, now))
         now = time.monotonic()
         alone = len(sources) == 1
@@ -336,7 +337,7 @@ class OutputPump:
                 # Only of a stream that is idle an unfinished line is one: else its end is in the pipe.
                 source.display.tick(now)
             taken += source.catch_up(now)
-        self._waiting.note(readable)
+        self._waiting.note(wanted, readable)
         self._alarm(now)
         return taken
 
