@@ -325,7 +325,9 @@ def test_a_stopped_host_is_given_up_in_time_and_found_again(make: Make, port: in
         assert _line(host) == "hosting"
         os.kill(host.pid, signal.SIGSTOP)
         guest = make("127.0.0.1", port)
-        assert "accepts connections and says nothing" in refusal(guest)
+        # The second is what is said where the machine is so busy that the first can't be said in time.
+        said = refusal(guest)
+        assert "accepts connections and says nothing" in said or "has not answered within" in said
         os.kill(host.pid, signal.SIGCONT)
         assert guest.connect(LONG_S).get("a") == b"1"
         assert not guest.hosting

@@ -48,7 +48,8 @@ def test_an_agent_that_waits_for_others(
     )
     until("the signal", hit.exists, LONG_S)
     assert job.wait() == 128 + signal.SIGTERM, job.told()
-    assert time.monotonic() - Hit.of(hit).at_s < 5, "nothing has to be waited for"
+    # The import of torch that it may be in takes its time on a busy machine.
+    assert time.monotonic() - Hit.of(hit).at_s < 10, "nothing has to be waited for"
     assert Hit.of(hit).phase == "recorded"
     assert [event.count for event in job.events(SignalReceived)] == [1]
     assert len(job.events(AgentStarted)) == 1

@@ -355,6 +355,19 @@ def test_a_tab_that_talks_nonsense_is_closed(web: Callable[..., Served], sent: s
     page.end()
 
 
+def test_a_program_that_does_not_quit_when_its_tab_is_closed_is_killed(web: Callable[..., Served]) -> None:
+    page = web()
+
+    async def leave() -> None:
+        async with opened(page):
+            (top,) = page.tops()
+            os.kill(top, signal.SIGSTOP)
+
+    asyncio.run(leave())
+    until("the end of its program", lambda: not page.tops())
+    page.end()
+
+
 def test_a_program_that_does_not_quit_is_killed(web: Callable[..., Served]) -> None:
     page = web()
 

@@ -218,8 +218,9 @@ class TestLostPower:
 
 
 def test_nothing_is_left_open(store: Echo) -> None:
+    before = set(threading.enumerate())
     links = Links(NODES, ("a", store.host, store.port))
-    threads = threading.active_count()
+    [thread] = set(threading.enumerate()) - before
     with connected(links.to_store["b"]) as held:
         assert asked(held, b"hello") == b"hello"
         links.settle([("b", "a")], {})
@@ -228,6 +229,6 @@ def test_nothing_is_left_open(store: Echo) -> None:
         links.close()
         with pytest.raises(ConnectionResetError):
             heard(held, 1)
-    assert threading.active_count() < threads
+    assert not thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         connected(links.to_store["b"])

@@ -80,15 +80,20 @@ class TopSession(AppService):
         """Ask the program to quit, and see to it that it does. textual-serve's own waits for ever."""
         if self._process is None:
             return
+        # By itself: textual-serve's task swallows a cancellation, and a limit around it would be none.
+        asked = asyncio.create_task(self._quit(self._process))
         try:
-            async with asyncio.timeout(QUIT_S):
-                await super().stop()
-                # A pipe that nobody reads could keep it from ending; `communicate` reads it.
-                await self._process.communicate()
-        except TimeoutError:
-            pass
+            await asyncio.wait({asked}, timeout=QUIT_S)
         finally:
             await self.kill()
+        await asyncio.wait({asked}, timeout=CLOSE_S)
+        asked.cancel()
+
+    async def _quit(self, process: asyncio.subprocess.Process) -> None:
+        with suppress(ConnectionError):  # it has just gone
+            await super().stop()
+        # A pipe that nobody reads could keep it from ending; `communicate` reads it.
+        await process.communicate()
 
     async def kill(self) -> None:
         """SIGKILL to the program if it still runs; returns when it has ended. Also while it is being stopped."""
