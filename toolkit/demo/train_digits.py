@@ -245,6 +245,9 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     network = new_network().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=arguments.lr)
     epochs_done, steps_done = resume(arguments.checkpoint_dir, network, optimizer, device)
+    # From here on SIGTERM is a request; until here it ended the script at once. Before the wrapper, in which the ranks
+    # wait for each other: so once one of them trains, none can be ended by it any more.
+    stop_requested()
     model = DistributedDataParallel(network)
 
     # The batch size is that of all workers together: so the learning rate stays right when the job comes back
@@ -258,7 +261,6 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     if epochs_done or steps_done:
         step = f", step {steps_done} of the next" if steps_done else ""
         say(f"resumed from the checkpoint of epoch {epochs_done}{step}")
-    stop_requested()  # from here on SIGTERM is a request; until here it ended the script at once
 
     for epoch in range(epochs_done, arguments.epochs):
         # The order of the images follows from seed and epoch. Without this call every epoch has the same one,
