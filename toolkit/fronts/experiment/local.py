@@ -37,7 +37,7 @@ from toolkit.core.errors import LaunchError, RecordingError
 from toolkit.core.events import AgentFinished, AgentStarted, Event
 from toolkit.core.experiment import NodeEnd
 from toolkit.fronts.experiment.supported import HOST, check_local, store_is_a_process
-from toolkit.fronts.notebook.restart_policy import as_options
+from toolkit.fronts.given_policy import as_options
 
 if TYPE_CHECKING:
     from simulator.faults import Fault

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.core import rally_conf
 from toolkit.core.errors import ConfigurationError
-from toolkit.fronts.notebook.restart_policy import as_options
+from toolkit.fronts.given_policy import as_options
 
 if TYPE_CHECKING:
     from simulator.faults import Fault
@@ -43,9 +43,8 @@ def check_local(scenario: Scenario) -> None:
     if problem:
         raise ConfigurationError(f"scenario {scenario.name!r} can't run on real processes: {problem}")
     low, high = scenario.bounds
-    as_options(
-        {"restart_policy": scenario.policy}, Path()
-    )  # a policy that is an object has to reach the agents
+    # A policy that is an object has to reach the agents.
+    as_options({"restart_policy": scenario.policy}, Path())
     conf = {key: text for key, text in scenario.rdzv_conf.items() if key in rally_conf.KEYS}
     name = f"rdzv_conf of scenario {scenario.name!r}"
     rally_conf.job_settings(conf, min_nodes=low, max_nodes=high, spares=scenario.spares, name=name)

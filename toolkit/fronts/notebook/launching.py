@@ -26,8 +26,8 @@ from toolkit.fronts import preflight
 from toolkit.fronts.command_line import restart_options
 from toolkit.fronts.command_line.arguments import check_keyword
 from toolkit.fronts.command_line.options import RunOptions, parse
+from toolkit.fronts.given_policy import as_options
 from toolkit.fronts.notebook.job import AGENT_LOG, Job
-from toolkit.fronts.notebook.restart_policy import as_options
 from toolkit.fronts.notebook.shell import running_shell
 from toolkit.fronts.watching import OFFERED_MAX, run_of_now
 

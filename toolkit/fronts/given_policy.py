@@ -1,4 +1,7 @@
-"""`launch(restart_policy=...)`: a text as in `--restart-policy`, a `RestartPolicy`, or any object of one's own."""
+"""A restart policy that is given in Python, to `launch` or in a scenario, on its way to `--restart-policy`.
+
+It is a text as there, a `RestartPolicy`, or any object of one's own.
+"""
 
 from __future__ import annotations
 
