@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.adapters.endpoint import (
     Reached,
     check_endpoint,
@@ -38,10 +39,9 @@ def port_of(server: socket.socket) -> int:
     return int(server.getsockname()[1])
 
 
-@pytest.fixture
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return port_of(server)
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    return free_port()
 
 
 def test_an_own_address_needs_no_listener(free_port: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +105,37 @@ def test_the_family_is_found_by_each_of_its_signs(sleeper: subprocess.Popen[byte
     assert found(roots={sleeper.pid})
     late = seen[sleeper.pid].started + 1
     assert process_tree.family(seen, b"mine", set(), set(), late, {me}) == []
+
+
+def test_an_environment_is_not_missed_while_the_kernel_sets_it_up() -> None:
+    # Several loops keep the processors busy, so that a start is interrupted often:
+    # of 1,500 starts about 10 were missed.
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for _ in range(300):
+            process = subprocess.Popen(["/bin/sleep", "600"], env={MARK: "mine"}, start_new_session=True)
+            try:
+                assert process_tree.marked_with(b"mine", process_tree.environment(process.pid))
+            finally:
+                process.kill()
+                process.wait()
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_an_empty_environment_is_read_at_once() -> None:
+    process = subprocess.Popen(["/bin/sleep", "600"], env={}, start_new_session=True)
+    try:
+        assert process_tree.environment(process.pid) == b""  # by now it is beyond its exec
+        started = time.perf_counter()
+        assert process_tree.environment(process.pid) == b""
+        assert time.perf_counter() - started < 0.04
+    finally:
+        process.kill()
+        process.wait()
+    assert process_tree.environment(process.pid) == b""
 
 
 def test_who_wants_to_stay_is_left_alone_with_its_children_unless_it_is_in_a_workers_session() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.adapters.endpoint import is_own, resolve
 from toolkit.adapters.from_torch.tcp_store import FOR_EVER, LOG_LEVEL, TcpStoreConnector
 from toolkit.core.errors import StoreError
@@ -32,8 +33,7 @@ HAS_IPV6 = socket.has_ipv6 and is_own(resolve("::1", 1)[0])
 
 @pytest.fixture
 def port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

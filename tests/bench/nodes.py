@@ -13,9 +13,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 
+from tests.ports import free_port
+
 from .job import Job, Launcher, Line, NotInTime, running
 from .measures import Figures, Measure, Scenario
-from .rounds import OURS, TORCH, cluster, free_port
+from .rounds import OURS, TORCH, cluster
 
 #: rounds of ours in one cluster; a round of torch's takes as long as a whole cluster of ours
 _ROUNDS = 3

@@ -27,6 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from tests.ports import free_port
+
 from .job import REPOSITORY, BenchError, NotInTime
 
 OURS, TORCH = "ours", "torch"
@@ -151,12 +153,6 @@ def cluster(kind: str, nodes: int, environ: Mapping[str, str]) -> Iterator[Clust
                 _pipe(shard.stdout).close()
                 with suppress(OSError):  # what could not be flushed
                     _pipe(shard.stdin).close()
-
-
-def free_port() -> int:
-    """One that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 # -- one process with nodes ---------------------------------------------------------------------------------

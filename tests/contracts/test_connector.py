@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.core.errors import StoreError
 from toolkit.ports import StoreConnector
 
@@ -70,11 +70,6 @@ ADAPTERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "tcp": (RealWorld, TcpNodes),
     "simulated": (SimWorld, SimNodes),
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.adapters.from_torch.rendezvous import RendezvousSettings, make_handler
 from toolkit.ports import Rendezvous
 from toolkit.wiring import RallyRendezvous, SoloRendezvous
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def torchs(backend: str, **config: Any) -> Callable[[], Any]:

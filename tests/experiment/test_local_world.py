@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,12 @@ import pytest
 
 from simulator import Scenario, Workload, faults
 from toolkit import Experiment, RestartVerdict
+from toolkit.adapters.endpoint import port_problem
 from toolkit.adapters.recording.experiment_file import read_experiment
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
 from toolkit.core.events import AgentStarted, WorkerStarted
+from toolkit.fronts.experiment.local import LocalWorld
 
 from .conftest import Command, Try
 
@@ -64,6 +69,18 @@ def workers(run: Path) -> int:
         return sum(isinstance(event, WorkerStarted) for event in read_run(run).events())
     except RecordingError:
         return 0
+
+
+def test_the_port_of_the_store_is_given_to_nobody_before_the_store_is_there(tmp_path: Path) -> None:
+    world = LocalWorld(Scenario("kept", nodes=2), (), tmp_path / "run", "kept", {}, sys.executable)
+    try:
+        with closing(socket.socket()) as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", world.store_port))
+        assert port_problem(world.store_port) is None, "the store itself can listen on it"
+    finally:
+        world.close()
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", world.store_port))
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT], ids=lambda sig: sig.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.core.errors import ConfigurationError
 from toolkit.fronts import preflight
 from toolkit.fronts.command_line.options import RunOptions, parse
@@ -42,10 +43,9 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.fixture
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    return free_port()
 
 
 def test_a_good_run_passes(tmp_path: Path) -> None:

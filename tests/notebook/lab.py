@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+
+from tests.ports import free_port
 
 #: how long a page may take for anything, in milliseconds
 PATIENCE_MS = 20_000
@@ -32,9 +33,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.token = secrets.token_hex(16)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         home = folder / ".jupyter-home"
         self.environ = {
             **os.environ,

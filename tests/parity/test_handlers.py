@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.etcd_rendezvous import EtcdRendezvousHandler
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from tests.ports import free_port
 from toolkit import wiring
 
 from .scripted import ScriptedRendezvous
@@ -79,12 +79,6 @@ def assert_consistent(workers: Sequence[dict[str, str]], run_id: str, nodes: int
     assert {worker["GROUP_RANK"] for worker in workers} == {str(rank) for rank in range(nodes)}
     assert len({(worker["MASTER_ADDR"], worker["MASTER_PORT"]) for worker in workers}) == 1
     assert {worker["TORCHELASTIC_RUN_ID"] for worker in workers} == {run_id}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def handler_of(

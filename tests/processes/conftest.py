@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 import textwrap
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+from tests.ports import free_port
 
 from .jobs import AFTERLIFE_S, RALLY, Job, Nodes, marked, sweep, until
 
@@ -136,9 +137,8 @@ def rally(tmp_path: Path, mark: str, started: list[Job]) -> Rally:
 
 @pytest.fixture
 def port() -> int:
-    """One that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """One that nobody listens on."""
+    return free_port()
 
 
 @pytest.fixture

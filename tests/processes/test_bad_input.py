@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from toolkit.adapters.recording.layout import RUN_FILE
 from toolkit.core.events import FailureRecorded
 
@@ -33,8 +34,7 @@ def listening() -> Iterator[int]:
 @pytest.fixture
 def silent() -> int:
     """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_port()
 
 
 def assert_refused(job: Job, *words: str, begins: str = "rally run: ") -> None:

@@ -25,13 +25,6 @@ pytestmark = pytest.mark.torch
 LONG_S = 90.0
 
 
-@pytest.fixture
-def port() -> int:
-    """One that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 class Nodes:
     """Agents of one job, all recording into one run directory."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -15,13 +14,6 @@ api = pytest.importorskip("torch.distributed.elastic.rendezvous")
 pytestmark = pytest.mark.torch
 
 LONG_S = 120.0
-
-
-@pytest.fixture
-def port() -> int:
-    """One that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def parameters(port: int, nodes: int = 1, **config: Any) -> Any:

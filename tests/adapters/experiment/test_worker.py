@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from simulator import Fail, Workload
+from tests.ports import free_port
 from toolkit.adapters.experiment import worker
 from toolkit.adapters.experiment.links import Links
-from toolkit.adapters.experiment.processes import free_port
 
 PATIENCE_S = 20.0
 

@@ -14,6 +14,7 @@ What belongs to a run is found by all of these together, since each of them can 
 from __future__ import annotations
 
 import os
+import time
 
 #: the variable that marks what workers have started; its value is the tokens of all agents above, "OUTER/INNER"
 MARK = "RALLY_WORKER_OF"
@@ -27,6 +28,11 @@ _SWEEP = b"/adapters/leftovers/sweep.py"
 _MARK = MARK.encode() + b"="
 _KEEP = KEEP.encode() + b"="
 _GONE = "ZX"
+
+#: flags of a process in its `stat`: it is ending, it is the kernel's own
+_EXITING, _KTHREAD = 0x4, 0x200000
+#: how often and how far apart an environment is read that the kernel has not set up yet, in seconds
+_EXEC_LOOKS, _EXEC_S = 50, 0.001
 
 
 class Seen:
@@ -100,11 +106,27 @@ def children(pid: int) -> list[int] | None:
 
 
 def environment(pid: int) -> bytes:
-    """The environment with which a process began, each entry followed by a zero byte; empty if it can't be read."""
+    """The environment with which a process began, each entry followed by a zero byte; empty if it can't be read.
+
+    A process amid an exec has none for a moment: it is waited for, since without its mark it would pass for a stranger.
+    """
+    path = f"/proc/{pid}/environ"
     try:
-        return _read(f"/proc/{pid}/environ")
+        for _ in range(_EXEC_LOOKS):
+            if entries := _read(path):
+                return entries
+            if not _is_amid_exec(pid):
+                break
+            time.sleep(_EXEC_S)
+        return _read(path)  # the exec may have been over just before it was asked for
     except OSError:
         return b""
+
+
+def _is_amid_exec(pid: int) -> bool:
+    """Whether the kernel has not said yet where the environment of a process ends, but will."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return len(fields) > 48 and fields[48] == b"0" and not int(fields[6]) & (_EXITING | _KTHREAD)
 
 
 def caught(pid: int) -> int:

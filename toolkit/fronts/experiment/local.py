@@ -26,11 +26,11 @@ from toolkit.adapters.experiment.links import Links
 from toolkit.adapters.experiment.processes import (
     MARK,
     HeldProcess,
-    free_port,
     kill_all,
     send,
     signal_all,
 )
+from toolkit.adapters.host import PortReservation
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core import rally_conf
 from toolkit.core.errors import LaunchError, RecordingError
@@ -135,7 +135,6 @@ class LocalWorld:
         self.began_wall_ns = 0
         self._unended = 0
         self._opened: list[HeldProcess] = []
-        self._port = free_port()
         apart = store_is_a_process(scenario)
         self.store_node = "" if scenario.solo else HOST if scenario.store_apart else scenario.first_node
         self._hosted = not apart
@@ -146,9 +145,12 @@ class LocalWorld:
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         self._policy = self._written_policy()
+        #: kept until the run is over, so that nobody else on this machine is given the port of its store
+        self._reserved = PortReservation()
+        self.store_port = self._reserved.port
         self.links = Links(
             {node.name: node.address for node in self.nodes.values()},
-            (self.store_node, "127.0.0.1", self._port),
+            (self.store_node, "127.0.0.1", self.store_port),
         )
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -197,6 +199,7 @@ class LocalWorld:
         self._opened.clear()
         self.agenda.close()
         self.links.close()
+        self._reserved.release()
         if left:
             raise LaunchError(f"processes of the experiment can't be killed: {', '.join(map(str, left))}")
 
@@ -292,7 +295,7 @@ class LocalWorld:
             self.settle_node(node)
 
     def _load_store(self, node: LocalNode) -> None:
-        argv = [self._executable, "-m", "toolkit.adapters.experiment.store", f"{self._port}"]
+        argv = [self._executable, "-m", "toolkit.adapters.experiment.store", f"{self.store_port}"]
         output = f"store.{len(self._opened)}"
         node.store = self._held(node, argv, output, partial(self._serve, node))
 
@@ -339,7 +342,7 @@ class LocalWorld:
         else:
             low, high = scenario.bounds
             hosts = self._hosted and node.name == self.store_node
-            port = self._port if hosts else self.links.to_store[node.name]
+            port = self.store_port if hosts else self.links.to_store[node.name]
             conf = {key: text for key, text in scenario.rdzv_conf.items() if key in rally_conf.KEYS}
             conf |= {"is_host": str(hosts).lower(), **({"spare": "true"} if plan.spare else {})}
             words += ["--nnodes", f"{low}:{high}", "--rdzv-backend", rally_conf.RALLY]
