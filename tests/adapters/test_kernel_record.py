@@ -53,6 +53,18 @@ V1 = "4:memory:/job/pod\n3:cpuset:/\n0::/\n"
 V2 = "0::/job/pod\n"
 
 
+def test_the_cgroup_that_workers_get_from_their_agent_counts_nothing_but_those_above_do(
+    machine: Machine,
+) -> None:
+    machine.process(100, "0::/job/pod/rally-1/rally-2\n")
+    machine.v2("job/pod", 3, "max")
+    machine.v2("job", 9, "max")
+    records = machine.records()
+    records.watch(100)
+    machine.v2("job/pod", 4, "max")
+    assert records.of(100, killed=True) == KernelRecord(counted=True, oom_kills=1, certain=True)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_kill_that_was_counted_meanwhile_is_told_with_the_nearest_limit(
     machine: Machine, version: int

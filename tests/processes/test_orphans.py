@@ -140,6 +140,61 @@ def test_in_a_cgroup_it_does_even_if_it_has_shaken_off_all_else(rally: Rally, sc
     gone(pids)
 
 
+@pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
+@pytest.mark.parametrize("entrypoint", ["program", "function"])
+def test_a_worker_is_in_its_cgroup_from_the_first_line_though_the_supervisor_is_late(
+    rally: Rally, python: Python, script: Script, tmp_path: Path, entrypoint: str
+) -> None:
+    work = """
+def work():
+    say("in", *open("/proc/self/cgroup").read().split())
+    wait_for("go-" + os.environ["TORCHELASTIC_RESTART_COUNT"])
+    sys.exit(7)
+
+
+"""
+    if entrypoint == "program":
+        job = rally("--standalone", "--max-restarts", "1", script(work + "work()"))
+    else:
+        start = "if __name__ == '__main__':\n    supervise(work, workers=1, restarts=1)\n"
+        job = python(script(work + start, agent=True))
+    job.wait_for_lines("in")
+    [supervisor] = until("the supervisor", lambda: supervisors(job))
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        (tmp_path / "go-0").touch()
+        assert "/rally-" in job.wait_for_lines("in", 2)[1]
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    (tmp_path / "go-1").touch()
+    job.wait()
+
+
+@pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
+def test_no_cgroup_is_left_by_an_agent_that_nobody_supervises_at_its_end(
+    python: Python, script: Script
+) -> None:
+    driver = script("""
+        import signal
+        from toolkit.adapters.leftovers.supervisor import STARTS_MAX, Supervisor
+
+        it = Supervisor("of-a-test", os.environ)
+        for _ in range(STARTS_MAX):
+            it.start()
+            assert os.path.exists(it.cgroup_procs)
+            os.kill(it.pid, signal.SIGKILL)
+            while it.check():
+                time.sleep(0.001)
+        folder = os.path.dirname(it.cgroup_procs)
+        it.close()
+        say("left", os.path.exists(folder))
+        os._exit(0)
+    """)
+    job = python(driver)
+    assert job.wait_for_lines("left") == ["left False"]
+    assert job.wait() == 0
+
+
 @pytest.mark.parametrize("start_method", ["spawn", "fork", "forkserver"])
 def test_what_functions_have_left_ends_with_an_agent_that_is_killed(
     python: Python, script: Script, start_method: str

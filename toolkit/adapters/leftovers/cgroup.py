@@ -1,11 +1,11 @@
 """A cgroup (v2) of its own for what workers start, where this process may make one: nothing leaves it by itself.
 
-It only serves to find processes: no limits are set. The supervisor makes it and moves the workers in, beside their
-start, because a move may take the kernel 10 ms. Children of later are born in it. Like `process_tree` this imports next
-to nothing.
+It only serves to find processes: no limits are set. The agent makes it. A worker moves itself in before it becomes what
+it is to run, so that whatever it starts is born there. One that `setpriv` starts can't: the supervisor moves it in,
+beside its start, because a move may take the kernel 10 ms. Like `process_tree` this imports next to nothing.
 """
 # pathlib would take as long to import as the supervisor to start.
-# ruff: noqa: PTH106, PTH123, PTH208
+# ruff: noqa: PTH102, PTH106, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ class Cgroup:
     def __init__(self, parent: str, token: str) -> None:
         self._parent = parent
         self.path = f"{parent.rstrip('/')}/{PREFIX}{token}"
+        #: who writes 0 to this file is in
+        self.procs = f"{self.path}/cgroup.procs"
+
+    def make(self) -> bool:
+        """Make it if it is not there. Returns whether it is."""
+        try:
+            os.mkdir(self.path)
+        except OSError:
+            return os.access(self.procs, os.W_OK)
+        return True
 
     def pids(self) -> list[int]:
         """Who is in, or in one that an agent below has made; nobody where there is no such cgroup."""
@@ -73,6 +83,16 @@ def _read(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
+
+
+def join(procs: str) -> None:
+    """Move this process into a cgroup, if that can be done. For the child that is to become a worker.
+
+    Args:
+        procs: its `cgroup.procs`, or "" for none.
+    """
+    if procs:
+        _write(procs, 0)
 
 
 def _write(path: str, pid: int) -> bool:

@@ -35,7 +35,6 @@ _SCRIPT = """
     shift
     cd /
     exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
-    [ -z "$cgroup" ] || [ -d "$cgroup" ] || mkdir "$cgroup" || cgroup=
     pids=
     while read -r word rest; do
         case $word in
@@ -69,6 +68,7 @@ class Supervisor:
         self._environment = environment
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._cgroup: cgroup.Cgroup | None = None
         self._sessions: set[int] = set()
         #: what it was told and has not taken yet
         self._unsent = bytearray()
@@ -85,6 +85,11 @@ class Supervisor:
     def pid(self) -> int:
         """Its process; 0 while there is none."""
         return self._pid
+
+    @property
+    def cgroup_procs(self) -> str:
+        """The file by which a worker gets into the cgroup that ends with the agent; "" where there is none."""
+        return "" if self._cgroup is None else self._cgroup.procs
 
     def start(self) -> None:
         """Start it if there is none. Blocks for a millisecond.
@@ -116,8 +121,7 @@ class Supervisor:
 
     def _spawn(self, theirs: int) -> int:
         me = process_tree.look(os.getpid())
-        parent = cgroup.own_folder()[0]
-        path = cgroup.Cgroup(parent, self._token).path if parent else ""
+        parent, path = self._make_cgroup()
         words = (str(os.getpid()), str(0 if me is None else me.started), self._token, parent)
         return os.posix_spawn(
             SHELL,
@@ -143,6 +147,13 @@ class Supervisor:
             setsid=True,
             setsigmask=_BLOCKED,
         )
+
+    def _make_cgroup(self) -> tuple[str, str]:
+        """The folders above the workers' cgroup and of it, which is there; two times "" where there can be none."""
+        parent = cgroup.own_folder()[0]
+        made = cgroup.Cgroup(parent, self._token) if parent else None
+        self._cgroup = made if made is not None and made.make() else None
+        return ("", "") if self._cgroup is None else (parent, self._cgroup.path)
 
     def _settle(self, starter: int) -> None:
         """Wait for the shell that leaves it to init; it says whom it has left."""
@@ -226,11 +237,15 @@ class Supervisor:
     def close(self) -> None:
         """Let it end. If workers are there even so, it takes this for the end of the agent and ends them."""
         if not self._sessions:
+            if self._socket is None and self._cgroup is not None:
+                self._cgroup.remove()  # there is no supervisor who would
             self._tell(".", set())
+        self._cgroup = None
         self._let_go()
 
     def abandon(self) -> None:
         """A forked child has no part in this."""
+        self._cgroup = None
         self._let_go()
 
     def __del__(self) -> None:

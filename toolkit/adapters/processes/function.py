@@ -28,12 +28,15 @@ class FunctionProcess:
         plan: how to start it.
         launch: what all workers of the incarnation share.
         streams: what it writes to.
+        cgroup_procs: by which it moves itself into its cgroup, or "".
 
     Raises:
         LaunchError: it can't be started.
     """
 
-    def __init__(self, plan: WorkerPlan, launch: LaunchPlan, streams: WorkerStreams) -> None:
+    def __init__(
+        self, plan: WorkerPlan, launch: LaunchPlan, streams: WorkerStreams, cgroup_procs: str
+    ) -> None:
         assert callable(launch.entrypoint), "a path is started as a program"
         self._name = getattr(launch.entrypoint, "__qualname__", repr(launch.entrypoint))
         self._folder = tempfile.mkdtemp(prefix="rally-return-value-")
@@ -43,6 +46,7 @@ class FunctionProcess:
             args=plan.args,
             env=dict(plan.env),
             agent_pid=os.getpid(),
+            cgroup_procs=cgroup_procs,
             return_path=str(self._return_path),
             stdout=_inherited(streams.stdout),
             stderr=_inherited(streams.stderr),

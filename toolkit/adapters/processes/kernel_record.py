@@ -148,10 +148,14 @@ def _group_of(listing: Path, cgroups: Path) -> _Group | None:
 
 
 def _existing(root: Path, path: str, kills: str, limit: str) -> _Group | None:
-    # In a container the path may be the host's, and the root of what is mounted is the container's own.
-    for folder in (root / path.lstrip("/"), root):
+    # The own one may count nothing, such as that which workers get from their agent. In a container the path may be the
+    # host's, and the root of what is mounted is the container's own.
+    own = root / path.lstrip("/")
+    for folder in (own, *own.parents):
         if (folder / kills).is_file():
             return _Group(folder / kills, folder / limit)
+        if folder == root:
+            break
     return None
 
 

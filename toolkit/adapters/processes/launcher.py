@@ -81,7 +81,6 @@ class ProcessWorkers:
         self._plans[plan.local_rank] = plan
         self._processes[plan.local_rank] = process
         self._pids[plan.local_rank] = process.pid
-        # First: the supervisor may move it into a cgroup that counts nothing.
         self._records.watch(process.pid)
         self._guard.supervisor.take(process.pid)
         self._watch(plan.local_rank, process.pid)
@@ -373,12 +372,15 @@ class ProcessLauncher:
 
     def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams, mark: str) -> Process:
         worker = replace(worker, env={**worker.env, MARK: mark})
+        procs = self._guard.supervisor.cgroup_procs
         if isinstance(plan.entrypoint, str):
-            return ProgramProcess(worker, plan.entrypoint, streams, self._environment, plan.numa_options)
+            return ProgramProcess(
+                worker, plan.entrypoint, streams, self._environment, procs, plan.numa_options
+            )
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.
         from toolkit.adapters.processes.function import FunctionProcess
 
-        return FunctionProcess(worker, plan, streams)
+        return FunctionProcess(worker, plan, streams, procs)
 
 
 def _make_folder_of(path: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from toolkit.adapters.leftovers import cgroup
 from toolkit.adapters.output.pump import WorkerStreams
 from toolkit.adapters.processes import numa, setpriv
 from toolkit.adapters.processes.child import CODE_TAKEN, exit_code_of_child
@@ -24,6 +25,7 @@ class ProgramProcess:
         entrypoint: its path or name.
         streams: what it writes to.
         environment: what it inherits.
+        cgroup_procs: by which it moves itself into its cgroup, or "".
         numa_options: torch's `NumaOptions`, or None.
 
     Raises:
@@ -36,12 +38,19 @@ class ProgramProcess:
         entrypoint: str,
         streams: WorkerStreams,
         environment: Mapping[str, str],
+        cgroup_procs: str,
         numa_options: Any,
     ) -> None:
         argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
         agent_pid = os.getpid()
         env = {**environment, **plan.env}
         quick = _one_of_many(plan) and setpriv.dying_with_parent(argv, env)
+
+        def begin() -> None:
+            # Calls functions of C only, looked up before.
+            die_with(agent_pid)
+            cgroup.join(cgroup_procs)
+
         self._code_taken = False
         try:
             self._popen = subprocess.Popen(
@@ -50,8 +59,7 @@ class ProgramProcess:
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
-                # Calls one C function, looked up before.
-                preexec_fn=None if quick else lambda: die_with(agent_pid),  # noqa: PLW1509
+                preexec_fn=None if quick else begin,  # noqa: PLW1509
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise LaunchError(
