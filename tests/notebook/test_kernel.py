@@ -178,6 +178,13 @@ def test_interrupting_a_cell_leaves_the_workers_alive(state: Path) -> None:
         assert answer["status"] == "error" and answer["ename"] == "KeyboardInterrupt"
         assert all(map(alive, pids(job))) and not job.over
         assert one.value("job.state") == "'running'"
+        waiting = one.begin("print('awaits', flush=True); await job")
+        one.manager.interrupt_kernel()
+        answer = one.answer(waiting)
+        assert answer["ename"] == "CancelledError" and answer["evalue"].startswith(
+            "kept is not watched any more"
+        )
+        assert all(map(alive, pids(job))) and not job.over
         one.run("job.stop(); job.wait()")
         assert job.wait(30) is not None
 

@@ -9,11 +9,19 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
+#: how often a loop wakes in which somebody waits, in seconds
+_WAKES_S = 0.2
+
 
 class Ending:
-    """Something that happens once. Waiting for it never changes it: a wait that is cancelled leaves it alone."""
+    """Something that happens once. Waiting for it never changes it: a wait that is cancelled leaves it alone.
 
-    def __init__(self) -> None:
+    Args:
+        cancelled: what is said where a loop cancels a wait.
+    """
+
+    def __init__(self, cancelled: str = "") -> None:
+        self._cancelled = cancelled
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -43,7 +51,21 @@ class Ending:
             if self._event.is_set():
                 return
             self._waiters.append((loop, future))
-        yield from future.__await__()
+        _wake_until(future, loop)
+        try:
+            yield from future.__await__()
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(*filter(None, [self._cancelled])) from None
+
+
+def _wake_until(future: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    """Have the loop wake now and then: it sleeps on when ipykernel (7.4) cancels what a cell awaits.
+
+    Its handler of SIGINT uses tornado's `add_callback`, which in the loop's own thread does not wake the loop; an
+    interrupt would come into effect with the next message only.
+    """
+    if not future.done():
+        loop.call_later(_WAKES_S, _wake_until, future, loop)
 
 
 def _release(future: asyncio.Future[None]) -> None:

@@ -88,7 +88,7 @@ class Job(Watched):
         self._returns = returns or (path / LAUNCH_FOLDER / "call.pickle").exists()
         self._controller = RunController(path)
         self._last_lines = LastLines(path)
-        self._ending = Ending()
+        self._ending = Ending(f"{run_id} is not watched any more and goes on; await it again, or stop() it")
         self._over = self._stop_asked = False
         if process is None:
             # What is recorded is known at once, and also whether that was all.
@@ -412,12 +412,14 @@ class Job(Watched):
     def _some_node(self) -> str:
         found = next((node.name for node in self.now.nodes.values() if not node.result), None)
         if found is None:
-            raise ConfigurationError(
-                f"no agent of {self.name} {'runs any more' if self.over else 'runs yet'}"
-            )
+            if self.over:
+                raise ConfigurationError(_is_over(self))
+            raise ConfigurationError(f"no agent of {self.name} runs yet; until('running') waits for it")
         return found
 
     def _tell(self, node: str, action: Action) -> None:
+        if self.over:
+            raise AgentGoneError(_is_over(self))
         outcome: Outcome = self._controller.act(node, action)
         if outcome.outcome != "done":
             raise ControlError(f"{self.name} refuses: {outcome.detail}")
@@ -432,6 +434,10 @@ class Job(Watched):
         from toolkit.fronts.notebook.display import show
 
         show(self)
+
+
+def _is_over(job: Job) -> str:
+    return f"{job.name} is over ({job.state}): nothing of it can be told what to do; launch it again"
 
 
 def _number(signal: str) -> int:

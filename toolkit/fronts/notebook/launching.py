@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -81,6 +82,7 @@ def launch(
         )
     order = _Order(nproc, run_id, run_dir, env, gpu, detach, options)
     if callable(entrypoint):
+        _check_arguments(entrypoint, args, kwargs or {})
         call = pack(entrypoint, args, kwargs or {}, _cell_name)
         return order.carried_out(_name_of(entrypoint), call=call)
     if not isinstance(entrypoint, str | Path) or not str(entrypoint) or str(entrypoint).startswith("-"):
@@ -272,6 +274,8 @@ def _runs_elsewhere(timeline: Timeline) -> bool:
 
 #: options of `rally run` that are arguments of ours, and what they are called here
 _CALLED_OTHERWISE = {"nproc_per_node": "nproc", "rdzv_id": "run_id"}
+#: what `launch` takes besides
+_OWN_ARGUMENTS = ("nproc", "kwargs", "run_id", "run_dir", "env", "gpu", "detach")
 
 
 def _check_options(options: Mapping[str, Any], entrypoint: Any) -> None:
@@ -284,15 +288,33 @@ def _check_options(options: Mapping[str, Any], entrypoint: Any) -> None:
             raise ConfigurationError(
                 "`rally run --help` in a terminal lists the options; help(launch) tells of the rest"
             )
+        near = get_close_matches(name, _OWN_ARGUMENTS, n=1, cutoff=0.75)
         try:
             check_keyword(name)
         except ConfigurationError as error:
+            if near:
+                raise ConfigurationError(f"{name} is not an option; did you mean {near[0]}?") from None
             if callable(entrypoint) and "did you mean" not in str(error):
                 raise ConfigurationError(
                     f"{name} is no option of launch; an argument of {_name_of(entrypoint)} goes into "
                     f"kwargs={{{name!r}: {value!r}}}"
                 ) from None
             raise
+
+
+def _check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """That a function takes what it is given, where it says what it takes: each worker would fail otherwise."""
+    try:
+        # A wrapper may take something else than what it wraps.
+        takes = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    try:
+        takes.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{_name_of(function)} can't be called with what is given: {error}; it takes {takes}"
+        ) from None
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
