@@ -12,8 +12,9 @@ import signal as signals
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from simulator.named_fields import NamedFields
 from toolkit.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _SIGNED = ("offset_s", "step_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedFields):
     """What all faults have.
 
     Args:
@@ -563,3 +564,12 @@ def _signal_problem(name: str) -> str:
     return f"signal is {name!r}; " + (
         f"did you mean {' or '.join(near)}?" if near else "give a name like SIGTERM"
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    kinds = [kind.__name__ for kind in KINDS]
+    near = get_close_matches(name, kinds, n=2)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(kinds)}"
+    raise AttributeError(f"there is no fault {name}; {remedy}")

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from simulator import wear
 from simulator.checkers.values import Checker
 from simulator.faults import Fault, check
+from simulator.named_fields import NamedFields
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.restart_spec import policy_of
@@ -17,7 +18,7 @@ from toolkit.core.restarts import PLAIN_BUDGET, RestartPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlan:
+class NodePlan(NamedFields):
     """What differs from node to node.
 
     Args:
@@ -40,7 +41,7 @@ class NodePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(NamedFields):
     """A job, its cluster, its faults and what must hold.
 
     Args:
@@ -107,6 +108,11 @@ class Scenario:
     def __post_init__(self) -> None:
         if isinstance(self.restart_policy, str):
             object.__setattr__(self, "restart_policy", policy_of(self.restart_policy, "restart_policy"))
+        given: object = self.faults
+        if isinstance(given, Fault):
+            raise ConfigurationError(
+                f"scenario {self.name!r} has a fault where a list of them should be; give faults=[{given!r}]"
+            )
         object.__setattr__(self, "faults", tuple(self.faults))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "checkers", tuple(self.checkers))

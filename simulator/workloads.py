@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from simulator.kernel import SECOND, Task
+from simulator.named_fields import NamedFields
 from simulator.progress import Progress
 from simulator.world import Node, Process, World
 from toolkit.core.errors import ConfigurationError
@@ -48,7 +49,7 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(NamedFields):
     """What every worker of a job does.
 
     Args:

@@ -92,7 +92,10 @@ class NodeView:
 
     def __str__(self) -> str:
         power = "without power" if not self.up else "paused" if self.paused else "up"
-        agent = f"its agent is {self.result}" + (f" ({self.state})" if self.state else "")
+        if self.result == "RUNNING" and self.state:
+            agent = f"its agent is {self.state}"
+        else:
+            agent = f"its agent is {self.result}" + (f" ({self.state})" if self.state else "")
         lines = [f"{self.name} at {self.at_s:.3f} s: {power}, {agent}"]
         for pid, label in self.pids.items():
             lines.append(f"  {pid} {label}{', stopped' if pid in self.stopped else ''}")

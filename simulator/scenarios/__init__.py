@@ -37,4 +37,6 @@ def __getattr__(name: str) -> Scenario:
     try:
         return ALL[name.replace("_", "-")]
     except KeyError:
-        raise AttributeError(f"module {__name__!r} has no scenario {name!r}") from None
+        near = get_close_matches(name.replace("_", "-"), ALL, n=2)
+        remedy = f"; did you mean {' or '.join(each.replace('-', '_') for each in near)}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no scenario {name!r}{remedy}") from None

@@ -207,7 +207,7 @@ def test_a_node_and_where_its_tasks_wait(opened: Open) -> None:
     lines = str(view.stack()).splitlines()
     assert any(line.startswith("  toolkit/agent/base.py:") for line in lines)
     assert lines[0] == str(view.waits[0])
-    assert "node0 at 20.500 s: up, its agent is RUNNING (running)" in str(view)
+    assert "node0 at 20.500 s: up, its agent is running" in str(view)
 
 
 def test_a_node_that_stands_still_and_one_without_power(opened: Open) -> None:
