@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,9 @@ pytest.importorskip("greenlet")
 
 from simulator import Fail, Scenario, Workload, scenarios, simulate
 from simulator.checkers import Broken, Checker, Record
-from toolkit import SoloRendezvous, WorkerGroup, WorkerSpec
-from toolkit.fronts.notebook.formatters import register, report_html, scenario_html
+from toolkit import RunResult, SoloRendezvous, WorkerGroup, WorkerSpec, WorkerState
+from toolkit.core.model import ProcessFailure
+from toolkit.fronts.notebook.formatters import register, report_html, result_html, scenario_html
 from toolkit.fronts.page import Page
 
 
@@ -51,6 +53,21 @@ def test_what_is_excused_is_told_and_who_never_ended_has_no_time() -> None:
     assert "0.0 s</td>" not in card.replace("120.0 s</td>", "")
 
 
+def test_a_failure_is_told_to_its_end_and_without_fillers() -> None:
+    words = "RuntimeError: " + "very " * 40 + "long"
+    failure = ProcessFailure(1, 77, 1, message=words)
+    card = result_html(RunResult(WorkerState.FAILED, {}, {1: failure}))
+    assert f'<td class="rally-long">{words}</td>' in card and "N/A" not in card
+
+
+def test_where_pictures_are_taken_away_it_is_said_and_their_words_stay_apart() -> None:
+    """As a page does that does not trust a notebook: elements of style and pictures go, words stay."""
+    card = report_html(simulate(scenarios.moved_rank_0, seed=1))
+    bare = re.sub("<style>.*?</style>|<[^>]*>", "", card)
+    assert "Trust Notebook" in bare and " node-a node-a_" in bare and "+0s +" in bare
+    assert "Trust Notebook" not in scenario_html(scenarios.happy)
+
+
 def text_of(value: object) -> str:
     """What a console shows of it."""
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
@@ -66,8 +83,8 @@ def test_where_there_is_no_page_they_say_it_in_lines() -> None:
     assert text_of(report) == str(report)
     assert text_of(scenarios.worker_crash).splitlines()[2:] == [
         "  4 nodes, 8 workers, 4 in a round, 3 restarts allowed",
-        "  each worker trains 40 steps of 0.05 s, a checkpoint every 10",
-        "  each of node1 trains 40 steps of 1 s, a checkpoint every 10",
+        "  each worker trains 40 steps of 0.05 s, a checkpoint every 10 steps",
+        "  each of node1 trains 40 steps of 1 s, a checkpoint every 10 steps",
         "       20 s  local rank 1 on node1 gets SIGKILL",
     ]
     assert "restart policy never" in text_of(Scenario(restart_policy="never"))

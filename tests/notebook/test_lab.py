@@ -120,6 +120,22 @@ def _exported_shows_it_with_the_network_off(page: Any, folder: Path) -> None:
     page.screenshot(path=folder / "exported.png")
 
 
+def test_a_view_says_that_its_kernel_has_gone(page: Any, tmp_path: Path) -> None:
+    """It would show as running, for ever, what has ended with the kernel."""
+    write_notebook(tmp_path / NOTEBOOK, TRAIN.replace("80", "1000"))
+    with lab(tmp_path) as server:
+        notebook = Page(page, server, NOTEBOOK)
+        notebook.idle()
+        notebook.run(0)
+        page.wait_for_selector('.rally-live table tr:nth-child(2):has-text("step 1")')
+        page.locator('[data-command="notebook:restart-kernel"]').first.click()
+        page.locator(".jp-Dialog .jp-mod-accept").last.click()
+        page.wait_for_selector('.rally-live .rally-warn:has-text("not watched any more")')
+        assert "LIVE" not in page.locator(".rally-live").inner_text()
+        assert page.locator(".rally-live button:visible").count() == 0
+        page.screenshot(path=tmp_path / "gone.png")
+
+
 def test_dark_and_light(page: Any, tmp_path: Path) -> None:
     """The frozen view takes the theme of the page around it: text and ground change together."""
     from simulator import scenarios, simulate

@@ -50,10 +50,13 @@ STYLE = (
     "background:none;white-space:nowrap;max-width:420px;overflow:hidden;text-overflow:ellipsis;color:inherit}"
     ".rally table.rally-table th{color:var(--r-dim);font-weight:400}"
     ".rally table.rally-table td.rally-number{text-align:right}"
+    ".rally table.rally-table td.rally-long{white-space:normal;max-width:none}"
+    ".rally .rally-bare{display:none}"
     ".rally.rally pre{font-family:ui-monospace,Menlo,Consolas,monospace;"
     "background:var(--r-soft);color:inherit;padding:6px 8px;margin:4px 0;border-radius:4px;font-size:12px;"
     "overflow-x:auto;white-space:pre-wrap}.rally summary{cursor:pointer;color:var(--r-dim)}"
-    ".rally svg.rally-timeline{display:block;margin:6px 0}"
+    # Narrower its words could not be read; the card scrolls.
+    ".rally svg.rally-timeline{display:block;margin:6px 0;min-width:560px}"
     ".rally svg text{font:11px system-ui,sans-serif;fill:var(--r-fg)}.rally svg .rally-dim{fill:var(--r-dim)}"
     ".rally svg .rally-odd{fill:var(--r-soft)}.rally svg .rally-even{fill:none}"
     ".rally svg path{fill:none}.rally svg .rally-grid{stroke:var(--r-line);stroke-width:.6}"
@@ -79,6 +82,12 @@ STYLE = (
     ".rally svg .rally-from_above,.rally svg .rally-from_below{fill:var(--r-dim);font-size:11px}"
 )
 
+#: shown where the style is gone, and so the pictures
+BARE = (
+    '<div class="rally-bare"><em>The picture is left out, as this notebook is not trusted here: run the cell, or '
+    "choose “Trust Notebook” in the command palette (Ctrl+Shift+C). Its words:</em></div>"
+)
+
 #: how a state looks: class and sign, so that it is never told by colour alone
 _LOOKS = {
     "running": ("rally-busy", "●"),
@@ -102,7 +111,9 @@ def text(words: object) -> str:
 
 def card(*parts: str) -> str:
     """Parts of HTML in the frame that everything of ours has."""
-    return f'<div class="rally"><style>{STYLE}</style>{"".join(parts)}</div>'
+    # A page that does not trust a notebook takes style and pictures away, and leaves their words.
+    bare = BARE if any("<svg" in part for part in parts) else ""
+    return f'<div class="rally"><style>{STYLE}</style>{bare}{"".join(parts)}</div>'
 
 
 def look_of(state: str) -> tuple[str, str]:
@@ -139,9 +150,15 @@ class Markup(str):
     """A string that is HTML."""
 
 
+class Long(str):
+    """Text that goes on in the next line, where others are cut."""
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, Markup):
         return f"<td>{value}</td>"
+    if isinstance(value, Long):
+        return f'<td class="rally-long">{text(value)}</td>'
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="rally-number">{value:,}</td>' if isinstance(value, int) else _number(value)
     return f"<td>{text('' if value is None else value)}</td>"
@@ -206,7 +223,9 @@ def job_facts(timeline: Timeline, now_ns: int) -> tuple[str, ...]:
     ranks = [rank.now for node in there for rank in node.ranks.values()]
     running = sum(rank.state == "running" for rank in ranks)
     size = f"{plural(len(timeline.nodes), 'node')}, {running} of {plural(len(ranks), 'rank')} running"
-    if timeline.result:
+    if not timeline.nodes:
+        size = ""
+    elif timeline.result:
         size = f"{plural(len(timeline.nodes), 'node')}, {plural(len(ranks), 'rank')}"
     used, most, total = timeline.restarts_used, timeline.restarts_max, timeline.restarts_total
     restarts = f"restarts {used} of {most}" if most else ""

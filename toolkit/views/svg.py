@@ -81,7 +81,7 @@ def timeline_svg(
     ]
     height = picture.bottom + _AXIS
     if more:
-        parts.append(f'<text class="rally-dim" x="{_LABEL}" y="{height + 10}">{escape(more)}</text>')
+        parts.append(f'<text class="rally-dim" x="{_LABEL}" y="{height + 10}">{escape(more)}</text> ')
         height += 16
     thin = " rally-thin" if picture.lane == _THIN else ""
     head = (
@@ -145,7 +145,7 @@ def _about(node: Node) -> str:
 
 
 class _Picture:
-    """Turns moments into places."""
+    """Turns moments into places. A blank is behind each text: a page that takes pictures away leaves their words."""
 
     def __init__(self, span: Span, now_ns: int, count: int) -> None:
         self._span, self._now_ns = span, now_ns
@@ -168,14 +168,14 @@ class _Picture:
             yield f'<rect class="{shade}" x="{x:.1f}" y="{_TOP}" width="{end - x:.1f}" height="{height}"/>'
             if end - x > 14:
                 words = f"round {band.number}" if end - x > 56 else str(band.number)
-                yield f'<text class="rally-dim" x="{x + 3:.1f}" y="{_TOP - 7}">{words}</text>'
+                yield f'<text class="rally-dim" x="{x + 3:.1f}" y="{_TOP - 7}">{words}</text> '
 
     def axis(self, origin_ns: int) -> Iterable[str]:
         bottom = self.bottom
         for cell, words in ticks(self._span, origin_ns, every=self._span.width // 9):
             x = self._x_of_cell(cell)
             yield f'<path class="rally-grid" d="M{x:.1f} {_TOP}V{bottom + 3}"/>'
-            yield f'<text class="rally-dim" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{words}</text>'
+            yield f'<text class="rally-dim" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{words}</text> '
 
     def lanes(self, rows: Sequence[_Row]) -> Iterable[str]:
         paths: dict[Phase, list[str]] = {phase: [] for phase in _ORDER}
@@ -198,7 +198,7 @@ class _Picture:
         x, words = self._x_of_cell(mark.cell), escape(harmless(mark.words))
         return (
             f'<text class="rally-mark rally-{mark.kind}" x="{x:.1f}" y="{middle + 4}" text-anchor="middle">'
-            f"{MARK_SIGNS[mark.kind]}<title>{words}</title></text>"
+            f"{MARK_SIGNS[mark.kind]}<title> {words}</title></text> "
         )
 
 
@@ -208,5 +208,5 @@ def _label(row: _Row, middle: int) -> str:
         words = f"{words[: _LABEL_LETTERS - 1]}…"
     return (
         f'<text class="rally-label" x="{_LABEL - 6}" y="{middle + 4}" text-anchor="end">{escape(words)}'
-        f"<title>{escape(harmless(row.about))}</title></text>"
+        f"<title> {escape(harmless(row.about))}</title></text> "
     )

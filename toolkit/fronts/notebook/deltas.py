@@ -45,7 +45,7 @@ class Deltas:
         self._name, self._acts = name, acts
         self._maker = RowMaker()
         #: of which was told last
-        self._told: tuple[Timeline, str] | None = None
+        self._told: tuple[Timeline, str, str] | None = None
         self._said: Said = NOTHING_SAID
         self._shape: tuple[Any, ...] | None = None
         self._rows: list[list[Any]] = []
@@ -57,14 +57,21 @@ class Deltas:
         self._rest: Message = {}
 
     def all(
-        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = (), said: Said = NOTHING_SAID
+        self,
+        timeline: Timeline,
+        now_ns: int,
+        mode: str,
+        notes: Sequence[str] = (),
+        said: Said = NOTHING_SAID,
+        state: str = "",
     ) -> Message:
         """Everything.
 
         Args:
             said: the last lines of workers.
+            state: what to call its state; as the timeline does if empty.
         """
-        self._told, self._said = (timeline, mode), said
+        self._told, self._said = (timeline, mode, state), said
         self._ranked = self._maker.ranks(timeline)
         self._rows = [_values(row, said) for row in self._ranked]
         keys = _lane_keys(timeline, self._ranked)
@@ -73,7 +80,7 @@ class Deltas:
         self._lane_of = [_of_lane(timeline, key, self._causes) for key in keys]
         began = timeline.started
         self._lanes = [_lane(timeline, key, now_ns, began) for key in keys]
-        self._rest = self._others(timeline, now_ns, notes)
+        self._rest = self._others(timeline, now_ns, notes, state)
         more = max(len(timeline.nodes) - LANES_MAX, 0) if keys and isinstance(keys[0], str) else 0
         return {
             "kind": "all",
@@ -91,16 +98,22 @@ class Deltas:
         }
 
     def changes(
-        self, timeline: Timeline, now_ns: int, mode: str, notes: Sequence[str] = (), said: Said = NOTHING_SAID
+        self,
+        timeline: Timeline,
+        now_ns: int,
+        mode: str,
+        notes: Sequence[str] = (),
+        said: Said = NOTHING_SAID,
+        state: str = "",
     ) -> Message | None:
         """What is new since the last message; everything where ranks came, went or moved; None where nothing is."""
-        if self._is_told(timeline, mode, notes) and said == self._said:
+        if self._is_told(timeline, mode, notes, state) and said == self._said:
             return None
-        self._told = timeline, mode
+        self._told = timeline, mode, state
         ranked = self._maker.ranks(timeline)
         keys = _lane_keys(timeline, ranked)
         if self._shape != self._shape_of(timeline, ranked, keys, mode):
-            return self.all(timeline, now_ns, mode, notes, said)
+            return self.all(timeline, now_ns, mode, notes, said, state)
         message: Message = {}
         rows = self._changed_rows(ranked, said)
         if rows:
@@ -108,19 +121,19 @@ class Deltas:
         lanes = self._changed_lanes(timeline, keys, now_ns)
         if lanes:
             message["lanes"] = lanes
-        rest = self._others(timeline, now_ns, notes)
+        rest = self._others(timeline, now_ns, notes, state)
         message |= {name: value for name, value in rest.items() if value != self._rest[name]}
         self._rest = rest
         if not message:
             return None
         return {"kind": "changes", "now": _ms(now_ns, timeline), **message}
 
-    def _is_told(self, timeline: Timeline, mode: str, notes: Sequence[str]) -> bool:
+    def _is_told(self, timeline: Timeline, mode: str, notes: Sequence[str], state: str) -> bool:
         # Timelines are values; to compare what is made of one takes milliseconds, ten times a second.
         return (
             self._told is not None
             and self._told[0] is timeline
-            and self._told[1] == mode
+            and self._told[1:] == (mode, state)
             and self._rest["notes"] == list(notes)
         )
 
@@ -167,12 +180,12 @@ class Deltas:
             bool(timeline.nodes),
         )
 
-    def _others(self, timeline: Timeline, now_ns: int, notes: Sequence[str]) -> Message:
+    def _others(self, timeline: Timeline, now_ns: int, notes: Sequence[str], state: str) -> Message:
         # What took how long is drawn from "now"; else there would be a message each second that says nothing else.
         facts = html.job_facts(timeline, now_ns)
         return {
             "head": {
-                "badge": _look(timeline.state),
+                "badge": _look(state or timeline.state),
                 "facts": list(facts[:-1] if timeline.started else facts),
             },
             "bands": _bands(timeline, now_ns),

@@ -162,7 +162,7 @@ class View:
 
     def _moment(self) -> tuple[Any, ...]:
         watched = self._watched
-        return watched.now, watched.now_ns, watched.mode, watched.notes(), watched.said()
+        return watched.now, watched.now_ns, watched.mode, watched.notes(), watched.said(), watched.state
 
     def _all(self) -> dict[str, Any]:
         return self._deltas.all(*self._moment())

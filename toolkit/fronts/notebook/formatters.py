@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit.core.history import Timeline
+from toolkit.core.model import NOT_AVAILABLE
 from toolkit.core.restart_spec import name_of
 from toolkit.core.words import plural
 from toolkit.views import html
@@ -69,8 +70,8 @@ def result_html(result: Any) -> str:
         (
             rank,
             failure.exitcode,
-            failure.signal_name(),
-            failure.message if isinstance(failure.message, str) else "",
+            "" if failure.signal_name() == NOT_AVAILABLE else failure.signal_name(),
+            html.Long(failure.message if isinstance(failure.message, str) else ""),
         )
         for rank, failure in sorted(result.failures.items())
     ]
@@ -124,7 +125,8 @@ _PLANS_MAX = 4
 
 
 def _trains(who: str, work: Any) -> list[str]:
-    often = f"a checkpoint every {work.checkpoint_every}" if work.checkpoint_every else "no checkpoints"
+    every = "each step" if work.checkpoint_every == 1 else f"every {work.checkpoint_every} steps"
+    often = f"a checkpoint {every}" if work.checkpoint_every else "no checkpoints"
     return [f"{who} trains {work.steps} steps of {work.step_s:g} s", often]
 
 

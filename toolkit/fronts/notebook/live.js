@@ -8,6 +8,7 @@ const COLUMNS = ["rank", "host", "state", "incarnation", "pid", "step", "CPU", "
 const STEPS = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800];
 const RANK = 0, STATE = 2, INCARNATION = 3, CPU = 6, LAST = 8;
 const BUSY = "asked; the kernel is busy with a cell, and will hear of it after that. `await job` lets it listen meanwhile.";
+const GONE = "The kernel that watched it has ended: this is what was last known. attach(…) finds a job that goes on, and tells how it ended.";
 const SVG = "http://www.w3.org/2000/svg";
 
 function made(tag, look, words) {
@@ -222,6 +223,19 @@ function render({ model, el }) {
     el.innerHTML = model.get("_frozen"); // made and escaped by views/html.py
   }
 
+  // The page goes on drawing when the kernel has restarted, and would show as running what has ended with it.
+  function gone() {
+    if (known.all === null || model.get("_frozen")) return;
+    known.all.runs = known.all.acts = false;
+    known.all.mode = "";
+    known.all.head.badge = ["not watched any more", "rally-warn", "■"];
+    known.all.notes = [GONE];
+    ask.replaceChildren();
+    told.textContent = "";
+    draw_head();
+    draw_ranks();
+  }
+
   function take(message) {
     if (message.kind === "told") { told.textContent = message.words; return; }
     const table = known.take(message);
@@ -234,6 +248,7 @@ function render({ model, el }) {
   const clock = setInterval(() => { if (document.contains(el) && known.all?.runs) draw_picture(); }, 500);
   model.on("msg:custom", take);
   model.on("change:_frozen", freeze);
+  model.on("comm_live_update", gone);
   take(model.get("_all"));
   freeze();
   const place = String(Math.random()); // not of `crypto`, which pages without TLS don't have
@@ -242,6 +257,7 @@ function render({ model, el }) {
     clearInterval(clock);
     model.off("msg:custom", take);
     model.off("change:_frozen", freeze);
+    model.off("comm_live_update", gone);
     try { model.send({ act: "left", place }); } catch { /* there is no kernel any more to be told */ }
   };
 }
