@@ -475,7 +475,7 @@ def _label(
     opacity = ' fill-opacity="0.75"' if faint else ""
     return (
         f'<text x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-        f'fill="currentColor"{opacity}>{_text(text, limit)}</text>'
+        f'fill="currentColor"{opacity}>{_text(text, limit)}</text> '
     )
 
 
