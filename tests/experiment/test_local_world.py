@@ -199,8 +199,9 @@ def test_a_backoff_is_waited_out_in_both_worlds(simulated: Try, on_processes: Tr
 
 
 def test_failures_that_a_seed_draws_are_the_same_in_both_worlds(simulated: Try, on_processes: Try) -> None:
-    scenario = alone(faults=(), mtbf_s=1.5, mtbf_hits="worker", max_restarts=100)
-    ours, real = simulated(scenario, 5), on_processes(scenario, 5)
+    # That seed draws one at 3.5 s, and the next one long after the end of the slowest run.
+    scenario = alone(faults=(), mtbf_s=20, mtbf_hits="worker", max_restarts=100)
+    ours, real = simulated(scenario, 55), on_processes(scenario, 55)
     assert (
         [strike.words for strike in ours.noted.strikes]
         == [strike.words for strike in real.noted.strikes]

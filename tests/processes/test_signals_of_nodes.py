@@ -80,7 +80,8 @@ def test_an_agent_at_the_exit_barrier(meet: Meet, script: Script, signals: int) 
         if os.environ["GROUP_RANK"] == "1":
             wait_for("end")
     """)
-    nodes = meet("2", lease=2, store_timeout=5)
+    # The second one waits so long for the first one's store, too.
+    nodes = meet("2", lease=2, store_timeout=15)
     nodes.start_several(2, worker)
     [entered] = nodes.wait_for_events(BarrierEntered)
     [first] = [job for job in nodes.jobs if entered.node.endswith(f"_{job.pid}")]
