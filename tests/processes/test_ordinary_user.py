@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from tests.processes.jobs import RALLY, clean_environment
 
 #: a user id that no account has
 NOBODY = "54321"
+#: what this user runs already is enough for the limit, pytest and the command itself
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 STRANGER = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
 
 
@@ -96,6 +103,25 @@ def test_the_doctor_finds_that_runs_can_not_be_recorded(
     env = {**clean_environment(tmp_path), "XDG_STATE_HOME": str(locked / "state")}
     done = run("doctor", "--only", "storage", before=without_rights, **env)
     assert done.returncode == 1 and "recordings can't be written to" in done.stdout, done
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may start as many threads as it likes")
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("run script.py", 2, "rally run: no more threads may be started; raise the limit (ulimit -u"),
+        ("doctor --only limits", 1, "0 more threads may be started (ulimit -u is 2)"),
+        ("doctor", 1, "0 more threads may be started (ulimit -u is 2)"),
+    ],
+)
+def test_who_may_start_no_more_threads_is_told_which_limit_to_raise(
+    words: str, code: int, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").touch()
+    said = words.replace("script.py", f"{tmp_path}/script.py").split()
+    done = run(*said, before=(sys.executable, "-c", LIMITED), **clean_environment(tmp_path))
+    assert done.returncode == code and says in done.stdout + done.stderr, done
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
