@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from toolkit.adapters.doctor import (
     cgroups,
+    child,
     gpus,
     limits,
     memory,
@@ -89,6 +91,18 @@ def test_all_are_asked_side_by_side() -> None:
 
 def test_a_program_that_hangs_is_ended() -> None:
     assert output_of((sys.executable, "-c", "import time; time.sleep(600)"), 0.2) is None
+
+
+def test_one_that_is_not_gone_at_once_when_it_is_killed_is_reaped_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "_LAST_S", 0.0)
+    assert output_of(("sh", "-c", "echo $$; exec sleep 600"), 0.2) is None
+    [left] = child._left
+    os.waitid(os.P_PID, left.pid, os.WEXITED | os.WNOWAIT)
+    assert output_of(("true",), LONG_S) == (0, "", "")
+    assert child._left == []
+    assert left.returncode == -signal.SIGKILL
 
 
 # -- this machine ---------------------------------------------------------------------------------------------

@@ -425,8 +425,9 @@ def test_in_a_real_terminal_output_is_whole_and_the_status_is_last(mode: str, tm
         assert all(whole.fullmatch(line) for line in lines[:-1])
         assert len(set(lines)) == 2001
         go_on.write_text("")
-        lines = wait_until(tmux, lambda lines: (tmp_path / "finished").exists())
-        assert lines[-1] == "agent: all done"
+        wait_until(tmux, lambda lines: (tmp_path / "finished").exists())
+        # What was written by then is on the screen a moment later.
+        lines = wait_until(tmux, lambda lines: lines[-1] == "agent: all done")
         assert len(lines) == 2001
         assert not any("running" in line for line in lines)
     finally:

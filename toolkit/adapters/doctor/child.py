@@ -11,6 +11,8 @@ from toolkit.adapters.processes.parent_death import die_with
 
 #: the reaping of what was killed; what hangs in the kernel is left to it
 _LAST_S = 0.2
+#: killed, and not gone when that was over
+_left: list[subprocess.Popen[bytes]] = []
 
 
 def output_of(
@@ -24,6 +26,7 @@ def output_of(
     Raises:
         OSError: it can't be run.
     """
+    _left[:] = [each for each in _left if each.poll() is None]
     with_environ = dict(environ) if environ is not None else None
     process = subprocess.Popen(
         argv,
@@ -42,6 +45,10 @@ def output_of(
         try:
             process.communicate(timeout=_LAST_S)
         except subprocess.TimeoutExpired:
-            pass  # it hangs in a driver; nobody can end it
+            # It hangs in a driver, where nobody can end it, or in a busy machine.
+            _left.append(process)
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         return None
     return process.returncode, said.decode(errors="replace"), complained.decode(errors="replace")

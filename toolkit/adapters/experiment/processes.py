@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from toolkit.adapters.leftovers.process_tree import supervises
+from toolkit.adapters.leftovers.process_tree import environment, supervises
 from toolkit.adapters.processes.parent_death import die_with
 from toolkit.core.errors import LaunchError
 
@@ -129,13 +129,8 @@ def wait_to_be_let_go() -> bool:
 def marked(mark: str) -> list[int]:
     """Processes of this machine whose mark begins so. Zombies have none."""
     needle = f"{MARK}={mark}".encode()
-    found = []
-    for entry in _PROC.iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                if any(word.startswith(needle) for word in (entry / "environ").read_bytes().split(b"\0")):
-                    found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
+    return [pid for pid in pids if any(word.startswith(needle) for word in environment(pid).split(b"\0"))]
 
 
 def signal_all(mark: str, signum: int, spared: Sequence[int] = ()) -> None:

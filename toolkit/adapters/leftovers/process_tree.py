@@ -31,7 +31,7 @@ _GONE = "ZX"
 
 #: flags of a process in its `stat`: it is ending, it is the kernel's own
 _EXITING, _KTHREAD = 0x4, 0x200000
-#: how often and how far apart an environment is read that the kernel has not set up yet, in seconds
+#: how often and how far apart is read what the kernel has not set up yet, in seconds
 _EXEC_LOOKS, _EXEC_S = 50, 0.001
 
 
@@ -110,11 +110,16 @@ def environment(pid: int) -> bytes:
 
     A process amid an exec has none for a moment: it is waited for, since without its mark it would pass for a stranger.
     """
-    path = f"/proc/{pid}/environ"
+    return _settled(pid, "environ")
+
+
+def _settled(pid: int, name: str) -> bytes:
+    """The file of a process that says with what it was started, once the kernel knows; empty if it can't be read."""
+    path = f"/proc/{pid}/{name}"
     try:
         for _ in range(_EXEC_LOOKS):
-            if entries := _read(path):
-                return entries
+            if words := _read(path):
+                return words
             if not _is_amid_exec(pid):
                 break
             time.sleep(_EXEC_S)
@@ -140,10 +145,7 @@ def caught(pid: int) -> int:
 
 def supervises(pid: int) -> bool:
     """Whether a process is the supervisor of some agent, or what that becomes at its end."""
-    try:
-        words = _read(f"/proc/{pid}/cmdline").split(b"\0")
-    except OSError:
-        return False
+    words = _settled(pid, "cmdline").split(b"\0")
     return SUPERVISOR.encode() in words or any(word.endswith(_SWEEP) for word in words)
 
 

@@ -115,13 +115,18 @@ class Supervisor:
             theirs.close()
         self._socket = ours
         ours.setblocking(False)
+        # Now that there is one who takes it along.
+        if self._cgroup is not None and not self._cgroup.make():
+            self._cgroup = None
         self._settle(starter)
         if self._sessions:
             self._tell("=", self._sessions)
 
     def _spawn(self, theirs: int) -> int:
         me = process_tree.look(os.getpid())
-        parent, path = self._make_cgroup()
+        parent = cgroup.own_folder()[0]
+        self._cgroup = cgroup.Cgroup(parent, self._token) if parent else None
+        path = "" if self._cgroup is None else self._cgroup.path
         words = (str(os.getpid()), str(0 if me is None else me.started), self._token, parent)
         return os.posix_spawn(
             SHELL,
@@ -147,13 +152,6 @@ class Supervisor:
             setsid=True,
             setsigmask=_BLOCKED,
         )
-
-    def _make_cgroup(self) -> tuple[str, str]:
-        """The folders above the workers' cgroup and of it, which is there; two times "" where there can be none."""
-        parent = cgroup.own_folder()[0]
-        made = cgroup.Cgroup(parent, self._token) if parent else None
-        self._cgroup = made if made is not None and made.make() else None
-        return ("", "") if self._cgroup is None else (parent, self._cgroup.path)
 
     def _settle(self, starter: int) -> None:
         """Wait for the shell that leaves it to init; it says whom it has left."""

@@ -26,8 +26,8 @@ SWEEP_S = 30.0
 EMPTY_LOOKS = 2
 #: between two looks while something dies, at the most, in seconds
 LOOK_AGAIN_S = 0.1
-#: how often it tries to remove the cgroup
-REMOVALS_MAX = 20
+#: how often it tries to remove the cgroup: threads of who was killed are in until they are gone
+REMOVALS_MAX = 60
 _SIGKILL = 9
 
 
