@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from tests.disks import small_disk as small_disk
 # A name service that does not answer costs a test of several nodes a second each time that torch's store asks it for a
 # peer, and not ten.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+
+# A shell ignores these for what it starts in the background, and what ignores them hands that on: to the agents whose
+# answer to a signal is tested, who heed it.
+for _signum, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _usual)
 
 settings.register_profile("rallypoint", deadline=None)
 settings.load_profile("rallypoint")

@@ -39,9 +39,21 @@ def set_for_libraries(name: str, value: str) -> None:
         os.putenv(name, value)
 
 
+def home_directory() -> Path:
+    """The home of this process's user.
+
+    A user id that no account has, as containers are given, is at home in the root folder: container engines set HOME
+    so, and where nobody has, it is the same. Most may not write there, and are told that like anybody else.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def state_directory() -> Path:
     """Where runs are recorded unless the user says otherwise (XDG base directories)."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    home = os.environ.get("XDG_STATE_HOME") or str(home_directory() / ".local" / "state")
     return Path(home) / "rallypoint" / "runs"
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import pytest
 
 from toolkit.adapters.control.client import ControlClient
 from toolkit.adapters.control.feed import Feed
+from toolkit.adapters.control.place import PATH_MAX, socket_path
 from toolkit.adapters.control.server import ControlServer
 from toolkit.adapters.recording.directory import open_for_writing
 from toolkit.core import events as ev
@@ -25,6 +29,17 @@ NODE = "gpu-a_7"
 SOON_S = 10.0
 
 _T = TypeVar("_T")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """pytest's, or a short one in /tmp where a socket's path would not fit, as below a long TMPDIR."""
+    if len(os.fsencode(socket_path(tmp_path / "run", NODE))) <= PATH_MAX:
+        yield tmp_path
+        return
+    short = Path(tempfile.mkdtemp(prefix="rally-test-", dir="/tmp"))
+    yield short
+    shutil.rmtree(short)
 
 
 def until(what: str, look: Callable[[], _T], timeout_s: float = SOON_S) -> _T:

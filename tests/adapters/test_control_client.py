@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.control_world import NODE, SOON_S, Endpoint, endpoint, until
+from tests.adapters.control_world import tmp_path as tmp_path
 from toolkit.adapters.control import asking, client, handler
 from toolkit.adapters.control.client import (
     AgentGoneError,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.control_world import Endpoint, endpoint, new_certificate
+from tests.adapters.control_world import tmp_path as tmp_path
 from toolkit.adapters.control import guard
 from toolkit.adapters.control.guard import TRIES_MAX, is_loopback, read_token
 from toolkit.adapters.control.server import ControlServer, TcpAddress

@@ -30,6 +30,7 @@ from tests.adapters.control_world import (
     status_of,
     until,
 )
+from tests.adapters.control_world import tmp_path as tmp_path
 from tests.leaks import nothing_left
 from toolkit.adapters.control import handler
 from toolkit.adapters.control.orders import QUEUE_MAX

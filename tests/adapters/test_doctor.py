@@ -65,6 +65,19 @@ def test_who_gave_up_by_itself_did_not_answer() -> None:
     assert gather({"fqdn": late}, {"fqdn": LONG_S}).silent["fqdn"].after_s == LONG_S
 
 
+def test_limits_are_told_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    gathered = gather(
+        {"fqdn": lambda _: FqdnFacts(), "limits": lambda _: limits.limits()},
+        {"fqdn": LONG_S, "limits": LONG_S},
+    )
+    assert gathered.machine.limits is not None
+    assert gathered.silent["fqdn"].words() == "can't start new thread"
+
+
 def test_all_are_asked_side_by_side() -> None:
     together = threading.Barrier(2)  # passed only if both are there at a time
 

@@ -162,6 +162,20 @@ def recorded(tmp_path: Path) -> Path:
     return path
 
 
+def test_no_screen_is_drawn_where_nobody_could_see_it_or_quit(recorded: Path, tmp_path: Path) -> None:
+    """Neither of one run, nor to pick one: for want of a terminal it would wait for a key for ever."""
+    pick = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    runs = tmp_path / "state" / "rallypoint" / "runs" / "a crash"
+    runs.parent.mkdir(parents=True)
+    recorded.rename(runs)
+    for words in (("top",), ("top", str(runs)), ("sim", "worker-crash", "--top")):
+        done = _run(*rally(*words), env=pick)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "rally top: stdout is no terminal; give --plain for lines, or --screenshot FILE.svg for a picture"
+        ]
+
+
 def test_lines_for_pipes(recorded: Path) -> None:
     done = _run(*rally("top", "--plain", str(recorded)))
     lines = done.stdout.splitlines()

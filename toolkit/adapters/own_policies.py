@@ -84,7 +84,11 @@ def _installed(name: str, source: str) -> Any:
 
 
 def _file(path: Path, said: str) -> ModuleType:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ConfigurationError(f"{said}, and {path} can't be read: {error.strerror}") from error
+    if not there:
         raise ConfigurationError(f"{said}, and there is no file {path}; give the path of a Python file")
     spec = importlib.util.spec_from_file_location(f"rally_restart_policy_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a file that ends in .py can be loaded"

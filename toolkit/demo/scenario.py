@@ -6,6 +6,7 @@ its output, its run directory and the checkpoints.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -27,6 +28,7 @@ from toolkit.adapters.recording.directory import stamped_name
 from toolkit.adapters.recording.reader import EventFile
 from toolkit.core import events
 from toolkit.core.errors import ConfigurationError
+from toolkit.surroundings import home_directory
 from toolkit.views.wording import wants_colour
 
 VICTIM_RANK = 2
@@ -68,7 +70,7 @@ def demo_command(
         The job's exit code; 1 if the job succeeded but the demo did not show what it promised.
 
     Raises:
-        ConfigurationError: fewer than 1 worker, or torch or scikit-learn is not installed.
+        ConfigurationError: fewer than 1 worker, torch or scikit-learn is not installed, or no run can be recorded.
     """
     _check_possible(workers)
     run_dir = _fresh_run_dir(state_dir)
@@ -101,7 +103,19 @@ def _check_possible(workers: int) -> None:
 
 
 def _fresh_run_dir(state_dir: Path) -> Path:
-    """A name that no run has; the job makes the directory."""
+    """A name that no run has; the job makes the directory.
+
+    Raises:
+        ConfigurationError: it can't be made there.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(state_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{state_dir} can't be written: {error.strerror}; give another place: XDG_STATE_HOME=/DIR rally demo"
+        ) from error
     return state_dir / stamped_name(f"demo-{os.getpid()}", time.time_ns())
 
 
@@ -132,8 +146,8 @@ def _job_command(workers: int, run_dir: Path, checkpoints: Path) -> list[str]:
 def _typed(word: str) -> str:
     """A word as one would type it in a shell: paths from here or from home, where that is shorter."""
     path = Path(word)
-    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
-        if path.is_absolute() and path.is_relative_to(base):
+    for base, prefix in ((Path.cwd(), ""), (home_directory(), "~/")):
+        if path.is_absolute() and base != base.parent and path.is_relative_to(base):
             return prefix + shlex.quote(str(path.relative_to(base)))
     return shlex.quote(word)
 

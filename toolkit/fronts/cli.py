@@ -62,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RallyError as error:
         print(f"rally {words[0]}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RuntimeError as error:
+        from toolkit.fronts.troubles import in_words, no_thread_left
+
+        if not no_thread_left(error):
+            raise
+        print(f"rally {words[0]}: {in_words(error)}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _help() -> str:

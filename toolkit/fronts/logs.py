@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -386,7 +387,9 @@ class _Show:
 
     def _cannot_read(self, log: ChosenLog, error: Exception) -> None:
         self._code = UNREADABLE
-        where = "" if Path(str(log.path)).parent.exists() else f"; it lies on the machine of {log.node}"
+        where = (
+            "" if os.path.lexists(Path(str(log.path)).parent) else f"; it lies on the machine of {log.node}"
+        )
         self._note(f"rank {log.rank}, {log.stream}: {error}{where}")
 
     # --- what comes ------------------------------------------------------------------------------------------

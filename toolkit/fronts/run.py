@@ -34,7 +34,6 @@ from toolkit.agent.solo import SoloRendezvous
 from toolkit.core.errors import (
     ConfigurationError,
     LaunchError,
-    RallyError,
     RendezvousRefusedError,
     SignalException,
 )
@@ -51,6 +50,7 @@ from toolkit.fronts.early_stop import tell_early_stop
 from toolkit.fronts.lost_logs import RecordingNotice
 from toolkit.fronts.narration import Narration
 from toolkit.fronts.status import StatusLine
+from toolkit.fronts.troubles import in_words
 from toolkit.ports import Ports
 from toolkit.surroundings import state_directory
 from toolkit.views.wording import wants_colour
@@ -466,7 +466,7 @@ def _supervise(
     except Exception as error:  # noqa: BLE001 - the edge of the process; the event stream has the details
         _record(ports, agent.get_event_failed, destination)
         _shut_down_quietly(handler, interrupts)
-        narration.say(f"the agent failed: {_in_words(error)}; {_where(job)}")
+        narration.say(f"the agent failed: {in_words(error)}; {_where(job)}")
         return AGENT_FAILED
     _record(ports, agent.get_event_succeeded, destination)
     _shut_down_quietly(handler, interrupts)
@@ -503,10 +503,6 @@ def _shut_down_quietly(handler: Any, interrupts: SignalInterrupts) -> None:
             handler.shutdown()
     except Exception:  # noqa: BLE001 - torch's and anybody's handlers; the run has its result already
         return
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, RallyError) else f"{type(error).__name__}: {error}"
 
 
 def _where(job: _Job) -> str:

@@ -173,7 +173,7 @@ def _run(
     _keep(args, scenario, seed, report)
     code = EXIT_CODES[report.verdict]
     if args.top:
-        _open(args.run_dir, scenario, args.subject, seed, report, stdout, stderr)
+        code = _open(args.run_dir, scenario, args.subject, seed, report, stdout, stderr) or code
     else:
         _tell(report, stdout, as_json=args.json)
     if args.verify and not _is_the_same_again(
@@ -295,7 +295,7 @@ def record(path: Path, scenario: Scenario, subject: str, seed: int, report: Repo
     from toolkit.adapters.recording.directory import open_for_writing
     from toolkit.adapters.recording.layout import is_recording
 
-    if path.is_dir() and is_recording(path):
+    if is_recording(path):
         raise ConfigurationError(f"{path} holds a recording; give another run directory, or remove it")
     said = {
         "entrypoint": scenario.name,
@@ -347,15 +347,15 @@ def _open(
     report: Report,
     stdout: TextIO,
     stderr: TextIO,
-) -> None:
-    """The run in `rally top`."""
+) -> int:
+    """The run in `rally top`. Returns its exit code."""
     from toolkit.fronts.tui.command import top_command
 
     with tempfile.TemporaryDirectory(prefix="rally-sim-") as folder:
         shown = path or Path(folder, scenario.name)
         if path is None:
             record(shown, scenario, subject, seed, report)
-        top_command([str(shown)], state_dir=Path(folder), stdout=stdout, stderr=stderr)
+        return top_command([str(shown)], state_dir=Path(folder), stdout=stdout, stderr=stderr)
 
 
 def _tell(report: Report, stdout: TextIO, *, as_json: bool) -> None:

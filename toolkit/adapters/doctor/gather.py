@@ -15,6 +15,8 @@ from toolkit.core.doctor.findings import Silence
 #: what gathers facts: told how long it may take, returns them
 Gatherer = Callable[[float], Any]
 _ENDING_S = 0.5
+#: asked even where no thread can be started: it knows why, and it never hangs
+_NEEDS_NO_THREAD = "limits"
 
 
 @dataclass(slots=True)
@@ -73,7 +75,15 @@ def gather(gatherers: Mapping[str, Gatherer], patience_s: Mapping[str, float]) -
             changed.notify_all()
 
     for name, gatherer in gatherers.items():
-        threading.Thread(target=ask, args=(name, gatherer), name=f"rally-doctor-{name}", daemon=True).start()
+        thread = threading.Thread(target=ask, args=(name, gatherer), name=f"rally-doctor-{name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if name == _NEEDS_NO_THREAD:
+                ask(name, gatherer)
+            else:
+                with changed:
+                    answers.silent[name] = Silence(None, str(error))
     with changed:
         for name in sorted(gatherers, key=lambda name: patience_s[name]):
             # A little longer: who watches over a process of its own ends it first.

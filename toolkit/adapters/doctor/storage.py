@@ -18,7 +18,7 @@ def folder(path: Path) -> FolderFacts:
         path: absolute. Waits as long as the file system does.
     """
     there = path
-    while not there.exists() and there != there.parent:
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     start = time.monotonic()
     problem = _problem_of(there)

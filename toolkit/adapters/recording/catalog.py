@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapters.recording import layout
 from toolkit.adapters.recording.layout import NOTE_SUFFIX, RUN_FILE, is_recording, read_run_file, text_of
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError, RecordingError
@@ -130,7 +131,9 @@ def find_run(state_dir: Path, name: str) -> Path:
         raise ConfigurationError(
             f"{name!r} could be any of {len(begun)} runs: {several}; give more of the name"
         )
-    if name and given.is_dir():
+    if name and (why := layout.unreadable(given)):
+        raise ConfigurationError(f"{name} can't be read: {why}")
+    if name and layout.is_folder(given):
         raise ConfigurationError(f"{name} is not a recording: it has neither {RUN_FILE} nor events")
     raise ConfigurationError(_not_found(state_dir, name, known))
 

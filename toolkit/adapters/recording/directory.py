@@ -129,7 +129,9 @@ def fresh_run_directory(
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigurationError(_unwritable(path, error)) from error
+            raise ConfigurationError(
+                f"{_unwritable(path, error)} (--run-dir DIR), or a place for all of them (XDG_STATE_HOME=/DIR)"
+            ) from error
         return _described(path, run_id, run, started_wall_ns, made=True)
     raise ConfigurationError(
         f"{state_dir / name} and {_SAME_NAME_MAX - 2} more of that name exist; give --run-dir"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -37,6 +38,25 @@ def is_recording(path: Path) -> bool:
     except (OSError, ValueError):
         # A user may ask for any text, also for one that is no path.
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, as far as this user may see. Never raises, as pathlib does for another user's."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def unreadable(path: Path) -> str:
+    """Why this user can't know what is in a folder; empty where that can be known, or there is none."""
+    try:
+        next(path.iterdir(), None)
+    except PermissionError as error:
+        return error.strerror or str(error)
+    except (OSError, ValueError):
+        pass
+    return ""
 
 
 def text_of(run: Mapping[str, Any], key: str) -> str:
@@ -77,7 +97,7 @@ def open_regular(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        link = " (links are not followed)" if path.is_symlink() else ""
+        link = " (links are not followed)" if error.errno == errno.ELOOP else ""
         raise RecordingError(f"{path} can't be read: {error.strerror}{link}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

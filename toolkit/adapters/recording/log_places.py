@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def log_path(name: str, folder: Path | None) -> Path | None:
     if not name:
         return None
     path = Path(name)
-    if folder is None or path.exists():
+    if folder is None or os.path.lexists(path):
         return path
     _, found, below = name.partition("/logs/")
     return folder / "logs" / below if found else path

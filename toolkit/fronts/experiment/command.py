@@ -156,9 +156,13 @@ def _experiments(args: argparse.Namespace, state_dir: Path) -> Iterator[Experime
 
 
 def _check_free(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
         what = "is not empty" if path.is_dir() else "is no folder"
-        raise ConfigurationError(f"{path} {what}; give another --run-dir, or remove it")
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}; give another --run-dir") from error
+    raise ConfigurationError(f"{path} {what}; give another --run-dir, or remove it")
 
 
 def _run(experiment: Experiment, stderr: TextIO) -> ExperimentResult:

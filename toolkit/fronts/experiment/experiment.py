@@ -82,7 +82,7 @@ class Experiment:
             LaunchError: an agent can't be started.
         """
         path = self._path()
-        if path.is_dir() and is_recording(path):
+        if is_recording(path):
             raise ConfigurationError(f"{path} holds a recording; give another run directory, or remove it")
         return self._simulated(path) if self.world == "sim" else self._on_processes(path)
 

@@ -19,7 +19,7 @@ from toolkit.adapters.agent_process import AgentProcess
 from toolkit.adapters.packed_function import LAUNCH_FOLDER, RETURNED_FOLDER, pack
 from toolkit.adapters.recording.catalog import find_run, is_live, list_runs
 from toolkit.adapters.recording.directory import stamped_name
-from toolkit.adapters.recording.layout import is_recording, path_safe
+from toolkit.adapters.recording.layout import is_folder, is_recording, path_safe, unreadable
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.timeline import Timeline
@@ -388,7 +388,11 @@ def _run_directory(run_id: str, run_dir: str | Path | None) -> Path:
         if not isinstance(run_dir, str | Path) or not str(run_dir):
             raise ConfigurationError(f"run_dir is {run_dir!r}; give the path of a folder, or leave it out")
         path = Path(run_dir).absolute()
-        if path.is_dir() and any(path.iterdir()):
+        if why := unreadable(path):
+            raise ConfigurationError(
+                f"run_dir is {run_dir}, which can't be read ({why}); give a folder of yours"
+            )
+        if is_folder(path) and any(path.iterdir()):
             what = "holds another recording" if is_recording(path) else "has other files in it"
             raise ConfigurationError(
                 f"run_dir is {run_dir}, which {what}; give a new folder, or an empty one"

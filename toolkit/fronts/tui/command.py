@@ -122,7 +122,7 @@ def _top(
         return _plain(_session(path or latest_run(state_dir)), args.at, stdout, stderr)
     _need_textual()
     if path is None and args.screenshot is None:
-        path = _picked(runs, state_dir)
+        path = _picked(runs, state_dir, stdout)
         if path is None:
             return 0
     run = FollowedRun(path or latest_run(state_dir))
@@ -157,10 +157,7 @@ def _show(app: TopApp, args: argparse.Namespace, size: tuple[int, int], stdout: 
     if args.screenshot is not None:
         _draw(app, args.screenshot, size)
         return 0
-    if not (stdout.isatty() or _drawn_elsewhere()):
-        raise ConfigurationError(
-            "stdout is no terminal; give --plain for lines, or --screenshot FILE.svg for a picture"
-        )
+    _need_terminal(stdout)
     collect_rarely()
     app.run()
     return app.return_code or 0
@@ -169,6 +166,13 @@ def _show(app: TopApp, args: argparse.Namespace, size: tuple[int, int], stdout: 
 def collect_rarely() -> None:
     """Look for garbage in cycles less often: at 10,000 ranks, whose rows have none, that takes a fifth of all CPU."""
     gc.set_threshold(20_000, 10, 100)
+
+
+def _need_terminal(stdout: TextIO) -> None:
+    if not (stdout.isatty() or _drawn_elsewhere()):
+        raise ConfigurationError(
+            "stdout is no terminal; give --plain for lines, or --screenshot FILE.svg for a picture"
+        )
 
 
 def _drawn_elsewhere() -> bool:
@@ -187,7 +191,7 @@ def _need_textual() -> None:
         ) from error
 
 
-def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path) -> Path | None:
+def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path, stdout: TextIO) -> Path | None:
     from textual.app import App
 
     from toolkit.fronts.tui.screens import Picker
@@ -195,6 +199,7 @@ def _picked(runs: Sequence[RunSummaryEntry], state_dir: Path) -> Path | None:
     rows = _offered(runs)
     if not rows:
         latest_run(state_dir)  # says that there is none, and what to do
+    _need_terminal(stdout)
 
     class Pick(App[Path]):
         CSS_PATH = str(Path(__file__).with_name("top.tcss"))
