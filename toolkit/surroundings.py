@@ -43,7 +43,7 @@ def home_directory() -> Path:
     """The home of this process's user.
 
     A user id that no account has, as containers are given, is at home in the root folder: container engines set HOME
-    so, and where nobody has, it is the same. Most may not write there, and are told that like anybody else.
+    so, and where nobody has, it is the same.
     """
     try:
         return Path.home()
@@ -52,9 +52,34 @@ def home_directory() -> Path:
 
 
 def state_directory() -> Path:
-    """Where runs are recorded unless the user says otherwise (XDG base directories)."""
-    home = os.environ.get("XDG_STATE_HOME") or str(home_directory() / ".local" / "state")
-    return Path(home) / "rallypoint" / "runs"
+    """Where runs are recorded unless the user says otherwise (XDG base directories).
+
+    Who may not write at home, as in most containers whose user no account has, records in a folder of their own among
+    the temporary files, so that a job runs there, too.
+    """
+    given = os.environ.get("XDG_STATE_HOME")
+    usual = Path(given or home_directory() / ".local" / "state") / "rallypoint"
+    place = usual if given or _may_be_made(usual) else _own_temporary() or usual
+    return place / "runs"
+
+
+def _may_be_made(folder: Path) -> bool:
+    """Whether a folder is there, or the nearest one above that is there may be written."""
+    if os.path.lexists(folder):
+        return True
+    above = next(each for each in folder.absolute().parents if os.path.lexists(each))
+    return os.access(above, os.W_OK | os.X_OK)
+
+
+def _own_temporary() -> Path | None:
+    import tempfile  # late: few need it
+
+    try:
+        place = Path(tempfile.gettempdir(), f"rallypoint-{os.getuid()}")
+        # The folder is everybody's: what another user has put there is not ours.
+        return place if not os.path.lexists(place) or place.lstat().st_uid == os.getuid() else None
+    except OSError:
+        return None  # there is none that can be written
 
 
 def short_lived_directories() -> list[Path]:

@@ -124,24 +124,60 @@ def test_who_may_start_no_more_threads_is_told_which_limit_to_raise(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [("runs", 0), ("show", 2), ("logs", 2), ("top --plain", 2), ("doctor --only storage", None)],
-)
-def test_a_user_without_account_and_home_is_at_home_in_the_root_folder(
-    words: str, code: int | None, tmp_path: Path
-) -> None:
-    """As in containers: OpenShift gives each project a user id that /etc/passwd does not have."""
+@pytest.fixture
+def stranger(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user without an account, as containers of OpenShift have it: HOME can't be written."""
     if (
         shutil.which("unshare") is None
         or subprocess.run([*STRANGER, "true"], check=False, capture_output=True).returncode
     ):
         pytest.skip("this kernel gives nobody a user namespace")
-    env = clean_environment(tmp_path)
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir(mode=0o500)
+    temporary.mkdir()
+    env = {**clean_environment(tmp_path), "TMPDIR": str(temporary), "HOME": str(home)}
     del env["XDG_STATE_HOME"]
-    env.pop("HOME", None)
-    done = run(*words.split(), before=STRANGER, **env)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("runs", 0), ("show", 2), ("logs", 2), ("top --plain", 2), ("doctor --only storage", None)],
+)
+@pytest.mark.parametrize("home", ["", "unwritable"])
+def test_a_user_without_account_or_home_has_a_place(
+    words: str, code: int | None, home: str, stranger: dict[str, str]
+) -> None:
+    if not home:
+        del stranger["HOME"]
+    done = run(*words.split(), before=STRANGER, **stranger)
     assert "Traceback" not in done.stderr, done.stderr
     if code is not None:
+        # Without HOME it is the root folder, which is root's own if root runs the tests.
+        at_root = not home and os.access("/", os.W_OK)
+        place = "/.local/state/rallypoint" if at_root else f"{stranger['TMPDIR']}/rallypoint-{NOBODY}"
         assert done.returncode == code
-        assert "no run is recorded under /.local/state/rallypoint/runs" in done.stdout + done.stderr
+        assert f"no run is recorded under {place}/runs" in done.stdout + done.stderr
+
+
+def test_the_job_of_who_may_not_write_at_home_runs_and_is_found(
+    stranger: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text("print('trained')")
+    done = run("run", tmp_path / "script.py", before=STRANGER, **stranger)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done
+    done = run("show", before=STRANGER, **stranger)
+    assert done.returncode == 0 and "succeeded" in done.stdout, done
+
+
+def test_what_another_user_has_put_there_is_left_alone(stranger: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("print('trained')")
+    if os.geteuid() != 0:
+        pytest.skip("who is not root can't give a folder away")
+    place = Path(stranger["TMPDIR"], f"rallypoint-{NOBODY}")
+    place.mkdir(mode=0o777)
+    os.chown(place, 12345, 12345)
+    done = run("run", tmp_path / "script.py", before=STRANGER, **stranger)
+    assert done.returncode == 2, done
+    assert f"{stranger['HOME']}/.local/state/rallypoint/runs" in done.stderr
+    assert list(place.iterdir()) == []
