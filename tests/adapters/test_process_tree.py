@@ -107,6 +107,50 @@ def test_the_family_is_found_by_each_of_its_signs(sleeper: subprocess.Popen[byte
     assert process_tree.family(seen, b"mine", set(), set(), late, {me}) == []
 
 
+def test_who_has_dropped_session_and_environment_is_found_by_a_limit() -> None:
+    marks = {"agent": process_tree.limit_mark("agent.1"), "other": process_tree.limit_mark("other.1")}
+    first = subprocess.Popen(
+        ["/bin/sh", "-c", "/bin/sleep 600 & echo $!"],
+        env={},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: process_tree.set_limit_mark(marks["agent"]),  # noqa: PLW1509
+    )
+    assert first.stdout is not None
+    pid = int(first.stdout.readline())
+    first.stdout.close()
+    first.wait()
+    try:
+        seen = process_tree.snapshot()
+        for token, found in ((b"agent", True), (b"agent.1", True), (b"agent.2", False), (b"other", False)):
+            family = process_tree.family(seen, token, set(), set(), 0, {os.getpid()})
+            assert (pid in [each.pid for each in family]) is found, token
+    finally:
+        os.kill(pid, 9)
+
+
+def test_a_limit_that_somebody_has_set_is_left_as_it_is() -> None:
+    import resource
+
+    process = subprocess.Popen(
+        ["/bin/sleep", "600"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_RTTIME, (200_000, resource.RLIM_INFINITY)),  # noqa: PLW1509
+    )
+    try:
+        assert not process_tree.set_limit_mark(process_tree.limit_mark("agent.1"), process.pid)
+        assert resource.prlimit(process.pid, resource.RLIMIT_RTTIME)[0] == 200_000
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("token", ["0123456789abcdef", "a token of nobody", ""])
+def test_marks_of_limits_are_no_limits(token: str) -> None:
+    marks = [process_tree.limit_mark(f"{token}.{number}") for number in (0, 1, 2**20 - 1)]
+    assert len(set(marks)) == 3
+    assert all(2**62 <= mark < 2**63 for mark in marks)
+
+
 def test_an_environment_is_not_missed_while_the_kernel_sets_it_up() -> None:
     # Several loops keep the processors busy, so that a start is interrupted often:
     # of 1,500 starts about 10 were missed.

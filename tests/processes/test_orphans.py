@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,11 @@ def nameless(path):
     python(LASTING, path, start_new_session=True, env={})
 
 
+def unmarked(path):
+    words = "import resource; resource.setrlimit(resource.RLIMIT_RTTIME, 2 * (resource.RLIM_INFINITY,)); "
+    python(words + LASTING, path, start_new_session=True, env={})
+
+
 def leave(way):
     path = os.path.abspath(f"left-{way}-{os.environ.get('RANK')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT')}")
     globals()[way](path)
@@ -82,7 +88,7 @@ def leave(way):
 
 """
 
-ALL_WAYS = ("in_group", "deaf_in_group", "own_session", "daemon", "deaf_daemon")
+ALL_WAYS = ("in_group", "deaf_in_group", "own_session", "daemon", "deaf_daemon", "nameless")
 
 
 def leaving(script: Script, ways: tuple[str, ...], then: str, name: str = "worker.py") -> Path:
@@ -97,7 +103,12 @@ def left(job: Job, count: int) -> list[int]:
 
 
 def gone(pids: list[int], within_s: float = AFTERLIFE_S) -> None:
-    until(f"the end of {pids}", lambda: not any(alive(pid) for pid in pids), within_s)
+    try:
+        until(f"the end of {pids}", lambda: not any(alive(pid) for pid in pids), within_s)
+    except AssertionError:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def supervisors(job: Job) -> list[int]:
@@ -129,9 +140,52 @@ def test_it_ends_with_an_agent_that_is_killed(rally: Rally, script: Script, way:
     gone(pids)
 
 
+@pytest.mark.parametrize("start", ["2 programs", "8 programs", "spawn", "fork", "forkserver"])
+def test_without_a_cgroup_it_does_even_if_it_has_dropped_session_and_environment(
+    python: Python, script: Script, start: str
+) -> None:
+    """As in most containers. Programs in number are started another way than a few."""
+    workers, _, kind = start.partition(" ")
+    head = """
+        from toolkit.adapters.leftovers import cgroup
+        cgroup.own_folder = lambda: ("", "none here")
+    """
+    if kind:
+        worker = leaving(script, ("nameless",), "signal.pause()")
+        words = ["--standalone", "--nproc-per-node", workers, str(worker)]
+        job = python(
+            script(
+                textwrap.dedent(head)
+                + "from pathlib import Path\nfrom toolkit.fronts.run import run_command\n"
+                + f"argv = ['--run-dir', os.environ['RUN_DIR'], *{words!r}]\n"
+                + "sys.exit(run_command(argv, dict(os.environ), Path.cwd(), sys.executable))\n",
+                "driver.py",
+            )
+        )
+    else:
+        text = f"""
+def work():
+    leave("nameless")
+    say("up", os.getpid())
+    signal.pause()
+
+
+if __name__ == "__main__":
+    supervise(work, workers=2, start_method={start!r})
+"""
+        job = python(script(WAYS + textwrap.dedent(head) + text, agent=True))
+    count = int(workers) if kind else 2
+    pids = left(job, count)
+    job.wait_for_lines("up", count)
+    assert not any("/rally-" in Path(f"/proc/{pid}/cgroup").read_text() for pid in pids)
+    job.signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    gone(pids)
+
+
 @pytest.mark.skipif(not cgroup.own_folder()[0], reason="no cgroup v2 can be made here")
 def test_in_a_cgroup_it_does_even_if_it_has_shaken_off_all_else(rally: Rally, script: Script) -> None:
-    job = rally("--standalone", leaving(script, ("nameless",), "signal.pause()"))
+    job = rally("--standalone", leaving(script, ("unmarked",), "signal.pause()"))
     pids = left(job, 1)
     job.wait_for_lines("up")
     assert "/rally-" in Path(f"/proc/{pids[0]}/cgroup").read_text()
@@ -227,7 +281,7 @@ def test_it_ends_with_a_worker_that_fails(rally: Rally, script: Script) -> None:
     assert job.wait() == 7, job.told()
     assert not any(alive(pid) for pid in pids), "gone before the agent"
     [stopped] = job.events(WorkersStopped)
-    assert len(stopped.escaped) == 3, "those that had left the session"
+    assert len(stopped.escaped) == 4, "those that had left the session"
     assert "ended daemons that workers had left" in job.stderr
 
 
@@ -257,9 +311,9 @@ sys.exit(1 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 0)
 
 
 def test_it_ends_with_an_agent_that_is_told_to(rally: Rally, script: Script) -> None:
-    worker = leaving(script, (*ALL_WAYS, "nameless"), "signal.pause()")
+    worker = leaving(script, ALL_WAYS, "signal.pause()")
     job = rally("--standalone", worker)
-    pids = left(job, len(ALL_WAYS) + 1)
+    pids = left(job, len(ALL_WAYS))
     job.wait_for_lines("up")
     job.signal(signal.SIGTERM)
     assert job.wait() == 128 + signal.SIGTERM, job.told()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from toolkit.adapters.leftovers import marking
+from toolkit.adapters.leftovers.bonds import Bonds
 from toolkit.adapters.leftovers.orphans import Orphans
+from toolkit.adapters.leftovers.process_tree import limit_mark
 from toolkit.adapters.leftovers.supervisor import Supervisor
 from toolkit.adapters.loop_bell import LoopBell
 from toolkit.core.errors import LaunchError
@@ -54,6 +56,10 @@ class Guard:
             if self._takes_in:  # after the supervisor was started: it is to be nobody's child
                 self.orphans.begin()
         return ""
+
+    def bonds(self, start: str) -> Bonds:
+        """What else ties those workers to this agent."""
+        return Bonds(self.supervisor.cgroup_procs, limit_mark(start))
 
     def watch(self, bell: Bell, tell: Callable[[str], None]) -> None:
         """Have the end of the supervisor ring the bell; then another one is started, and `tell` hears of it."""

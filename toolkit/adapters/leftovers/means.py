@@ -41,6 +41,7 @@ def of_this_machine() -> Means:
         "process groups": "" if hasattr(os, "killpg") else "it takes a Unix",
         "subreaper": "" if prctl.is_subreaper() is not None else "it takes Linux 3.4",
         "environment marker": _against_marker(),
+        "limit marker": process_tree.against_limit_mark(),
         "pidfd": _against_pidfd(),
         "cgroup": cgroup.own_folder()[1],
     }

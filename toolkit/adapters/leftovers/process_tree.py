@@ -6,7 +6,9 @@ What belongs to a run is found by all of these together, since each of them can 
 
 * the session and the process group of a worker (setsid leaves them),
 * the parents, as long as they live (a daemon's first parent ends),
-* the mark in the environment (a clean environment is without it).
+* the mark in the environment (a clean environment is without it),
+* the mark in a limit that all are born with and nobody has a reason to change: how long a real-time task may run
+  without a pause (RLIMIT_RTTIME). In microseconds the mark is more than 100,000 years: as good as none.
 """
 # pathlib would take as long to import as the supervisor to start.
 # ruff: noqa: PTH208
@@ -15,6 +17,11 @@ from __future__ import annotations
 
 import os
 import time
+
+try:
+    import resource
+except ImportError:  # not Unix
+    resource = None  # type: ignore[assignment]
 
 #: the variable that marks what workers have started; its value is the tokens of all agents above, "OUTER/INNER"
 MARK = "RALLY_WORKER_OF"
@@ -28,6 +35,9 @@ _SWEEP = b"/adapters/leftovers/sweep.py"
 _MARK = MARK.encode() + b"="
 _KEEP = KEEP.encode() + b"="
 _GONE = "ZX"
+
+#: what a limit has at least that is a mark, and how many of its bits say which incarnation
+_LIMIT_MARK, _WITHIN_BITS = 1 << 62, 20
 
 #: flags of a process in its `stat`: it is ending, it is the kernel's own
 _EXITING, _KTHREAD = 0x4, 0x200000
@@ -143,6 +153,59 @@ def caught(pid: int) -> int:
     return int(rest.split()[0], 16) if found else 0
 
 
+def limit_mark(token: str) -> int:
+    """The number that stands for a token in a limit: of an agent, or of one of its incarnations, "AGENT.N"."""
+    agent, _, incarnation = token.partition(".")
+    number = 0xCBF29CE484222325  # FNV-1a
+    for byte in agent.encode():
+        number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    within = int(incarnation) % (1 << _WITHIN_BITS) if incarnation.isdecimal() else 0
+    return _LIMIT_MARK | number >> (2 + _WITHIN_BITS + 1) << _WITHIN_BITS | within
+
+
+def _limits(pid: int) -> tuple[int, int] | None:
+    """The limit that carries the mark, soft and hard; None where it can't be known."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)
+    except (AttributeError, OSError):
+        return None
+
+
+def set_limit_mark(number: int, pid: int = 0) -> bool:
+    """Mark a process, or this one. Returns whether it is; not where somebody has set that limit to something."""
+    limits = _limits(pid)
+    if limits is None or not _may_be_marked(limits):
+        return False
+    try:
+        resource.prlimit(pid, resource.RLIMIT_RTTIME, (number, limits[1]))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def against_limit_mark() -> str:
+    """Why this machine can't mark that way; "" if it can."""
+    limits = _limits(0)
+    if limits is None:
+        return "the kernel does not tell of RLIMIT_RTTIME"
+    if not _may_be_marked(limits):
+        return "RLIMIT_RTTIME is set (ulimit -R)"
+    return ""
+
+
+def _may_be_marked(limits: tuple[int, int]) -> bool:
+    soft, hard = limits
+    free = resource.RLIM_INFINITY
+    return (soft == free or soft & _LIMIT_MARK != 0) and (hard == free or hard & _LIMIT_MARK != 0)
+
+
+def has_limit_mark(pid: int, token: str) -> bool:
+    """Whether a limit has the mark of this agent, or of this incarnation."""
+    limits = _limits(pid)
+    ignored = 0 if "." in token else _WITHIN_BITS
+    return limits is not None and limits[0] >> ignored == limit_mark(token) >> ignored
+
+
 def supervises(pid: int) -> bool:
     """Whether a process is the supervisor of some agent, or what that becomes at its end."""
     words = _settled(pid, "cmdline").split(b"\0")
@@ -183,6 +246,7 @@ def family(
         since: when its first worker can have been started, in clock ticks; whoever is older is a stranger.
         strangers: pids that don't belong to it, whatever else holds: the agent, the supervisor.
     """
+    words = token.decode()
     found: dict[int, Seen] = {}
     children_of: dict[int, list[Seen]] = {}
     kept: set[int] = set()
@@ -196,7 +260,7 @@ def family(
         entries = environment(each.pid)
         if wants_to_stay(entries):
             kept.add(each.pid)
-        elif each.pid in roots or marked_with(token, entries):
+        elif each.pid in roots or marked_with(token, entries) or has_limit_mark(each.pid, words):
             found[each.pid] = each
     waiting = list(found)
     while waiting:

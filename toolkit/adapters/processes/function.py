@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapters.leftovers.bonds import Bonds
 from toolkit.adapters.output.pump import WorkerStreams
 from toolkit.adapters.processes import function_worker
 from toolkit.adapters.processes.child import exit_code_of_child
@@ -28,15 +29,13 @@ class FunctionProcess:
         plan: how to start it.
         launch: what all workers of the incarnation share.
         streams: what it writes to.
-        cgroup_procs: by which it moves itself into its cgroup, or "".
+        bonds: to its agent.
 
     Raises:
         LaunchError: it can't be started.
     """
 
-    def __init__(
-        self, plan: WorkerPlan, launch: LaunchPlan, streams: WorkerStreams, cgroup_procs: str
-    ) -> None:
+    def __init__(self, plan: WorkerPlan, launch: LaunchPlan, streams: WorkerStreams, bonds: Bonds) -> None:
         assert callable(launch.entrypoint), "a path is started as a program"
         self._name = getattr(launch.entrypoint, "__qualname__", repr(launch.entrypoint))
         self._folder = tempfile.mkdtemp(prefix="rally-return-value-")
@@ -46,7 +45,7 @@ class FunctionProcess:
             args=plan.args,
             env=dict(plan.env),
             agent_pid=os.getpid(),
-            cgroup_procs=cgroup_procs,
+            bonds=bonds,
             return_path=str(self._return_path),
             stdout=_inherited(streams.stdout),
             stderr=_inherited(streams.stderr),

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters.interrupts import DEFAULT_SIGNALS, SignalInterrupts
-from toolkit.adapters.leftovers import cgroup, marking
+from toolkit.adapters.leftovers import marking
+from toolkit.adapters.leftovers.bonds import Bonds
 from toolkit.adapters.leftovers.process_tree import MARK
 from toolkit.adapters.processes import error_file, numa
 from toolkit.adapters.processes.parent_death import die_after, die_with
@@ -62,7 +63,7 @@ class Assignment:
     args: tuple[Any, ...]
     env: Mapping[str, str]
     agent_pid: int
-    cgroup_procs: str
+    bonds: Bonds
     return_path: str
     stdout: InheritedFd | None
     stderr: InheritedFd | None
@@ -73,7 +74,7 @@ class Assignment:
 def run(assignment: Assignment) -> None:
     """Entry point of the new process."""
     _become_own_session(assignment.agent_pid)
-    cgroup.join(assignment.cgroup_procs)
+    assignment.bonds.take()
     os.environ.update(dict(os.environ))  # each is stored anew, so that the first ones can be written over
     marking.show(assignment.env[MARK])
     _redirect(assignment.stdout, 1)

@@ -59,6 +59,7 @@ class ProcessWorkers:
         start = guard.fresh_start()
         #: the mark in the environment of whatever these workers start
         self.mark = guard.mark(start)
+        self.bonds = guard.bonds(start)
         self._left = LeftBehind(start, guard.orphans, bell, guard.strangers)
         self._notices = list(notices)
         self._found: Sequence[Seen] = ()
@@ -365,22 +366,23 @@ class ProcessLauncher:
             if worker.error_file:
                 _make_folder_of(worker.error_file)
                 error_file.put_aside(worker.error_file)
-            process = self._process(plan, worker, pump.open(worker), workers.mark)
+            process = self._process(plan, worker, pump.open(worker), workers)
         finally:
             pump.started(worker.local_rank)
         workers.add(worker, process)
 
-    def _process(self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams, mark: str) -> Process:
-        worker = replace(worker, env={**worker.env, MARK: mark})
-        procs = self._guard.supervisor.cgroup_procs
+    def _process(
+        self, plan: LaunchPlan, worker: WorkerPlan, streams: WorkerStreams, workers: ProcessWorkers
+    ) -> Process:
+        worker = replace(worker, env={**worker.env, MARK: workers.mark})
         if isinstance(plan.entrypoint, str):
             return ProgramProcess(
-                worker, plan.entrypoint, streams, self._environment, procs, plan.numa_options
+                worker, plan.entrypoint, streams, self._environment, workers.bonds, plan.numa_options
             )
         # Late: multiprocessing is a tenth of a run's start, and most runs are programs.
         from toolkit.adapters.processes.function import FunctionProcess
 
-        return FunctionProcess(worker, plan, streams, procs)
+        return FunctionProcess(worker, plan, streams, workers.bonds)
 
 
 def _make_folder_of(path: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from toolkit.adapters.leftovers import cgroup
+from toolkit.adapters.leftovers.bonds import Bonds
 from toolkit.adapters.output.pump import WorkerStreams
 from toolkit.adapters.processes import numa, setpriv
 from toolkit.adapters.processes.child import CODE_TAKEN, exit_code_of_child
@@ -25,7 +25,7 @@ class ProgramProcess:
         entrypoint: its path or name.
         streams: what it writes to.
         environment: what it inherits.
-        cgroup_procs: by which it moves itself into its cgroup, or "".
+        bonds: to its agent.
         numa_options: torch's `NumaOptions`, or None.
 
     Raises:
@@ -38,7 +38,7 @@ class ProgramProcess:
         entrypoint: str,
         streams: WorkerStreams,
         environment: Mapping[str, str],
-        cgroup_procs: str,
+        bonds: Bonds,
         numa_options: Any,
     ) -> None:
         argv = numa.bound_command((entrypoint, *plan.args), plan.local_rank, numa_options)
@@ -47,9 +47,9 @@ class ProgramProcess:
         quick = _one_of_many(plan) and setpriv.dying_with_parent(argv, env)
 
         def begin() -> None:
-            # Calls functions of C only, looked up before.
+            # System calls only; what makes them was loaded before.
             die_with(agent_pid)
-            cgroup.join(cgroup_procs)
+            bonds.take()
 
         self._code_taken = False
         try:
@@ -65,6 +65,8 @@ class ProgramProcess:
             raise LaunchError(
                 f"local rank {plan.local_rank} can't be started: {argv[0]}: {_reason(error)}"
             ) from error
+        if quick:
+            bonds.put_on(self._popen.pid)
 
     @property
     def pid(self) -> int:
