@@ -30,6 +30,12 @@ def wait_for(path):
         time.sleep(0.005)
 
 
+def wait_for_signals():
+    # Not signal.pause(): that sleeps on if a signal with a Python handler has come just before it.
+    while True:
+        time.sleep(0.02)
+
+
 """
 
 

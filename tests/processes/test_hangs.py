@@ -254,8 +254,7 @@ def test_a_stopped_worker_hears_that_it_is_to_end(rally: Rally, script: Script) 
     text = """
     signal.signal(signal.SIGTERM, lambda *_: (say("saved"), os._exit(0)))
     say_up()
-    while True:
-        signal.pause()
+    wait_for_signals()
     """
     job = rally(script(LIFE + text))
     victim = pids(job, 1)[0]

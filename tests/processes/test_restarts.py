@@ -125,7 +125,7 @@ def test_the_exit_code_is_that_of_the_worker_that_failed_first(
         if os.environ["RANK"] == "0":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(99))
             open("ready", "w").close()
-            signal.pause()
+            wait_for_signals()
         wait_for("ready")
         sys.exit(17)
     """)

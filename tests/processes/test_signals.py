@@ -25,7 +25,7 @@ DEATH_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 #: ends as soon as it is told to
 MEEK = """
     say("up", os.environ["RANK"])
-    signal.pause()
+    wait_for_signals()
 """
 #: lets all death signals pass
 STUBBORN = """

@@ -647,3 +647,17 @@ def test_the_past_does_not_show_what_was_said_later(runs: Runs, tmp_path: Path) 
         assert "PAST" in shown(app) and "said just now" not in shown(app)
 
     drive(app, steps)
+
+
+def test_a_pane_that_is_given_other_room_is_painted_for_it(runs: Runs) -> None:
+    app = app_of(runs("worker-crash"))
+    latest: list[bool] = []
+
+    async def steps(pilot: Pilot[Any]) -> None:
+        for height in ("1fr", 16, 20):
+            app.pane.styles.height = height
+            await pilot.pause()
+            latest.append("agent ends SUCCEEDED" in shown(app))
+
+    drive(app, steps)
+    assert latest == [True, True, True], "what came last is the last line, and not below the edge"

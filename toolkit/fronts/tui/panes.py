@@ -72,6 +72,10 @@ class Pane(Vertical):
         """Show the moment that the session is at."""
         raise NotImplementedError
 
+    async def on_resize(self) -> None:
+        """What was painted may have been for another room: that of a pane is known later than that of the screen."""
+        await self.run_action("app.repaint")
+
     @property
     def rank(self) -> RankKey | None:
         """The rank that is selected here."""
