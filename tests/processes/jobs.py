@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from toolkit.adapters.leftovers.process_tree import environment, supervises
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import RecordingError
 from toolkit.core.events import Event
@@ -29,6 +30,8 @@ RALLY = (sys.executable, "-m", "toolkit.fronts.cli")
 PATIENCE_S = 30.0
 #: how long a process may outlive its agent
 AFTERLIFE_S = 2.0
+#: how long its supervisor has to tidy up when a test is over
+TIDY_S = 5.0
 _MARK = "RALLY_TEST_JOB"
 #: variables that would reach the workers, or the agent, from whoever runs the tests
 _OURS = (
@@ -314,7 +317,7 @@ def marked(mark: str) -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
-                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                if needle in environment(int(entry.name)).split(b"\0"):
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
@@ -329,13 +332,15 @@ def children(pid: int) -> list[int]:
 
 
 def sweep(mark: str) -> None:
-    """SIGKILL to whatever carries `mark`, until nothing does."""
+    """SIGKILL to whatever carries `mark`, until nothing does. Supervisors may tidy up first: they end by themselves."""
+    patience = time.monotonic() + TIDY_S
 
     def look() -> bool:
         left = marked(mark)
         for pid in left:
+            tidies_up = supervises(pid) and time.monotonic() < patience
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGCONT if tidies_up else signal.SIGKILL)
         return not left
 
     until("the end of the test's processes", look)
