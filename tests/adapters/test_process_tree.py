@@ -129,6 +129,33 @@ def test_who_has_dropped_session_and_environment_is_found_by_a_limit() -> None:
         os.kill(pid, 9)
 
 
+def test_what_wants_to_stay_keeps_children_that_have_dropped_their_environment() -> None:
+    daemon = subprocess.Popen(
+        ["/bin/sh", "-c", "env -i /bin/sleep 600 & echo $!; wait"],
+        env={**os.environ, MARK: "agent", KEEP: "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: process_tree.set_limit_mark(process_tree.limit_mark("agent.1")),  # noqa: PLW1509
+    )
+    assert daemon.stdout is not None
+    child = int(daemon.stdout.readline())
+    try:
+        deadline = time.monotonic() + 30
+        while (seen := process_tree.look(child)) is None or seen.name != "sleep":
+            assert time.monotonic() < deadline
+        for roots in (set(), {child, daemon.pid}):  # as they are where there is a cgroup, too
+            family = process_tree.family(process_tree.snapshot(), b"agent", set(), roots, 0, {os.getpid()})
+            assert not {child, daemon.pid} & {each.pid for each in family}
+        os.kill(daemon.pid, 9)
+        daemon.wait()
+        family = process_tree.family(process_tree.snapshot(), b"agent", set(), set(), 0, {os.getpid()})
+        assert child in [each.pid for each in family], "nobody speaks for it any more"
+    finally:
+        daemon.kill()
+        daemon.communicate()
+        os.kill(child, 9)
+
+
 def test_a_limit_that_somebody_has_set_is_left_as_it_is() -> None:
     import resource
 

@@ -250,6 +250,7 @@ def family(
     found: dict[int, Seen] = {}
     children_of: dict[int, list[Seen]] = {}
     kept: set[int] = set()
+    unmarked: list[Seen] = []
     for each in seen.values():
         if each.started < since or each.pid in strangers or each.state in _GONE:
             continue
@@ -260,7 +261,13 @@ def family(
         entries = environment(each.pid)
         if wants_to_stay(entries):
             kept.add(each.pid)
-        elif each.pid in roots or marked_with(token, entries) or has_limit_mark(each.pid, words):
+        elif marked_with(token, entries):
+            found[each.pid] = each
+        elif each.pid in roots or has_limit_mark(each.pid, words):
+            unmarked.append(each)
+    for each in unmarked:
+        # What says that it is to stay can't say so for a child that has dropped its environment.
+        if not _is_below(kept, each, seen):
             found[each.pid] = each
     waiting = list(found)
     while waiting:
@@ -269,6 +276,18 @@ def family(
                 found[child.pid] = child
                 waiting.append(child.pid)
     return list(found.values())
+
+
+def _is_below(pids: set[int], one: Seen, seen: dict[int, Seen]) -> bool:
+    """Whether one of these is among the parents of a process."""
+    above: Seen | None = one
+    passed = set()
+    while above is not None and above.parent not in passed:  # a snapshot is not of one moment
+        if above.parent in pids:
+            return True
+        passed.add(above.parent)
+        above = seen.get(above.parent)
+    return False
 
 
 def send(seen: Seen, signum: int) -> bool:
