@@ -131,7 +131,7 @@ def test_who_has_dropped_session_and_environment_is_found_by_a_limit() -> None:
 
 def test_what_wants_to_stay_keeps_children_that_have_dropped_their_environment() -> None:
     daemon = subprocess.Popen(
-        ["/bin/sh", "-c", "env -i /bin/sleep 600 & echo $!; wait"],
+        ["/bin/sh", "-c", "env -i /bin/sleep 600 >/dev/null & echo $!; wait"],
         env={**os.environ, MARK: "agent", KEEP: "1"},
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -151,9 +151,9 @@ def test_what_wants_to_stay_keeps_children_that_have_dropped_their_environment()
         family = process_tree.family(process_tree.snapshot(), b"agent", set(), set(), 0, {os.getpid()})
         assert child in [each.pid for each in family], "nobody speaks for it any more"
     finally:
+        os.kill(child, 9)
         daemon.kill()
         daemon.communicate()
-        os.kill(child, 9)
 
 
 def test_a_limit_that_somebody_has_set_is_left_as_it_is() -> None:
