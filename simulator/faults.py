@@ -11,11 +11,11 @@ import math
 import signal as signals
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from simulator.named_fields import NamedFields
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import did_you_mean
 
 if TYPE_CHECKING:
     from simulator.strike import Place
@@ -496,8 +496,7 @@ def kind_named(name: str) -> type[Fault]:
     """
     kinds = {kind.__name__: kind for kind in KINDS}
     if name not in kinds:
-        near = get_close_matches(name, kinds, n=2)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"kinds are {', '.join(kinds)}"
+        remedy = did_you_mean(name, kinds, f"kinds are {', '.join(kinds)}")
         raise ConfigurationError(f"there is no fault {name!r}; {remedy}")
     return kinds[name]
 
@@ -544,9 +543,8 @@ def check_target(fault: Fault, names: Iterable[str]) -> None:
     """
     nodes = list(names)
     if fault.target not in nodes and fault.target not in ROLES:
-        near = get_close_matches(fault.target, [*nodes, *ROLES], n=2)
         known = f"nodes are {', '.join(nodes[:8])}; roles are {', '.join(ROLES)}"
-        remedy = f"did you mean {' or '.join(near)}?" if near else known
+        remedy = did_you_mean(fault.target, [*nodes, *ROLES], known)
         raise ConfigurationError(
             f"{type(fault).__name__} strikes node {fault.target!r}, which isn't there; {remedy}"
         )
@@ -560,16 +558,12 @@ def _signal_problem(name: str) -> str:
     names = [known.name for known in signals.Signals]
     if name in names:
         return ""
-    near = get_close_matches(name.upper(), names, n=2)
-    return f"signal is {name!r}; " + (
-        f"did you mean {' or '.join(near)}?" if near else "give a name like SIGTERM"
-    )
+    return f"signal is {name!r}; {did_you_mean(name.upper(), names, 'give a name like SIGTERM')}"
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     kinds = [kind.__name__ for kind in KINDS]
-    near = get_close_matches(name, kinds, n=2)
-    remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(kinds)}"
+    remedy = did_you_mean(name, kinds, f"there are {', '.join(kinds)}")
     raise AttributeError(f"there is no fault {name}; {remedy}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, Self
 
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import did_you_mean
 
 #: annotations that are checked: what such a field takes, and how to say so
 _NUMBERS = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
@@ -46,7 +46,7 @@ def _check_number(kind: type, name: str, value: Any, annotation: str) -> None:
 
 
 def _remedy(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=2)
     # `at` and `for` lack but their unit.
-    near = near or [each for each in known if each.startswith(f"{name}_")]
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    longer = [each for each in known if each.startswith(f"{name}_")]
+    otherwise = f"did you mean {' or '.join(longer)}?" if longer else f"there are {', '.join(known)}"
+    return did_you_mean(name, known, otherwise)

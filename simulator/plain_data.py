@@ -10,7 +10,6 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +20,7 @@ from simulator.workloads import Fail, Workload
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.restart_spec import name_of, policy_of
 from toolkit.core.restarts import RestartPolicy
+from toolkit.core.words import did_you_mean
 
 #: how fields that hold values of their own are called in plain data
 TABLES = {"plans": "node", "faults": "fault", "failures": "failure"}
@@ -351,8 +351,7 @@ def _known(kind: Any, key: str, place: Place) -> Any:
     """The type of the field that plain data calls `key`."""
     hints = {TABLES.get(name, name): hint for name, hint in _hints(kind).items()}
     if key not in hints:
-        near = get_close_matches(key, hints, n=2)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"{kind.__name__} has {', '.join(hints)}"
+        remedy = did_you_mean(key, hints, f"{kind.__name__} has {', '.join(hints)}")
         raise Misfit(place, key, f"nobody knows that; {remedy}")
     return hints[key]
 

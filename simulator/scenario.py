@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from simulator import wear
 from simulator.checkers.values import Checker
@@ -15,6 +14,7 @@ from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.restart_spec import policy_of
 from toolkit.core.restarts import PLAIN_BUDGET, RestartPolicy
+from toolkit.core.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,8 @@ class Scenario(NamedFields):
             return f"has two nodes of one name: {', '.join(self.node_names)}"
         for name, plan in self.plans.items():
             if name not in self.node_names:
-                near = get_close_matches(name, self.node_names, n=2)
                 nodes = f"its nodes are {', '.join(self.node_names[:8])}"
-                remedy = f"did you mean {' or '.join(near)}?" if near else nodes
+                remedy = did_you_mean(name, self.node_names, nodes)
                 return f"speaks of node {name!r}, which isn't there; {remedy}"
             if not plan.start_s >= 0:
                 return f"starts {name} at {plan.start_s} s; a time can't be negative"

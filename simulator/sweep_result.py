@@ -6,14 +6,13 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, overload
 
 from simulator.estimates import Estimate, mean_of, share_of
 from simulator.report import BROKEN_OFF, Report, simulate
 from simulator.scenario import Scenario
 from toolkit.core.errors import ConfigurationError
-from toolkit.core.words import plural, some
+from toolkit.core.words import did_you_mean, plural, some
 from toolkit.views.plot import Plot, Point, Series
 from toolkit.views.table import cell, html_table, sayable, text_table
 
@@ -472,5 +471,4 @@ def _estimate(runs: Sequence[Run], measure: str) -> Estimate:
 
 
 def _remedy(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
+    return did_you_mean(name, known, f"there are {', '.join(known) or 'none'}")

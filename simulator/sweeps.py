@@ -21,6 +21,7 @@ from simulator.sweep_progress import progress_of
 from simulator.sweep_result import Measured, Run, SweepResult, crashed, measured
 from simulator.workloads import Workload
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import did_you_mean
 
 if TYPE_CHECKING:
     from simulator.subject import Subject
@@ -284,8 +285,7 @@ def _check(scenario: Scenario, subject: str | Subject) -> None:
     conf: dict[str, Any] = {}
     for key, value in scenario.rdzv_conf.items():
         if key not in SETTINGS:
-            near = get_close_matches(key, SETTINGS, n=2)
-            remedy = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(SETTINGS)}"
+            remedy = did_you_mean(key, SETTINGS, f"it has {', '.join(SETTINGS)}")
             raise ConfigurationError(f"our rendezvous has no setting {key!r}; {remedy}")
         try:
             conf[SETTINGS[key]] = float(value)

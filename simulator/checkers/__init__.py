@@ -8,13 +8,13 @@ and a pure function; one that raises is a finding about itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 from simulator.checkers import endings, noticing, restarts, rounds, supervision
 from simulator.checkers.record import NOTHING_MORE, Facts, Hit, NodeEnd, Record, record_of
 from simulator.checkers.values import Broken, Checker, Judgement, Ruling, rule
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import Event
+from toolkit.core.words import did_you_mean
 
 __all__ = [
     "CHECKERS",
@@ -54,8 +54,7 @@ def checkers_named(names: Iterable[str | Checker]) -> tuple[Checker, ...]:
     known = [checker.promise for checker in CHECKERS]
     for name in wanted:
         if name not in known:
-            near = get_close_matches(name, known, n=2, cutoff=0.4)
-            remedy = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            remedy = did_you_mean(name, known, f"there are {', '.join(known)}", cutoff=0.4)
             raise ConfigurationError(f"there is no checker {name!r}; {remedy}")
     return (*(checker for checker in CHECKERS if not wanted or checker.promise in wanted), *own)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +12,7 @@ from simulator.kernel import SECOND, Task
 from simulator.simulation import ScenarioRun
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.stacks import Frame
+from toolkit.core.words import did_you_mean
 
 _ROOT = str(Path(__file__).parents[2])
 
@@ -111,8 +111,7 @@ def view_of(run: ScenarioRun, name: str) -> NodeView:
     """
     nodes = run.world.nodes
     if name not in nodes:
-        near = get_close_matches(name, nodes, n=2)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"nodes are {', '.join(list(nodes)[:8])}"
+        remedy = did_you_mean(name, nodes, f"nodes are {', '.join(list(nodes)[:8])}")
         raise ConfigurationError(f"there is no node {name!r}; {remedy}")
     node = nodes[name]
     outcome = run.outcome.nodes.get(name)

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from simulator.plain_data import with_settings
 from simulator.scenario import Scenario
 from simulator.scenarios import gallery, plain, short
 from toolkit.core.errors import ConfigurationError
+from toolkit.core.words import did_you_mean
 
 __all__ = ["ALL", "GALLERY", "PLAIN", "SHORT", "named", "with_settings"]
 
@@ -28,8 +27,7 @@ def named(name: str) -> Scenario:
     """
     if name in ALL:
         return ALL[name]
-    near = get_close_matches(name, ALL, n=3, cutoff=0.5)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "`rally sim --list` names them all"
+    remedy = did_you_mean(name, ALL, "`rally sim --list` names them all", count=3, cutoff=0.5)
     raise ConfigurationError(f"there is no scenario {name!r}; {remedy}")
 
 
@@ -37,6 +35,6 @@ def __getattr__(name: str) -> Scenario:
     try:
         return ALL[name.replace("_", "-")]
     except KeyError:
-        near = get_close_matches(name.replace("_", "-"), ALL, n=2)
-        remedy = f"; did you mean {' or '.join(each.replace('-', '_') for each in near)}?" if near else ""
-        raise AttributeError(f"module {__name__!r} has no scenario {name!r}{remedy}") from None
+        known = [each.replace("-", "_") for each in ALL]
+        remedy = did_you_mean(name, known, "`rally sim --list` names them all")
+        raise AttributeError(f"module {__name__!r} has no scenario {name!r}; {remedy}") from None

@@ -6,6 +6,7 @@ import pytest
 
 from toolkit.core.words import (
     SHORT_MAX,
+    did_you_mean,
     ending,
     endings,
     host_of,
@@ -64,3 +65,10 @@ def test_what_somebody_says_in_one_line() -> None:
     words = in_short("word " * 100)
     assert words.endswith("word …") and len(words) <= SHORT_MAX + 2
     assert in_short("x" * 1000) == "x" * SHORT_MAX + " …"
+
+
+def test_the_nearest_words_are_offered_and_else_all_that_there_are() -> None:
+    known = ("lease", "leash", "beat")
+    assert did_you_mean("leas", known, "there are three") == "did you mean leash or lease?"
+    assert did_you_mean("leas", known, "there are three", count=1) == "did you mean leash?"
+    assert did_you_mean("xyz", known, "there are three") == "there are three"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from toolkit.adapters.leftovers.process_tree import environment, supervises
+from toolkit.adapters.experiment.processes import end_all
+from toolkit.adapters.leftovers.process_tree import environment
 from toolkit.adapters.recording.reader import read_run
 from toolkit.core.errors import RecordingError
 from toolkit.core.events import Event
@@ -30,8 +30,6 @@ RALLY = (sys.executable, "-m", "toolkit.fronts.cli")
 PATIENCE_S = 30.0
 #: how long a process may outlive its agent
 AFTERLIFE_S = 2.0
-#: how long its supervisor has to tidy up when a test is over
-TIDY_S = 5.0
 _MARK = "RALLY_TEST_JOB"
 #: variables that would reach the workers, or the agent, from whoever runs the tests
 _OURS = (
@@ -333,17 +331,8 @@ def children(pid: int) -> list[int]:
 
 def sweep(mark: str) -> None:
     """SIGKILL to whatever carries `mark`, until nothing does. Supervisors may tidy up first: they end by themselves."""
-    patience = time.monotonic() + TIDY_S
-
-    def look() -> bool:
-        left = marked(mark)
-        for pid in left:
-            tidies_up = supervises(pid) and time.monotonic() < patience
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT if tidies_up else signal.SIGKILL)
-        return not left
-
-    until("the end of the test's processes", look)
+    left = end_all(lambda: marked(mark), PATIENCE_S)
+    assert not left, f"the end of the test's processes {left}: not within {PATIENCE_S:g} s"
 
 
 def alive(pid: int) -> bool:

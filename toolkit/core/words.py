@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from signal import Signals
 
 #: how many keys of a store an error names
@@ -110,6 +110,21 @@ def ranks(global_ranks: list[int]) -> str:
 def plural(count: int, noun: str) -> str:
     """ "1 worker", "2 workers"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def did_you_mean(
+    word: str, known: Iterable[str], otherwise: str, *, count: int = 2, cutoff: float = 0.6
+) -> str:
+    """The remedy for a word that nobody knows: "did you mean lease or beat?", or `otherwise` where none is near.
+
+    Args:
+        count: so many of those that are known are named, the nearest first.
+        cutoff: from 0 to 1; the higher the nearer they have to be.
+    """
+    from difflib import get_close_matches  # late: only what is wrong needs it
+
+    near = get_close_matches(word, list(known), n=count, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def late(missing: Sequence[str], timeout_s: float) -> str:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -147,14 +147,23 @@ def kill_all(mark: str, spared: Sequence[int] = ()) -> list[int]:
 
     Supervisors have some seconds in which they end by themselves: they take their cgroups with them.
     """
+    return end_all(lambda: [pid for pid in marked(mark) if pid not in spared], _VANISH_S)
+
+
+def end_all(look: Callable[[], Collection[int]], patience_s: float) -> list[int]:
+    """SIGKILL to each that `look` finds, until that is nobody; supervisors may end by themselves.
+
+    Returns:
+        Who is left after `patience_s`.
+    """
     start = time.monotonic()
-    while left := [pid for pid in marked(mark) if pid not in spared]:
+    while left := look():
         waited_s = time.monotonic() - start
         for pid in left:
             tidies_up = waited_s < _TIDY_S and supervises(pid)
             send(pid, signal.SIGCONT if tidies_up else signal.SIGKILL)
-        if waited_s > _VANISH_S:
-            return left
+        if waited_s > patience_s:
+            return list(left)
         time.sleep(_AGAIN_S)
     return []
 

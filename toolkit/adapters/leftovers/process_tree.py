@@ -160,7 +160,7 @@ def limit_mark(token: str) -> int:
     for byte in agent.encode():
         number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     within = int(incarnation) % (1 << _WITHIN_BITS) if incarnation.isdecimal() else 0
-    return _LIMIT_MARK | number >> (2 + _WITHIN_BITS + 1) << _WITHIN_BITS | within
+    return _LIMIT_MARK | number % (_LIMIT_MARK >> _WITHIN_BITS) << _WITHIN_BITS | within
 
 
 def _limits(pid: int) -> tuple[int, int] | None:
@@ -199,11 +199,9 @@ def _may_be_marked(limits: tuple[int, int]) -> bool:
     return (soft == free or soft & _LIMIT_MARK != 0) and (hard == free or hard & _LIMIT_MARK != 0)
 
 
-def has_limit_mark(pid: int, token: str) -> bool:
-    """Whether a limit has the mark of this agent, or of this incarnation."""
+def _has_limit_mark(pid: int, mark: int, ignored_bits: int) -> bool:
     limits = _limits(pid)
-    ignored = 0 if "." in token else _WITHIN_BITS
-    return limits is not None and limits[0] >> ignored == limit_mark(token) >> ignored
+    return limits is not None and limits[0] >> ignored_bits == mark >> ignored_bits
 
 
 def supervises(pid: int) -> bool:
@@ -246,7 +244,8 @@ def family(
         since: when its first worker can have been started, in clock ticks; whoever is older is a stranger.
         strangers: pids that don't belong to it, whatever else holds: the agent, the supervisor.
     """
-    words = token.decode()
+    mark = limit_mark(token.decode())
+    ignored_bits = 0 if b"." in token else _WITHIN_BITS  # an agent's are those of all its incarnations
     found: dict[int, Seen] = {}
     children_of: dict[int, list[Seen]] = {}
     kept: set[int] = set()
@@ -263,7 +262,7 @@ def family(
             kept.add(each.pid)
         elif marked_with(token, entries):
             found[each.pid] = each
-        elif each.pid in roots or has_limit_mark(each.pid, words):
+        elif each.pid in roots or _has_limit_mark(each.pid, mark, ignored_bits):
             unmarked.append(each)
     for each in unmarked:
         # What says that it is to stay can't say so for a child that has dropped its environment.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +10,7 @@ from toolkit.adapters.watch_thread import lock
 from toolkit.core.errors import ConfigurationError
 from toolkit.core.events import AnyEvent
 from toolkit.core.history import Failure, Timeline
-from toolkit.core.words import failing, plural, without_tokens
+from toolkit.core.words import did_you_mean, failing, plural, without_tokens
 from toolkit.fronts.notebook.frames import frame
 from toolkit.views import html, tables
 from toolkit.views.failure_report import details
@@ -27,8 +26,7 @@ EVENT_TYPES = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEven
 
 def one_of(given: object, known: Sequence[str]) -> str:
     """What somebody may have meant who gave what there is not."""
-    near = get_close_matches(str(given), known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return did_you_mean(str(given), known, f"there are {', '.join(known)}")
 
 
 class Watched:
